@@ -1,0 +1,211 @@
+//! What the gateway was told to do: checked values only. After [`load`] nobody checks again.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use jiff::Timestamp;
+use otari_filters::money::Rate;
+use otari_filters::providers::Provider;
+
+/// A value that must never be printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself. Call it where the secret is used, and nowhere else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Everything `config.yml`, the environment and the flags say, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the file was, for messages; `None` without a file.
+    pub file: Option<PathBuf>,
+    /// What to tell the operator at start: unknown keys, settings without effect.
+    pub warnings: Vec<String>,
+
+    /// `host` and `port`.
+    pub listen: Listen,
+    /// Worker threads of the gateway service; default: the number of cores.
+    pub threads: usize,
+    /// Standalone mode's database.
+    pub database: Database,
+    /// Bring the schema to head at start.
+    pub auto_migrate: bool,
+    /// Folder of the usage journal.
+    pub journal_dir: PathBuf,
+    /// Compared in constant time; `None`: management is off.
+    pub master_key: Option<Secret>,
+    /// Create a first API key when there is none.
+    pub bootstrap_api_key: bool,
+    /// Requests per minute and user.
+    pub rate_limit_rpm: Option<NonZeroU32>,
+    /// Origins that browsers may call from; empty: CORS is off.
+    pub cors_allow_origins: Vec<String>,
+    /// Serve `/metrics`.
+    pub enable_metrics: bool,
+    /// Serve `/docs` and `/openapi.json`.
+    pub enable_docs: bool,
+
+    /// Provider instances by name, in the file's order.
+    pub providers: Vec<ProviderConfig>,
+    /// `pricing:` of the file: seeds for models that have no price yet.
+    pub pricing: Vec<PriceSeed>,
+
+    /// Refuse models without a price with 402.
+    pub require_pricing: bool,
+    /// Refuse a request whose user is an existing user other than the key's.
+    pub reject_user_mismatch: bool,
+    /// `budget_strategy: disabled` switches caps and holds off.
+    pub budgets_enabled: bool,
+    /// Output tokens assumed when a request declares none.
+    pub budget_estimate_default_output_tokens: u64,
+    /// What a stream's hold grows by.
+    pub stream_hold_output_tokens: u64,
+    /// What a stream without usage costs.
+    pub stream_missing_usage_policy: MissingUsage,
+
+    /// Sizes and times.
+    pub limits: Limits,
+}
+
+/// Address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Name or address; default `0.0.0.0`.
+    pub host: String,
+    /// Default 8000; 0 lets the system choose.
+    pub port: u16,
+}
+
+/// Which database, from `database_url`.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// `sqlite:///relative.db` or `sqlite:////absolute.db`.
+    Sqlite {
+        /// The file; created when missing.
+        path: PathBuf,
+    },
+    /// `postgresql://…`, also with `+psycopg2` or `+asyncpg`; `postgres://` is accepted too.
+    Postgres {
+        /// What tokio-postgres reads, `sslmode` and `sslrootcert` taken out. Holds the password.
+        url: Secret,
+        /// Host and database, for messages.
+        label: String,
+        /// `sslmode` of the URL.
+        tls: PostgresTls,
+        /// `sslrootcert` of the URL; default: the system's roots.
+        root_cert: Option<PathBuf>,
+        /// `db_pool_size` + `db_max_overflow`.
+        max_connections: usize,
+        /// Wait for a free connection.
+        pool_timeout: Duration,
+    },
+}
+
+/// How a PostgreSQL connection is protected; libpq's `sslmode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PostgresTls {
+    /// Never.
+    Disable,
+    /// When the server offers it, without checking who it is (libpq's default).
+    #[default]
+    Prefer,
+    /// Always, without checking who it is.
+    Require,
+    /// Always, and the certificate must be signed by a known root.
+    VerifyCa,
+    /// Always, and the certificate must also name the host.
+    VerifyFull,
+}
+
+/// One entry of `providers:`.
+#[derive(Clone, Debug)]
+pub struct ProviderConfig {
+    /// Its key in the map: the name before `:` in selectors, prices and rows.
+    pub instance: String,
+    /// The row of the provider table it is an instance of.
+    pub kind: &'static Provider,
+    /// `api_key`, else the first of the row's environment variables that is set.
+    pub api_key: Option<Secret>,
+    /// `api_base`, else the row's base variable, else its default; no trailing slash. `None` only for `mock`.
+    pub base_url: Option<String>,
+    /// `client_args.timeout`: overrides `first_byte_timeout` and `idle_timeout`.
+    pub timeout: Option<Duration>,
+    /// `client_args.max_retries`, default 2: repeats of a call that failed before its first byte.
+    pub max_retries: u32,
+    /// `client_args.default_headers`: sent with every call; never `authorization` or hop-by-hop ones.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Declared model ids, for backends without a list.
+    pub models: Vec<String>,
+}
+
+/// One entry of `pricing:`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PriceSeed {
+    /// `instance:model`.
+    pub model_key: String,
+    /// USD per million input tokens.
+    pub input: Rate,
+    /// USD per million output tokens.
+    pub output: Rate,
+    /// `None`: from the start of the gateway on.
+    pub effective_at: Option<Timestamp>,
+}
+
+/// `stream_missing_usage_policy`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MissingUsage {
+    /// The held estimate is charged.
+    #[default]
+    Estimate,
+    /// The held estimate is charged and the row is an error.
+    Fail,
+    /// Nothing is charged.
+    AllowFree,
+}
+
+/// Sizes and times; every one can be set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest request body, in bytes. 413 beyond.
+    pub max_request_bytes: usize,
+    /// To receive a whole request body.
+    pub request_body_timeout: Duration,
+    /// TCP connect and, separately, the TLS handshake with a provider.
+    pub connect_timeout: Duration,
+    /// From the sent request to the first byte of the answer's body.
+    pub first_byte_timeout: Duration,
+    /// Silence between two pieces of an answer.
+    pub idle_timeout: Duration,
+    /// From arrival to the end of the answer.
+    pub request_timeout: Duration,
+    /// A caller who does not read.
+    pub downstream_write_timeout: Duration,
+    /// An idle caller connection.
+    pub downstream_keepalive: Duration,
+    /// Silence after which a stream gets a comment; zero: never.
+    pub streaming_keepalive_interval: Duration,
+    /// After SIGTERM: how long `/health` answers 503 before the listeners close.
+    pub lame_duck: Duration,
+    /// After that: how long open requests may go on.
+    pub drain: Duration,
+    /// Idle provider connections kept per thread.
+    pub upstream_pool_size: usize,
+}

@@ -1,0 +1,4 @@
+//! The otari gateway: the rooms, in reading order.
+
+pub mod config;
+pub mod store;

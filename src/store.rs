@@ -1,0 +1,290 @@
+//! What standalone mode keeps: keys, users, budgets, prices and usage.
+//!
+//! Every backend passes the same contract (`contract.rs`). The request path never calls a store: it is read once at
+//! start, written by the management API, and fed by the journal.
+
+pub mod postgres;
+pub mod sqlite;
+
+#[cfg(test)]
+mod contract;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use otari_filters::money::{MicroUsd, Rate};
+use otari_filters::settle::Entry;
+use serde_json::{Map, Value};
+
+/// An API key. The key itself is not kept, only its digest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyRow {
+    /// UUIDv4.
+    pub id: String,
+    /// Lower-case hexadecimal SHA-256 of the whole key, prefix included.
+    pub key_hash: String,
+    /// Free text.
+    pub key_name: Option<String>,
+    /// The user who is billed.
+    pub user_id: Option<String>,
+    /// Creation.
+    pub created_at: Timestamp,
+    /// Last use, written at most every 300 s.
+    pub last_used_at: Option<Timestamp>,
+    /// `None`: never.
+    pub expires_at: Option<Timestamp>,
+    /// `false`: revoked for now.
+    pub is_active: bool,
+    /// The operator's own data.
+    pub metadata: Map<String, Value>,
+}
+
+/// A change to an API key: `None` keeps; an inner `None` clears.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KeyChange {
+    /// New name.
+    pub key_name: Option<Option<String>>,
+    /// Revoke or revive.
+    pub is_active: Option<bool>,
+    /// New expiry.
+    pub expires_at: Option<Option<Timestamp>>,
+    /// Replaces the whole object.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// A user: who is billed, and the counters of the running budget period.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UserRow {
+    /// Chosen by the operator.
+    pub user_id: String,
+    /// Display name.
+    pub alias: Option<String>,
+    /// Settled spend of the period.
+    pub spend: MicroUsd,
+    /// Holds written by other software; ours live in memory and never reach the store.
+    pub reserved: MicroUsd,
+    /// The budget that caps the spend.
+    pub budget_id: Option<String>,
+    /// `true`: every billable request is refused.
+    pub blocked: bool,
+    /// Creation.
+    pub created_at: Timestamp,
+    /// Last change of the row.
+    pub updated_at: Timestamp,
+    /// The operator's own data.
+    pub metadata: Map<String, Value>,
+    /// Start of the period.
+    pub budget_started_at: Option<Timestamp>,
+    /// End of the period; `None`: it never ends.
+    pub next_budget_reset_at: Option<Timestamp>,
+    /// Soft deletion.
+    pub deleted_at: Option<Timestamp>,
+}
+
+/// A named cap with an optional period. Each user assigned to it has counters of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BudgetRow {
+    /// UUIDv4.
+    pub budget_id: String,
+    /// `None`: no cap. Zero: nothing allowed.
+    pub max_budget: Option<MicroUsd>,
+    /// Creation.
+    pub created_at: Timestamp,
+    /// Last change.
+    pub updated_at: Timestamp,
+    /// Length of the period.
+    pub budget_duration_sec: Option<i64>,
+}
+
+/// The price of a model from an instant on. Key: `model_key` and `effective_at`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PriceRow {
+    /// `provider:model`.
+    pub model_key: String,
+    /// From when on the price applies.
+    pub effective_at: Timestamp,
+    /// Per million input tokens.
+    pub input: Rate,
+    /// Per million output tokens.
+    pub output: Rate,
+    /// Creation.
+    pub created_at: Timestamp,
+    /// Last change.
+    pub updated_at: Timestamp,
+}
+
+/// One row of `usage_logs`, with the names that belong to its ids.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UsageRow {
+    /// UUID.
+    pub id: String,
+    /// `None` for the master key or a deleted key.
+    pub api_key_id: Option<String>,
+    /// Name of that key.
+    pub api_key_name: Option<String>,
+    /// The billed user.
+    pub user_id: Option<String>,
+    /// Their alias.
+    pub user_alias: Option<String>,
+    /// End of the call.
+    pub timestamp: Timestamp,
+    /// Without the provider.
+    pub model: String,
+    /// Provider instance.
+    pub provider: Option<String>,
+    /// Route template.
+    pub endpoint: String,
+    /// Input tokens.
+    pub prompt_tokens: Option<i64>,
+    /// Output tokens.
+    pub completion_tokens: Option<i64>,
+    /// Both.
+    pub total_tokens: Option<i64>,
+    /// Cached input.
+    pub cache_read_tokens: Option<i64>,
+    /// `None` when unpriced.
+    pub cost: Option<MicroUsd>,
+    /// `success`, `error` or `absorbed`.
+    pub status: String,
+    /// Why it failed.
+    pub error_message: Option<String>,
+    /// The provider's HTTP status.
+    pub status_code: Option<i32>,
+    /// Whole request.
+    pub latency_ms: Option<i64>,
+    /// 1 for the first.
+    pub attempt_position: Option<i32>,
+    /// How many there were.
+    pub attempt_count: Option<i32>,
+    /// Shared by all attempts of one request.
+    pub request_group_id: Option<String>,
+    /// Whether the cost was added to the user's spend.
+    pub counts_toward_budget: bool,
+}
+
+/// A page: rows to skip, then at most so many.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// Rows passed over.
+    pub skip: i64,
+    /// Rows returned, 1 to 1000.
+    pub limit: i64,
+}
+
+/// Which usage rows; newest first, ties by id.
+#[derive(Clone, Debug, Default)]
+pub struct UsageFilter {
+    /// Inclusive.
+    pub start: Option<Timestamp>,
+    /// Exclusive.
+    pub end: Option<Timestamp>,
+    /// Exact.
+    pub user_id: Option<String>,
+}
+
+/// Everything the request path needs in memory, read once at start.
+#[derive(Debug, Default)]
+pub struct Everything {
+    /// All keys, whatever their state.
+    pub keys: Vec<KeyRow>,
+    /// All users, deleted ones included.
+    pub users: Vec<UserRow>,
+    /// All budgets.
+    pub budgets: Vec<BudgetRow>,
+    /// All prices.
+    pub prices: Vec<PriceRow>,
+}
+
+/// What [`Store::apply`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Entries that changed something.
+    pub fresh: usize,
+    /// Entries that had been applied before.
+    pub repeated: usize,
+}
+
+/// Why a store could not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached or is shutting down; the same call may work later.
+    #[error("database unavailable: {message}")]
+    Unavailable {
+        /// What the driver said; never the URL, which may hold a password.
+        message: String,
+    },
+    /// The database answered and refused the values; the same call will fail again.
+    #[error("database refused the operation: {message}")]
+    Refused {
+        /// What the driver said.
+        message: String,
+    },
+    /// A row with this identity exists already.
+    #[error("already exists: {0}")]
+    Conflict(String),
+    /// The schema is not one this binary can serve.
+    #[error("{0}")]
+    Schema(String),
+}
+
+/// A database. Two of them: SQLite (one process) and PostgreSQL.
+///
+/// Money is exact on both: PostgreSQL holds `NUMERIC`, SQLite whole micro-dollars (rates: 1e-8 USD) as `INTEGER`.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// What the start-up screen calls it, without a password: `sqlite /data/otari.db`, `postgresql db.host/otari`.
+    fn label(&self) -> &str;
+    /// Answers when the database does.
+    async fn ping(&self) -> Result<(), StoreError>;
+    /// Brings the schema to this binary's version; says how many steps were run.
+    async fn migrate(&self) -> Result<usize, StoreError>;
+    /// Refuses a schema this binary does not know or that is older than it needs. Changes nothing.
+    async fn schema_check(&self) -> Result<(), StoreError>;
+    /// Reads everything the request path needs.
+    async fn everything(&self) -> Result<Everything, StoreError>;
+
+    /// Inserts a key and, in the same transaction, its new owner if given. `Conflict` names the id that exists.
+    async fn key_create(&self, key: &KeyRow, owner: Option<&UserRow>) -> Result<(), StoreError>;
+    /// All keys, oldest first.
+    async fn key_list(&self, page: Page) -> Result<Vec<KeyRow>, StoreError>;
+    /// One key.
+    async fn key_get(&self, id: &str) -> Result<Option<KeyRow>, StoreError>;
+    /// Changes a key and returns it as it is now; `None` when there is no such key.
+    async fn key_update(&self, id: &str, change: &KeyChange) -> Result<Option<KeyRow>, StoreError>;
+    /// Removes a key; its usage rows stay, without it. `false` when there is no such key.
+    async fn key_delete(&self, id: &str) -> Result<bool, StoreError>;
+    /// Sets `last_used_at` of several keys; unknown ids are ignored.
+    async fn key_touch(&self, used: &[(String, Timestamp)]) -> Result<(), StoreError>;
+
+    /// Inserts a user, or revives a deleted one of that id: spend 0, `created_at` and `reserved` kept.
+    /// Returns the row as stored. `Conflict` when a live user of that id exists.
+    async fn user_create(&self, user: &UserRow) -> Result<UserRow, StoreError>;
+    /// Live users, oldest first.
+    async fn user_list(&self, page: Page) -> Result<Vec<UserRow>, StoreError>;
+    /// One live user.
+    async fn user_get(&self, user_id: &str) -> Result<Option<UserRow>, StoreError>;
+
+    /// Inserts a budget.
+    async fn budget_create(&self, budget: &BudgetRow) -> Result<(), StoreError>;
+    /// All budgets, oldest first.
+    async fn budget_list(&self, page: Page) -> Result<Vec<BudgetRow>, StoreError>;
+    /// One budget.
+    async fn budget_get(&self, budget_id: &str) -> Result<Option<BudgetRow>, StoreError>;
+
+    /// Inserts a price, or replaces the rates of the row with the same key and instant (`created_at` kept).
+    /// Returns the row as stored.
+    async fn price_put(&self, price: &PriceRow) -> Result<PriceRow, StoreError>;
+    /// All prices, by `model_key` ascending, then `effective_at` descending.
+    async fn price_list(&self, page: Page) -> Result<Vec<PriceRow>, StoreError>;
+
+    /// Applies journal entries in one transaction, in order, each at most once however often it is called:
+    /// a usage record inserts its row and, only if the row is new, adds its cost to a live user's spend; a reset
+    /// zeroes the spend and logs it only while the user still has the deadline that passed.
+    /// Keys and users that are gone are written as null.
+    async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError>;
+    /// Usage rows, newest first.
+    async fn usage_list(
+        &self,
+        filter: &UsageFilter,
+        page: Page,
+    ) -> Result<Vec<UsageRow>, StoreError>;
+}
