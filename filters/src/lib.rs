@@ -2,6 +2,17 @@
 //!
 //! Filters decide, the `otari` crate does: nothing here opens a socket, asks a database or reads a clock.
 
-pub mod money;
-pub mod providers;
+pub mod control;
+pub mod authenticate;
+pub mod limit;
+pub mod reserve;
+pub mod resolve;
+pub mod upstream;
+pub mod meter;
 pub mod settle;
+
+pub mod protocol;
+pub mod providers;
+pub mod rejection;
+pub mod validate;
+pub mod money;

@@ -1,0 +1,97 @@
+//! Which credential a request presents, and what is wrong with one that is not known.
+//!
+//! Source: contract management 1.1-1.4 and D5: credentials are checked before the body is read.
+
+use http::HeaderMap;
+
+use crate::rejection::{Code, Rejection};
+
+/// Headers that may hold a credential, in the order in which they are consulted; the first non-empty one decides.
+const HEADERS: [&str; 5] = ["otari-key", "anyllm-key", "x-anyllm-key", "authorization", "x-api-key"];
+
+/// Shortest API key the reference makes or accepts.
+const MIN_KEY_CHARS: usize = 50;
+
+/// The token a request presents.
+///
+/// `Otari-Key` and `x-api-key` hold it raw or as `Bearer <token>`; the others need the word.
+///
+/// # Errors
+/// `missing_credentials`, `invalid_format`.
+pub fn credential(headers: &HeaderMap) -> Result<&str, Rejection> {
+    let presented = HEADERS.iter().find_map(|name| {
+        headers.get(*name).filter(|value| !value.is_empty()).map(|value| (*name, value))
+    });
+    let Some((name, value)) = presented else {
+        let message = "Missing Otari-Key, Authorization, or x-api-key header";
+        return Err(Rejection::new(Code::MissingCredentials, message));
+    };
+    // Keys are ASCII; anything else cannot be one.
+    let text = value.to_str().map_err(|_| malformed())?;
+    match text.strip_prefix("Bearer ") {
+        Some(token) => Ok(token),
+        None if matches!(name, "otari-key" | "x-api-key") => Ok(text),
+        None => Err(malformed()),
+    }
+}
+
+fn malformed() -> Rejection {
+    Rejection::new(Code::InvalidFormat, "Invalid header format. Expected 'Bearer <token>'")
+}
+
+/// The refusal of a token that no key has: says what is wrong with its form, if anything is.
+///
+/// The form is looked at only after the look-up, so that keys of other shapes made elsewhere still work.
+pub fn unknown_key(token: &str) -> Rejection {
+    let form = "Invalid API key format: API key";
+    let chars = token.chars().count();
+    let message = if !token.starts_with("gw-") && !token.starts_with("gw_") {
+        format!("{form} must start with 'gw-' or 'gw_' prefix")
+    } else if chars < MIN_KEY_CHARS {
+        format!("{form} is too short. Expected at least {MIN_KEY_CHARS} characters, got {chars}")
+    } else if !token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+        format!("{form} contains invalid characters. Must match pattern: gw[-_][A-Za-z0-9_-]+")
+    } else {
+        return Rejection::new(Code::InvalidApiKey, "Invalid API key");
+    };
+    Rejection::new(Code::InvalidFormat, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
+        list.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn the_gateways_own_header_wins() {
+        let both = headers(&[("authorization", "Bearer a"), ("otari-key", "b")]);
+        assert_eq!(credential(&both).unwrap(), "b");
+        let empty = headers(&[("otari-key", ""), ("authorization", "Bearer a")]);
+        assert_eq!(credential(&empty).unwrap(), "a", "an empty header falls through");
+    }
+
+    #[test]
+    fn a_malformed_header_is_not_passed_over() {
+        let both = headers(&[("authorization", "Basic x"), ("x-api-key", "k")]);
+        assert_eq!(credential(&both).unwrap_err().code, Code::InvalidFormat);
+        assert_eq!(credential(&headers(&[("x-api-key", "k")])).unwrap(), "k");
+        assert_eq!(credential(&headers(&[])).unwrap_err().code, Code::MissingCredentials);
+        assert_eq!(
+            credential(&headers(&[("authorization", "bearer x")])).unwrap_err().code,
+            Code::InvalidFormat,
+            "the word is case-sensitive"
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_what_is_wrong_with_it() {
+        let long = "x".repeat(60);
+        assert!(unknown_key("sk-1").message.contains("'gw-' or 'gw_'"));
+        assert!(unknown_key("gw-1").message.ends_with("got 4"));
+        assert!(unknown_key(&format!("gw-{long}!")).message.contains("pattern"));
+        assert_eq!(unknown_key(&format!("gw-{long}")).code, Code::InvalidApiKey);
+    }
+}

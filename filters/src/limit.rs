@@ -1,0 +1,77 @@
+//! Requests per minute: a sliding window of 60 seconds.
+//!
+//! Source: contract management 6. A refused call takes no slot; a call that passes keeps its slot even if a later
+//! filter refuses it.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use crate::rejection::{Code, Rejection};
+
+/// Length of the window.
+pub const WINDOW: Duration = Duration::from_secs(60);
+
+/// The calls of one user within the last minute, oldest first; never longer than the limit.
+#[derive(Debug, Default)]
+pub struct Window(VecDeque<Instant>);
+
+/// What the caller is told about their limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Requests per minute.
+    pub limit: u32,
+    /// Left after this one.
+    pub remaining: u32,
+    /// Until the oldest call leaves the window.
+    pub resets_in: Duration,
+}
+
+impl Window {
+    /// Takes a slot.
+    ///
+    /// # Errors
+    /// `rate_limited`, with the seconds until a slot is free.
+    pub fn admit(&mut self, now: Instant, limit: NonZeroU32) -> Result<Quota, Rejection> {
+        while self.0.front().is_some_and(|oldest| now.duration_since(*oldest) >= WINDOW) {
+            self.0.pop_front();
+        }
+        let used = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        let resets_in = self.0.front().map_or(WINDOW, |oldest| WINDOW - now.duration_since(*oldest));
+        if used >= limit.get() {
+            let seconds = resets_in.as_secs() + u64::from(resets_in.subsec_nanos() > 0);
+            return Err(Rejection {
+                retry_after_s: Some(seconds),
+                ..Rejection::new(Code::RateLimited, "Rate limit exceeded")
+            });
+        }
+        self.0.push_back(now);
+        Ok(Quota { limit: limit.get(), remaining: limit.get() - used - 1, resets_in })
+    }
+
+    /// Whether no call is left in the window.
+    pub fn is_idle(&self, now: Instant) -> bool {
+        self.0.back().is_none_or(|newest| now.duration_since(*newest) >= WINDOW)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_holds_within_any_minute() {
+        let limit = NonZeroU32::new(2).unwrap();
+        let start = Instant::now();
+        let at = |s: f32| start + Duration::from_secs_f32(s);
+        let mut window = Window::default();
+        assert_eq!(window.admit(at(0.0), limit).unwrap().remaining, 1);
+        assert_eq!(window.admit(at(10.0), limit).unwrap().remaining, 0);
+        let refused = window.admit(at(10.5), limit).unwrap_err();
+        assert_eq!(refused.retry_after_s, Some(50), "49.5 s, rounded up");
+        assert!(window.admit(at(60.0), limit).is_ok(), "the first call has left the window");
+        assert!(window.admit(at(61.0), limit).is_err(), "refused calls took no slot");
+        assert!(!window.is_idle(at(100.0)));
+        assert!(window.is_idle(at(120.0)));
+    }
+}

@@ -1,0 +1,188 @@
+//! Looking into a JSON body and editing it without building a tree.
+//!
+//! The body is scanned once; unknown fields are skipped, and an edit is a splice of byte ranges, so that number
+//! spellings, key order, white space and fields nobody has heard of survive (contract D4).
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use serde_json::value::RawValue;
+
+/// Whether the raw value is the literal `null`.
+pub fn is_null(raw: &RawValue) -> bool {
+    raw.get() == "null"
+}
+
+/// The text of a JSON string value; `None` for any other type.
+pub fn text(raw: &RawValue) -> Option<String> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// One replacement in a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// The bytes that go.
+    pub range: Range<usize>,
+    /// The bytes that come.
+    pub with: Bytes,
+}
+
+/// Where `value`, borrowed from `body`, stands in it.
+pub fn range_of(body: &[u8], value: &RawValue) -> Range<usize> {
+    let start = value.get().as_ptr() as usize - body.as_ptr() as usize;
+    start..start + value.get().len()
+}
+
+/// The edits that remove top-level fields, their keys and one comma each, given the ranges of their values.
+///
+/// A field takes the comma before it; one that has nothing left before it takes the comma behind it.
+pub fn removals(body: &[u8], mut values: Vec<Range<usize>>) -> Vec<Edit> {
+    values.sort_by_key(|value| value.start);
+    let mut edits: Vec<Edit> = Vec::with_capacity(values.len());
+    for value in values {
+        let key_start = key_start(body, value.start);
+        let before = skip_back(body, key_start);
+        let comma_is_ours = before > 0
+            && body[before - 1] == b','
+            && edits.last().is_none_or(|previous| previous.range.end < before);
+        let range = if comma_is_ours {
+            before - 1..value.end
+        } else {
+            let after = skip_forward(body, value.end);
+            key_start..if body.get(after) == Some(&b',') { after + 1 } else { value.end }
+        };
+        edits.push(Edit { range, with: Bytes::new() });
+    }
+    edits
+}
+
+/// Where the key of the value at `value_start` begins, its quote included.
+///
+/// Walks back over the colon and the white space to the closing quote, then to the opening one: the fields that are
+/// removed have no quote in their names, escaped or not.
+fn key_start(body: &[u8], value_start: usize) -> usize {
+    let colon = skip_back(body, value_start).saturating_sub(1);
+    let close = skip_back(body, colon).saturating_sub(1);
+    memchr::memrchr(b'"', &body[..close]).unwrap_or(close)
+}
+
+fn skip_back(body: &[u8], mut at: usize) -> usize {
+    while at > 0 && body[at - 1].is_ascii_whitespace() {
+        at -= 1;
+    }
+    at
+}
+
+fn skip_forward(body: &[u8], mut at: usize) -> usize {
+    while body.get(at).is_some_and(u8::is_ascii_whitespace) {
+        at += 1;
+    }
+    at
+}
+
+/// Bodies up to this size are joined into one piece: an upstream write is a packet.
+const JOIN_BELOW: usize = 64 << 10;
+
+/// `body` with `edits` applied, as pieces to send one after the other; large unchanged stretches are not copied.
+///
+/// Edits must not overlap.
+pub fn splice(body: &Bytes, mut edits: Vec<Edit>) -> Vec<Bytes> {
+    edits.sort_by_key(|edit| edit.range.start);
+    let mut pieces = Pieces::new(body.len() <= JOIN_BELOW, body.len());
+    let mut at = 0;
+    for edit in edits {
+        pieces.push(body.slice(at..edit.range.start));
+        pieces.push(edit.with);
+        at = edit.range.end;
+    }
+    pieces.push(body.slice(at..));
+    pieces.finish()
+}
+
+/// Collects pieces, copying small ones together.
+struct Pieces {
+    done: Vec<Bytes>,
+    open: BytesMut,
+    join_all: bool,
+}
+
+impl Pieces {
+    fn new(join_all: bool, len: usize) -> Self {
+        let open = if join_all { BytesMut::with_capacity(len + 64) } else { BytesMut::new() };
+        Self { done: Vec::new(), open, join_all }
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        if self.join_all || piece.len() < 4096 {
+            self.open.extend_from_slice(&piece);
+        } else {
+            if !self.open.is_empty() {
+                // A small insert travels with the beginning of the large stretch behind it.
+                let head = piece.len().min(JOIN_BELOW - self.open.len().min(JOIN_BELOW - 1));
+                self.open.extend_from_slice(&piece[..head]);
+                self.done.push(self.open.split().freeze());
+                if head < piece.len() {
+                    self.done.push(piece.slice(head..));
+                }
+                return;
+            }
+            self.done.push(piece);
+        }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        if !self.open.is_empty() {
+            self.done.push(self.open.freeze());
+        }
+        self.done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn without(body: &'static str, field: &str) -> String {
+        let value: std::collections::HashMap<&str, &RawValue> = serde_json::from_str(body).unwrap();
+        let bytes = Bytes::from_static(body.as_bytes());
+        let edits = removals(&bytes, vec![range_of(&bytes, value[field])]);
+        String::from_utf8(splice(&bytes, edits).concat()).unwrap()
+    }
+
+    #[test]
+    fn a_field_is_removed_with_one_comma_wherever_it_stands() {
+        assert_eq!(without(r#"{"a":1,"b":2,"c":3}"#, "a"), r#"{"b":2,"c":3}"#);
+        assert_eq!(without(r#"{"a":1,"b":2,"c":3}"#, "b"), r#"{"a":1,"c":3}"#);
+        assert_eq!(without(r#"{"a":1,"b":2,"c":3}"#, "c"), r#"{"a":1,"b":2}"#);
+        assert_eq!(without("{ \"a\" : {\"x\":1} }", "a"), "{  }");
+        assert_eq!(without("{\n \"a\": 1 ,\n \"b\": 2\n}", "b"), "{\n \"a\": 1 \n}");
+    }
+
+    #[test]
+    fn adjoining_removals_leave_valid_json() {
+        let body = Bytes::from_static(br#"{"a":1,"b":2,"c":3}"#);
+        let value: std::collections::HashMap<&str, &RawValue> =
+            serde_json::from_slice(&body).unwrap();
+        for gone in [vec!["a", "b"], vec!["b", "c"], vec!["a", "c"], vec!["a", "b", "c"]] {
+            let ranges = gone.iter().map(|field| range_of(&body, value[field])).collect();
+            let out = splice(&body, removals(&body, ranges)).concat();
+            let left: Value = serde_json::from_slice(&out)
+                .unwrap_or_else(|e| panic!("{gone:?}: {e}: {}", String::from_utf8_lossy(&out)));
+            assert_eq!(left.as_object().unwrap().len(), 3 - gone.len());
+        }
+    }
+
+    #[test]
+    fn large_stretches_are_not_copied() {
+        let mut text = String::from(r#"{"a":1,"b":""#);
+        text.push_str(&"x".repeat(300_000));
+        text.push_str(r#"","c":2}"#);
+        let body = Bytes::from(text);
+        let edit = Edit { range: 5..6, with: Bytes::from_static(b"22") };
+        let pieces = splice(&body, vec![edit]);
+        assert_eq!(pieces.concat().len(), body.len() + 1);
+        assert!(pieces.len() <= 3, "few writes: {}", pieces.len());
+        assert!(pieces[0].len() >= 60_000, "the small insert travels with what follows it");
+    }
+}

@@ -1,0 +1,184 @@
+//! One provider's address and credentials, and what its failures mean to a caller.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::providers::Family;
+use crate::rejection::{Code, Rejection};
+
+mod redact;
+
+pub use redact::redact;
+
+/// Where a provider is and how it is spoken to. Made once at start; shared by all requests.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Name in selectors, rows and metrics.
+    pub instance: Box<str>,
+    /// Wire format.
+    pub family: Family,
+    /// `https`.
+    pub tls: bool,
+    /// Host name or address, without brackets; also the SNI.
+    pub host: Box<str>,
+    /// Port.
+    pub port: u16,
+    /// Value of `Host`: with the port when it is not the scheme's own.
+    pub authority: HeaderValue,
+    /// Path of the base URL, without a trailing slash.
+    pub base_path: Box<str>,
+    /// Credential and the operator's own headers, ready to send. Sensitive values are marked so.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Repeats of a call that failed before its first byte.
+    pub max_retries: u32,
+    /// From the sent request to the first byte of the body.
+    pub first_byte_timeout: Duration,
+    /// Silence between two pieces.
+    pub idle_timeout: Duration,
+    /// Fixed address instead of a name: literal addresses and the built-in mock.
+    pub address: Option<SocketAddr>,
+}
+
+/// Why an attempt gave no answer of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The name has no address.
+    Dns,
+    /// No connection, TLS included.
+    Connect,
+    /// No connection in time.
+    ConnectTimeout,
+    /// The connection broke before the answer.
+    Broken,
+    /// No first byte in time.
+    FirstByteTimeout,
+    /// The answer was not one: no JSON, no events, an unknown encoding.
+    Malformed,
+}
+
+impl Failure {
+    /// The reason in rows, logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Broken => "connection_broken",
+            Self::FirstByteTimeout => "first_byte_timeout",
+            Self::Malformed => "malformed_answer",
+        }
+    }
+
+    /// Whether the provider may have begun to work, and to bill.
+    pub fn was_sent(self) -> bool {
+        matches!(self, Self::Broken | Self::FirstByteTimeout | Self::Malformed)
+    }
+
+    /// What the caller is told.
+    pub fn rejection(self) -> Rejection {
+        match self {
+            Self::ConnectTimeout | Self::FirstByteTimeout => {
+                Rejection::new(Code::ProviderTimeout, "LLM provider timeout")
+            }
+            _ => Rejection::new(Code::ProviderError, "LLM provider error"),
+        }
+    }
+}
+
+/// Whether a status is worth another try on the same provider.
+pub fn is_retryable(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500..)
+}
+
+/// Texts by which providers say that the account cannot pay, in lower case.
+const BILLING: [&str; 8] = [
+    "credit balance is too low",
+    "purchase credits",
+    "plans & billing",
+    "billing hard limit",
+    "insufficient balance",
+    "insufficient_quota",
+    "exceeded your current quota",
+    "insufficient credits",
+];
+
+const INVALID: &str =
+    "The provider rejected the request as invalid (check the model name and parameters)";
+
+/// What the caller is told about a provider's error status (contract data-plane 4.2 and D3).
+///
+/// `body`: the beginning of the provider's answer. `retry_after_s`: its `Retry-After`, passed on for 429 and 503.
+pub fn refusal(status: u16, body: &[u8], retry_after_s: Option<u64>) -> Rejection {
+    let text = message_of(body);
+    let own_words = |fallback: &'static str| {
+        text.as_deref().and_then(redact).map_or(fallback.into(), std::borrow::Cow::Owned)
+    };
+    let lower = String::from_utf8_lossy(body).to_lowercase();
+    let unpaid = BILLING.iter().any(|probe| lower.contains(probe));
+    match status {
+        402 => billing(),
+        400 | 422 if unpaid => billing(),
+        400 | 413 | 422 => Rejection::new(Code::ProviderInvalid, own_words(INVALID)),
+        404 => Rejection::new(
+            Code::ProviderNotFound,
+            own_words("The requested model was not found on the provider"),
+        ),
+        401 | 403 => Rejection::new(
+            Code::ProviderCredentials,
+            "The provider rejected the gateway's credentials",
+        ),
+        408 | 504 => Rejection::new(Code::ProviderTimeout, "LLM provider timeout"),
+        429 => Rejection {
+            retry_after_s,
+            ..Rejection::new(Code::ProviderRateLimited, "The provider rate-limited this request")
+        },
+        503 => Rejection {
+            retry_after_s,
+            ..Rejection::new(Code::ProviderError, "LLM provider error")
+        },
+        _ => Rejection::new(Code::ProviderError, "LLM provider error"),
+    }
+}
+
+fn billing() -> Rejection {
+    Rejection::new(
+        Code::ProviderBilling,
+        "The upstream provider account is out of credit or over its billing limit. Top up the provider account, \
+         or route this model to a provider that has credit.",
+    )
+}
+
+/// The sentence inside a provider's error body, in any of the usual shapes.
+fn message_of(body: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let candidates =
+        [&value["error"]["message"], &value["message"], &value["detail"], &value["error"]];
+    candidates.iter().find_map(|text| text.as_str().map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(status: u16, message: &str) -> (u16, String) {
+        let body = serde_json::json!({"error": {"message": message}}).to_string();
+        let refused = refusal(status, body.as_bytes(), Some(7));
+        (refused.code.status().as_u16(), refused.message.into_owned())
+    }
+
+    #[test]
+    fn provider_errors_are_told_apart() {
+        assert_eq!(told(400, "max_tokens is too large"), (400, "max_tokens is too large".into()));
+        assert_eq!(told(422, "bad").0, 400);
+        assert_eq!(told(404, "no such model").0, 404);
+        assert_eq!(told(401, "Incorrect API key provided: sk-abc").0, 502);
+        assert!(!told(401, "Incorrect API key provided: sk-abc").1.contains("sk-"));
+        assert_eq!(told(429, "slow down").0, 429);
+        assert_eq!(told(500, "boom"), (502, "LLM provider error".into()));
+        assert_eq!(told(504, "boom").0, 504);
+        assert_eq!(told(400, "Your credit balance is too low").0, 502);
+        assert_eq!(refusal(429, b"", Some(7)).retry_after_s, Some(7));
+    }
+}
