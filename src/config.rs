@@ -10,6 +10,40 @@ use jiff::Timestamp;
 use otari_filters::money::Rate;
 use otari_filters::providers::Provider;
 
+mod problem;
+mod env;
+mod expand;
+mod places;
+mod node;
+mod yaml;
+mod layers;
+mod log;
+mod database;
+mod providers;
+mod prices;
+mod unused;
+mod check;
+
+#[cfg(test)]
+mod tests;
+
+pub use env::Env;
+pub use layers::{Flags, Sources};
+pub use log::{LogFormat, LogLevel};
+pub use problem::{ConfigError, Place, Problem};
+
+/// Reads and checks everything `sources` say: flags, then `DATABASE_URL` and `OTARI_*`, the file, `GATEWAY_*`, the
+/// defaults.
+///
+/// # Errors
+/// Every problem of the file and the variables at once, each with its place. No message holds a secret.
+pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
+    let mut report = problem::Report::default();
+    let fields = layers::Fields::collect(sources, &mut report);
+    let config = check::check(&fields, sources, &mut report);
+    report.finish().map(|warnings| Config { warnings, ..config })
+}
+
 /// A value that must never be printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
@@ -62,6 +96,10 @@ pub struct Config {
     pub enable_metrics: bool,
     /// Serve `/docs` and `/openapi.json`.
     pub enable_docs: bool,
+    /// `log_level` or `--log-level`.
+    pub log_level: LogLevel,
+    /// `log_format` or `--log-format`.
+    pub log_format: LogFormat,
 
     /// Provider instances by name, in the file's order.
     pub providers: Vec<ProviderConfig>,
@@ -80,6 +118,8 @@ pub struct Config {
     pub stream_hold_output_tokens: u64,
     /// What a stream without usage costs.
     pub stream_missing_usage_policy: MissingUsage,
+    /// Repeat also a call that failed after it was sent whole, and so may have been billed.
+    pub retry_after_sent: bool,
 
     /// Sizes and times.
     pub limits: Limits,
@@ -119,6 +159,16 @@ pub enum Database {
     },
 }
 
+impl Database {
+    /// What messages call it, without a password.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Sqlite { path } => format!("sqlite {}", path.display()),
+            Self::Postgres { label, .. } => format!("postgresql {label}"),
+        }
+    }
+}
+
 /// How a PostgreSQL connection is protected; libpq's `sslmode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PostgresTls {
@@ -144,7 +194,8 @@ pub struct ProviderConfig {
     pub kind: &'static Provider,
     /// `api_key`, else the first of the row's environment variables that is set.
     pub api_key: Option<Secret>,
-    /// `api_base`, else the row's base variable, else its default; no trailing slash. `None` only for `mock`.
+    /// `api_base`, else the row's base variable, else its default; no trailing slash. `None` only for
+    /// `mock` and for families that this build cannot call.
     pub base_url: Option<String>,
     /// `client_args.timeout`: overrides `first_byte_timeout` and `idle_timeout`.
     pub timeout: Option<Duration>,
@@ -154,6 +205,8 @@ pub struct ProviderConfig {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Declared model ids, for backends without a list.
     pub models: Vec<String>,
+    /// Not in `providers:`; its credential is in the environment.
+    pub from_environment: bool,
 }
 
 /// One entry of `pricing:`.

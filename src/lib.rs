@@ -1,4 +1,17 @@
 //! The otari gateway: the rooms, in reading order.
 
-pub mod config;
+pub mod cli;
+pub mod demo;
+pub mod app;
+pub mod first_run;
+pub mod server;
+pub mod life;
+pub mod routes;
+pub mod proxy;
+pub mod api;
+pub mod control;
 pub mod store;
+pub mod mock;
+pub mod config;
+pub mod telemetry;
+pub mod clock;

@@ -5,6 +5,8 @@
 
 pub mod postgres;
 pub mod sqlite;
+mod migrations;
+mod values;
 
 #[cfg(test)]
 mod contract;
@@ -277,8 +279,9 @@ pub trait Store: Send + Sync {
     async fn price_list(&self, page: Page) -> Result<Vec<PriceRow>, StoreError>;
 
     /// Applies journal entries in one transaction, in order, each at most once however often it is called:
-    /// a usage record inserts its row and, only if the row is new, adds its cost to a live user's spend; a reset
-    /// zeroes the spend and logs it only while the user still has the deadline that passed.
+    /// a usage record inserts its row and, only if the row is new, adds its cost to a live user's spend; a reset takes
+    /// the previous period's spend off and logs it, only while the user still has the deadline that passed. Taking it
+    /// off, instead of setting zero, makes the order of records around a reset irrelevant.
     /// Keys and users that are gone are written as null.
     async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError>;
     /// Usage rows, newest first.

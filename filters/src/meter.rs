@@ -148,6 +148,11 @@ impl ChatStream {
         self.failed
     }
 
+    /// Whether what has left ends with a whole event, so that a comment may follow.
+    pub fn is_between_events(&self) -> bool {
+        !self.overlong && (self.hides_usage || self.open.is_empty())
+    }
+
     /// Looks at `piece` and appends to `out` what may pass now.
     pub fn feed(&mut self, piece: Bytes, out: &mut Vec<Bytes>) {
         let (whole, mut from) = if self.open.is_empty() {

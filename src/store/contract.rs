@@ -1,1 +1,94 @@
+//! What every store does, as one list of facts that runs on SQLite and on PostgreSQL.
 
+mod rows;
+mod management;
+mod journal;
+mod backends;
+
+#[path = "../../tests/it/support/postgres.rs"]
+mod postgres_server;
+
+use std::time::Duration;
+
+use self::postgres_server::Database;
+use super::Store;
+use super::postgres::{self, Postgres};
+use super::sqlite::{self, Sqlite};
+use crate::config::{PostgresTls, Secret};
+
+/// Turns a list of facts into a test per fact and backend.
+macro_rules! facts {
+    ($($room:ident::$fact:ident,)*) => {
+        mod on_sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $fact() {
+                    let (store, _folder) = super::sqlite().await;
+                    super::$room::$fact(&store).await;
+                }
+            )*
+        }
+        mod on_postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $fact() {
+                    let (store, _database) = super::postgres().await;
+                    super::$room::$fact(&store).await;
+                }
+            )*
+        }
+    };
+}
+
+facts! {
+    management::migrating_again_does_nothing,
+    management::an_empty_store_has_nothing,
+    management::a_key_comes_back_as_it_was_written,
+    management::a_key_and_its_owner_are_created_together_or_not_at_all,
+    management::a_key_of_an_unknown_user_is_refused,
+    management::a_taken_key_id_or_hash_is_a_conflict,
+    management::a_change_touches_only_what_it_names,
+    management::pages_are_oldest_first_and_do_not_overlap,
+    management::touching_keys_moves_last_use_forwards_and_ignores_unknown_ids,
+    management::a_deleted_key_leaves_its_usage_without_it,
+    management::a_taken_user_id_is_a_conflict,
+    management::one_of_several_concurrent_creations_wins,
+    management::a_budget_keeps_its_cap_to_the_micro_dollar,
+    management::a_price_of_the_same_instant_replaces_the_rates_only,
+    management::prices_are_listed_by_key_and_newest_first,
+    management::everything_is_read_at_once,
+    management::instants_keep_their_microseconds,
+    journal::an_entry_applied_twice_counts_once,
+    journal::repeats_inside_one_batch_count_once,
+    journal::every_column_of_a_record_is_kept,
+    journal::unknown_keys_and_users_are_written_as_null,
+    journal::only_costs_that_count_are_added,
+    journal::ten_thousand_small_costs_add_up_exactly,
+    journal::absurd_numbers_do_not_block_the_journal,
+    journal::nul_characters_are_dropped,
+    journal::a_reset_zeroes_the_spend_once_and_only_at_its_deadline,
+    journal::a_reset_stands_between_the_usage_before_and_after_it,
+    journal::concurrent_batches_of_the_same_entries_count_once,
+    journal::usage_is_listed_newest_first_and_filtered,
+}
+
+/// A migrated SQLite store in a folder of its own.
+async fn sqlite() -> (Sqlite, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = sqlite::open(&folder.path().join("otari.db")).await.unwrap();
+    assert_eq!(store.migrate().await.unwrap(), 1);
+    (store, folder)
+}
+
+/// A migrated PostgreSQL store in a database of its own.
+async fn postgres() -> (Postgres, Database) {
+    let database = postgres_server::database();
+    let store = connect(&database.url, Duration::from_secs(30)).await.unwrap();
+    assert_eq!(store.migrate().await.unwrap(), 1);
+    (store, database)
+}
+
+async fn connect(url: &str, pool_timeout: Duration) -> Result<Postgres, super::StoreError> {
+    let url = Secret::new(url);
+    postgres::open(&url, "test/otari", PostgresTls::Prefer, None, 4, pool_timeout).await
+}

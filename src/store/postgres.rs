@@ -1,1 +1,246 @@
+//! The store that several replicas share: PostgreSQL behind a pool of connections.
 
+mod codec;
+mod tls;
+mod keys;
+mod users;
+mod budgets;
+mod prices;
+mod usage;
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use jiff::Timestamp;
+use otari_filters::settle::Entry;
+use tokio::time::timeout;
+use tokio_postgres::IsolationLevel;
+
+use super::migrations::{self, Found, HISTORY};
+use super::{
+    Applied, BudgetRow, Everything, KeyChange, KeyRow, Page, PriceRow, Store, StoreError,
+    UsageFilter, UsageRow, UserRow,
+};
+use crate::config::{PostgresTls, Secret};
+
+/// To get a connection, TLS and password included; and to see that one from the pool still lives.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For one call. Far above anything we ask; it is there for a server that accepts and never answers.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Idle time after which the kernel asks whether the server is still there; clouds forget flows after minutes.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+/// The advisory lock of whoever migrates. Any number does, if it never changes: `otari` in ASCII.
+const MIGRATION_LOCK: i64 = 0x6f_74_61_72_69;
+
+/// A pool of connections to one PostgreSQL database.
+pub struct Postgres {
+    label: String,
+    pool: Pool,
+}
+
+/// Connects once, to say early what is wrong. The parameters are the fields of `Database::Postgres`.
+///
+/// # Errors
+///
+/// `Unavailable`, after 5 s at most, when the server, its TLS or the login does not work; `Refused` when `url` is no
+/// PostgreSQL URL.
+pub async fn open(
+    url: &Secret,
+    label: &str,
+    tls: PostgresTls,
+    root_cert: Option<&Path>,
+    max_connections: usize,
+    pool_timeout: Duration,
+) -> Result<Postgres, StoreError> {
+    // The parser's message may quote a piece of a password that holds an unescaped `?` or `@`.
+    let mut config: tokio_postgres::Config = url.expose().parse().map_err(|_| {
+        StoreError::Refused { message: "database_url is not a valid PostgreSQL URL".into() }
+    })?;
+    config.ssl_mode(tls::mode(tls)).connect_timeout(CONNECT_TIMEOUT).keepalives_idle(KEEPALIVE);
+    if config.get_application_name().is_none() {
+        config.application_name("otari");
+    }
+    let connector = tls::connector(tls, root_cert)?;
+    // Verified: a connection that a failover left dead is noticed before a call is lost on it. The extra round trip is
+    // not on the path of any request.
+    let manager = ManagerConfig { recycling_method: RecyclingMethod::Verified };
+    let pool = Pool::builder(Manager::from_config(config, connector, manager))
+        .max_size(max_connections.max(1))
+        .wait_timeout(Some(pool_timeout))
+        .create_timeout(Some(CONNECT_TIMEOUT))
+        .recycle_timeout(Some(CONNECT_TIMEOUT))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| StoreError::Unavailable { message: error.to_string() })?;
+    drop(pool.get().await?);
+    Ok(Postgres { label: format!("postgresql {label}"), pool })
+}
+
+/// `call`, or `Unavailable` when it takes too long.
+async fn within<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    timeout(CALL_TIMEOUT, call).await.unwrap_or_else(|_| {
+        Err(StoreError::Unavailable { message: "the server did not answer in time".into() })
+    })
+}
+
+/// What the schema says about itself.
+async fn found(db: &tokio_postgres::Client) -> Result<Found, StoreError> {
+    let sql = "-- schema_check\nSELECT to_regclass($1::text) IS NOT NULL";
+    let mut found = Found::default();
+    if codec::get(&db.query_one(sql, &[&HISTORY]).await?, 0)? {
+        let sql = format!("-- schema_check\nSELECT max(version) FROM {HISTORY}");
+        found.version = codec::get(&db.query_one(&sql, &[]).await?, 0)?;
+    }
+    if codec::get(&db.query_one(sql, &[&"alembic_version"]).await?, 0)? {
+        let sql = "-- schema_check\nSELECT version_num::text FROM alembic_version LIMIT 1";
+        let row = db.query_opt(sql, &[]).await?;
+        let revision = row.as_ref().map(|row| codec::get(row, 0)).transpose()?;
+        found.reference = Some(revision.unwrap_or_else(|| "unknown".into()));
+    }
+    Ok(found)
+}
+
+/// The steps, on a connection that holds the migration lock.
+async fn run_steps(db: &mut tokio_postgres::Client) -> Result<usize, StoreError> {
+    found(db).await?.migratable(migrations::POSTGRES)?;
+    let report = migrations::runner(migrations::POSTGRES).run_async(db).await;
+    let report = report.map_err(|error| {
+        migrations::failure::<tokio_postgres::Error>(&error, |cause| cause.into())
+    })?;
+    Ok(report.applied_migrations().len())
+}
+
+#[async_trait]
+impl Store for Postgres {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        let ping = async { Ok(self.pool.get().await?.batch_execute("-- ping\nSELECT 1").await?) };
+        within(ping).await
+    }
+
+    async fn migrate(&self) -> Result<usize, StoreError> {
+        // Taken out of the pool: whatever happens to this call, the lock goes with the connection.
+        let mut db = Object::take(self.pool.get().await?);
+        // No time limit: another replica may be migrating a large table.
+        db.execute("-- migrate\nSELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
+        let steps = run_steps(&mut db).await;
+        db.execute("-- migrate\nSELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK]).await?;
+        steps
+    }
+
+    async fn schema_check(&self) -> Result<(), StoreError> {
+        let check = async {
+            let db = self.pool.get().await?;
+            found(&db).await?.servable(migrations::POSTGRES)
+        };
+        within(check).await
+    }
+
+    async fn everything(&self) -> Result<Everything, StoreError> {
+        let read = async {
+            let mut db = self.pool.get().await?;
+            // One snapshot for all four tables.
+            let transaction = db
+                .build_transaction()
+                .isolation_level(IsolationLevel::RepeatableRead)
+                .read_only(true)
+                .start()
+                .await?;
+            let everything = Everything {
+                keys: keys::key_all(&transaction).await?,
+                users: users::user_all(&transaction).await?,
+                budgets: budgets::budget_all(&transaction).await?,
+                prices: prices::price_all(&transaction).await?,
+            };
+            transaction.commit().await?;
+            Ok(everything)
+        };
+        within(read).await
+    }
+
+    async fn key_create(&self, key: &KeyRow, owner: Option<&UserRow>) -> Result<(), StoreError> {
+        let create = async {
+            let mut db = self.pool.get().await?;
+            let transaction = db.transaction().await?;
+            keys::key_create(&transaction, key, owner).await?;
+            Ok(transaction.commit().await?)
+        };
+        within(create).await
+    }
+
+    async fn key_list(&self, page: Page) -> Result<Vec<KeyRow>, StoreError> {
+        within(async { keys::key_list(&self.pool.get().await?, page).await }).await
+    }
+
+    async fn key_get(&self, id: &str) -> Result<Option<KeyRow>, StoreError> {
+        within(async { keys::key_get(&self.pool.get().await?, id).await }).await
+    }
+
+    async fn key_update(&self, id: &str, change: &KeyChange) -> Result<Option<KeyRow>, StoreError> {
+        within(async { keys::key_update(&self.pool.get().await?, id, change).await }).await
+    }
+
+    async fn key_delete(&self, id: &str) -> Result<bool, StoreError> {
+        within(async { keys::key_delete(&self.pool.get().await?, id).await }).await
+    }
+
+    async fn key_touch(&self, used: &[(String, Timestamp)]) -> Result<(), StoreError> {
+        within(async { keys::key_touch(&self.pool.get().await?, used).await }).await
+    }
+
+    async fn user_create(&self, user: &UserRow) -> Result<UserRow, StoreError> {
+        within(async { users::user_create(&self.pool.get().await?, user).await }).await
+    }
+
+    async fn user_list(&self, page: Page) -> Result<Vec<UserRow>, StoreError> {
+        within(async { users::user_list(&self.pool.get().await?, page).await }).await
+    }
+
+    async fn user_get(&self, user_id: &str) -> Result<Option<UserRow>, StoreError> {
+        within(async { users::user_get(&self.pool.get().await?, user_id).await }).await
+    }
+
+    async fn budget_create(&self, budget: &BudgetRow) -> Result<(), StoreError> {
+        within(async { budgets::budget_create(&self.pool.get().await?, budget).await }).await
+    }
+
+    async fn budget_list(&self, page: Page) -> Result<Vec<BudgetRow>, StoreError> {
+        within(async { budgets::budget_list(&self.pool.get().await?, page).await }).await
+    }
+
+    async fn budget_get(&self, budget_id: &str) -> Result<Option<BudgetRow>, StoreError> {
+        within(async { budgets::budget_get(&self.pool.get().await?, budget_id).await }).await
+    }
+
+    async fn price_put(&self, price: &PriceRow) -> Result<PriceRow, StoreError> {
+        within(async { prices::price_put(&self.pool.get().await?, price).await }).await
+    }
+
+    async fn price_list(&self, page: Page) -> Result<Vec<PriceRow>, StoreError> {
+        within(async { prices::price_list(&self.pool.get().await?, page).await }).await
+    }
+
+    async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError> {
+        let apply = async {
+            let mut db = self.pool.get().await?;
+            let transaction = db.transaction().await?;
+            let applied = usage::apply(&transaction, entries).await?;
+            transaction.commit().await?;
+            Ok(applied)
+        };
+        within(apply).await
+    }
+
+    async fn usage_list(
+        &self,
+        filter: &UsageFilter,
+        page: Page,
+    ) -> Result<Vec<UsageRow>, StoreError> {
+        within(async { usage::usage_list(&self.pool.get().await?, filter, page).await }).await
+    }
+}

@@ -1,1 +1,258 @@
+//! The store of a single process: one SQLite file, one thread that writes, two that read.
 
+mod actor;
+mod codec;
+mod keys;
+mod users;
+mod budgets;
+mod prices;
+mod usage;
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use otari_filters::settle::Entry;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
+
+use self::actor::Actor;
+use super::migrations::{self, Found, HISTORY};
+use super::{
+    Applied, BudgetRow, Everything, KeyChange, KeyRow, Page, PriceRow, Store, StoreError,
+    UsageFilter, UsageRow, UserRow,
+};
+
+/// Threads that read beside the writer, so that a long usage query does not hold up a short one.
+const READERS: usize = 2;
+/// How long a statement waits for another process (a backup, `otari migrate`) that holds the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Texts per connection; there are about thirty.
+const STATEMENTS: usize = 64;
+
+/// An open SQLite file.
+pub struct Sqlite {
+    label: String,
+    /// Dropped first: the writer closes last and folds the write-ahead log into the file.
+    readers: Actor,
+    writer: Actor,
+}
+
+/// Opens the file at `path` and creates it when missing; the folder must exist. The schema is not looked at.
+///
+/// # Errors
+///
+/// `Unavailable` when the file cannot be opened or written.
+pub async fn open(path: &Path) -> Result<Sqlite, StoreError> {
+    let label = format!("sqlite {}", path.display());
+    let file = path.to_owned();
+    let writer = Actor::start("sqlite-writer", 1, move || open_writer(&file)).await?;
+    let file = path.to_owned();
+    let readers = Actor::start("sqlite-reader", READERS, move || open_reader(&file)).await?;
+    Ok(Sqlite { label, readers, writer })
+}
+
+fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        let message = format!(
+            "cannot open {}: the folder {} does not exist",
+            path.display(),
+            folder.display()
+        );
+        return Err(StoreError::Unavailable { message });
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    configure(path, flags, |connection| {
+        // NORMAL: after a power cut the last transactions may be missing, never half there; the journal replays them.
+        connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
+        // Whoever is going to write says so at once: an upgrade half-way fails without waiting.
+        connection.set_transaction_behavior(TransactionBehavior::Immediate);
+        Ok(())
+    })
+}
+
+fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    configure(path, OpenFlags::SQLITE_OPEN_READ_ONLY, |_| Ok(()))
+}
+
+fn configure(
+    path: &Path,
+    flags: OpenFlags,
+    more: impl FnOnce(&mut Connection) -> rusqlite::Result<()>,
+) -> Result<Connection, StoreError> {
+    let open = || {
+        // NO_MUTEX: a connection never leaves its thread.
+        let mut connection =
+            Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.execute_batch("PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY")?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        more(&mut connection)?;
+        Ok(connection)
+    };
+    open().map_err(|error: rusqlite::Error| StoreError::Unavailable {
+        message: format!("cannot open {}: {error}", path.display()),
+    })
+}
+
+/// What the schema says about itself.
+fn found(db: &Connection) -> Result<Found, StoreError> {
+    let table = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
+    let has = |name: &str| db.query_row(table, [name], |row| row.get::<_, bool>(0));
+    let mut found = Found::default();
+    if has(HISTORY)? {
+        let sql = format!("-- schema_check\nSELECT max(version) FROM {HISTORY}");
+        found.version = db.query_row(&sql, [], |row| row.get(0))?;
+    }
+    if has("alembic_version")? {
+        let sql = "-- schema_check\nSELECT version_num FROM alembic_version";
+        let revision: Option<String> = db.query_row(sql, [], |row| row.get(0)).optional()?;
+        found.reference = Some(revision.unwrap_or_else(|| "unknown".into()));
+    }
+    Ok(found)
+}
+
+impl Sqlite {
+    /// Runs `work` in a write transaction; an error takes everything back.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let run = move |connection: &mut Connection| {
+            let transaction = connection.transaction()?;
+            let answer = work(&transaction)?;
+            transaction.commit()?;
+            Ok(answer)
+        };
+        self.writer.run(run).await
+    }
+
+    /// Runs `work` in a read transaction: all of its statements see the same state.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.readers.run(move |connection| work(&connection.transaction()?)).await
+    }
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        // The writer, because a file that can only be read is not an answer; no write, because disks are slow.
+        self.writer.run(|db| Ok(db.execute_batch("-- ping\nSELECT 1")?)).await
+    }
+
+    async fn migrate(&self) -> Result<usize, StoreError> {
+        let run = |db: &mut Connection| {
+            found(db)?.migratable(migrations::SQLITE)?;
+            let report = migrations::runner(migrations::SQLITE).run(db);
+            let report = report.map_err(|error| {
+                migrations::failure::<rusqlite::Error>(&error, |cause| cause.into())
+            })?;
+            Ok(report.applied_migrations().len())
+        };
+        self.writer.run(run).await
+    }
+
+    async fn schema_check(&self) -> Result<(), StoreError> {
+        self.read(|db| found(db)?.servable(migrations::SQLITE)).await
+    }
+
+    async fn everything(&self) -> Result<Everything, StoreError> {
+        let run = |db: &Transaction<'_>| {
+            Ok(Everything {
+                keys: keys::key_all(db)?,
+                users: users::user_all(db)?,
+                budgets: budgets::budget_all(db)?,
+                prices: prices::price_all(db)?,
+            })
+        };
+        self.read(run).await
+    }
+
+    async fn key_create(&self, key: &KeyRow, owner: Option<&UserRow>) -> Result<(), StoreError> {
+        let (key, owner) = (key.clone(), owner.cloned());
+        self.write(move |db| keys::key_create(db, &key, owner.as_ref())).await
+    }
+
+    async fn key_list(&self, page: Page) -> Result<Vec<KeyRow>, StoreError> {
+        self.read(move |db| keys::key_list(db, page)).await
+    }
+
+    async fn key_get(&self, id: &str) -> Result<Option<KeyRow>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |db| keys::key_get(db, &id)).await
+    }
+
+    async fn key_update(&self, id: &str, change: &KeyChange) -> Result<Option<KeyRow>, StoreError> {
+        let (id, change) = (id.to_owned(), change.clone());
+        self.write(move |db| keys::key_update(db, &id, &change)).await
+    }
+
+    async fn key_delete(&self, id: &str) -> Result<bool, StoreError> {
+        let id = id.to_owned();
+        self.write(move |db| keys::key_delete(db, &id)).await
+    }
+
+    async fn key_touch(&self, used: &[(String, Timestamp)]) -> Result<(), StoreError> {
+        let used = used.to_vec();
+        self.write(move |db| keys::key_touch(db, &used)).await
+    }
+
+    async fn user_create(&self, user: &UserRow) -> Result<UserRow, StoreError> {
+        let user = user.clone();
+        self.write(move |db| users::user_create(db, &user)).await
+    }
+
+    async fn user_list(&self, page: Page) -> Result<Vec<UserRow>, StoreError> {
+        self.read(move |db| users::user_list(db, page)).await
+    }
+
+    async fn user_get(&self, user_id: &str) -> Result<Option<UserRow>, StoreError> {
+        let user_id = user_id.to_owned();
+        self.read(move |db| users::user_get(db, &user_id)).await
+    }
+
+    async fn budget_create(&self, budget: &BudgetRow) -> Result<(), StoreError> {
+        let budget = budget.clone();
+        self.write(move |db| budgets::budget_create(db, &budget)).await
+    }
+
+    async fn budget_list(&self, page: Page) -> Result<Vec<BudgetRow>, StoreError> {
+        self.read(move |db| budgets::budget_list(db, page)).await
+    }
+
+    async fn budget_get(&self, budget_id: &str) -> Result<Option<BudgetRow>, StoreError> {
+        let budget_id = budget_id.to_owned();
+        self.read(move |db| budgets::budget_get(db, &budget_id)).await
+    }
+
+    async fn price_put(&self, price: &PriceRow) -> Result<PriceRow, StoreError> {
+        let price = price.clone();
+        self.write(move |db| prices::price_put(db, &price)).await
+    }
+
+    async fn price_list(&self, page: Page) -> Result<Vec<PriceRow>, StoreError> {
+        self.read(move |db| prices::price_list(db, page)).await
+    }
+
+    async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError> {
+        let entries = entries.to_vec();
+        self.write(move |db| usage::apply(db, &entries)).await
+    }
+
+    async fn usage_list(
+        &self,
+        filter: &UsageFilter,
+        page: Page,
+    ) -> Result<Vec<UsageRow>, StoreError> {
+        let filter = filter.clone();
+        self.read(move |db| usage::usage_list(db, &filter, page)).await
+    }
+}

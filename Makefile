@@ -1,0 +1,77 @@
+# What a newcomer types. Everything below is plain cargo once `make deps` has run; the toolchain itself
+# comes from rustup (rust-toolchain.toml). Written for Debian 12; elsewhere it names what is missing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The official SDKs the tests run against the gateway. A changed pin reinstalls.
+PYTHON_PINS := openai==3.54.0 anthropic==2.12.0
+# openai 7 needs Node 22 and Debian 12 has 18, so npm also brings the Node that runs the scripts.
+NODE_PINS   := node@22.23.3 openai@7.57.0 @anthropic-ai/sdk@1.12.0
+
+SDK  := target/sdk
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# The first python3 that can make a venv: a distribution's own often lacks that module.
+PYTHON = $(shell for p in python3 /usr/bin/python3; do "$$p" -c 'import venv, ensurepip' 2>/dev/null && echo "$$p" && break; done)
+
+.PHONY: help deps deps-build deps-test test demo bench
+
+help:
+	@echo "make demo        build and run the gateway with its built-in provider: no key, no database to set up"
+	@echo "make test        install what the tests need, then formatting, lints and every test"
+	@echo "make bench       added latency and memory of the relay, beside a direct call"
+	@echo "make deps        only install what building and testing need (deps-build: only building)"
+
+# $(call install,<why>,<packages>)
+define install
+echo "deps: installing $(strip $(2)) ($(strip $(1)))"; \
+command -v apt-get >/dev/null || { echo "deps: no apt-get here; install the equivalent of: $(strip $(2))" >&2; exit 1; }; \
+[ -z "$(SUDO)" ] || command -v sudo >/dev/null || { echo "deps: not root and no sudo; as root run: apt-get install $(strip $(2))" >&2; exit 1; }; \
+$(SUDO) apt-get update -qq; \
+$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2)
+endef
+
+deps-build:
+	@command -v cargo >/dev/null || { echo "deps: cargo is missing; install Rust from https://rustup.rs" >&2; exit 1; }
+	@command -v cc >/dev/null || { $(call install,a C compiler for ring and SQLite,gcc libc6-dev); }
+	@command -v c++ >/dev/null || { $(call install,a C++ compiler for cmake's checks,g++); }
+	@command -v cmake >/dev/null || { $(call install,Pingora compiles zlib-ng,cmake); }
+
+deps-test:
+	@command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || { $(call install,tests start their own PostgreSQL,postgresql); }
+	@[ -n "$(PYTHON)" ] || { $(call install,a venv for the Python SDKs,python3 python3-venv); }
+	@command -v npm >/dev/null || { $(call install,npm for the Node SDKs,nodejs npm); }
+
+deps: deps-build deps-test
+	@$(MAKE) --no-print-directory $(SDK)/python/.pins $(SDK)/node/.pins
+
+# A stamp holds the pins it was made with; this removes it when they differ, so that the rules below run again.
+$(shell [ "$$(cat $(SDK)/python/.pins 2>/dev/null)" = "$(PYTHON_PINS)" ] || rm -f $(SDK)/python/.pins)
+$(shell [ "$$(cat $(SDK)/node/.pins 2>/dev/null)" = "$(NODE_PINS)" ] || rm -f $(SDK)/node/.pins)
+
+$(SDK)/python/.pins:
+	@echo "deps: $(PYTHON_PINS) into $(SDK)/python"
+	@rm -rf $(SDK)/python && mkdir -p $(SDK)
+	@$(PYTHON) -m venv $(SDK)/python
+	@$(SDK)/python/bin/python -m pip install --quiet --disable-pip-version-check $(PYTHON_PINS)
+	@echo "$(PYTHON_PINS)" > $@
+
+$(SDK)/node/.pins:
+	@echo "deps: $(NODE_PINS) into $(SDK)/node"
+	@rm -rf $(SDK)/node && mkdir -p $(SDK)/node
+	@echo '{"name":"otari-sdk-tests","private":true,"type":"module"}' > $(SDK)/node/package.json
+	@cd $(SDK)/node && npm install --silent --no-fund --no-audit --save-exact $(NODE_PINS)
+	@$(SDK)/node/node_modules/node/bin/node --version >/dev/null
+	@echo "$(NODE_PINS)" > $@
+
+test: deps
+	cargo fmt --all --check
+	cargo lint
+	cargo test --workspace --locked
+
+demo: deps-build
+	cargo run --release --locked -- demo
+
+bench: deps-build
+	cargo bench --bench relay

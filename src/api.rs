@@ -1,0 +1,114 @@
+//! The management API and the pages beside it: request in, answer out, no Pingora types.
+
+mod budgets;
+mod fields;
+mod health;
+mod keys;
+mod pricing;
+mod usage;
+mod users;
+
+use bytes::Bytes;
+use http::StatusCode;
+use otari_filters::rejection::{Code, Rejection};
+use serde::Serialize;
+
+use crate::app::App;
+use crate::routes::{Handler, Route};
+use crate::store::StoreError;
+
+/// What a handler needs of the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The `{id}` of the path, as sent.
+    pub id: Option<&'a str>,
+    /// Without the question mark.
+    pub query: &'a str,
+    /// Empty when there is none.
+    pub body: &'a Bytes,
+}
+
+/// What the caller gets.
+#[derive(Debug)]
+pub struct Answer {
+    /// 200 for creations too, as in the reference.
+    pub status: StatusCode,
+    /// Of the body.
+    pub content_type: &'static str,
+    /// Whole.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// A JSON answer: compact, keys in the order of the type.
+    fn json(value: &impl Serialize) -> Result<Self, Rejection> {
+        let body = serde_json::to_vec(value).map_err(Rejection::internal)?;
+        Ok(Self { status: StatusCode::OK, content_type: "application/json", body: body.into() })
+    }
+
+    /// 204.
+    fn nothing() -> Self {
+        Self {
+            status: StatusCode::NO_CONTENT,
+            content_type: "application/json",
+            body: Bytes::new(),
+        }
+    }
+
+    fn page(content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status: StatusCode::OK, content_type, body: body.into() }
+    }
+}
+
+impl From<StoreError> for Rejection {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable { .. } => {
+                Self::new(Code::Unavailable, "The database does not answer. Try again").because(error)
+            }
+            StoreError::Conflict(ref what) => {
+                let message = format!("Already exists: {what}");
+                Self::new(Code::Conflict, message)
+            }
+            StoreError::Refused { .. } | StoreError::Schema(_) => {
+                Self::new(Code::Internal, "Database error").because(error)
+            }
+        }
+    }
+}
+
+/// Answers a route that is not a generation.
+///
+/// # Errors
+/// What the caller is told instead.
+pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<Answer, Rejection> {
+    use http::Method;
+    let id = request.id;
+    match (route.handler, &route.method, id) {
+        (Handler::Home, ..) => Ok(Answer::page("text/html; charset=utf-8", HOME)),
+        (Handler::Health, ..) => health::health(app),
+        (Handler::Liveness, ..) => Answer::json(&"I'm alive!"),
+        (Handler::Readiness, ..) => health::readiness(app).await,
+        (Handler::Metrics, ..) => health::metrics(app),
+        (Handler::Keys, &Method::POST, _) => keys::create(app, request).await,
+        (Handler::Keys, &Method::PATCH, Some(id)) => keys::update(app, id, request).await,
+        (Handler::Keys, &Method::DELETE, Some(id)) => keys::delete(app, id).await,
+        (Handler::Keys, _, Some(id)) => keys::get(app, id).await,
+        (Handler::Keys, _, None) => keys::list(app, request).await,
+        (Handler::Users, &Method::POST, _) => users::create(app, request).await,
+        (Handler::Users, _, Some(id)) => users::get(app, id).await,
+        (Handler::Users, _, None) => users::list(app, request).await,
+        (Handler::Budgets, &Method::POST, _) => budgets::create(app, request).await,
+        (Handler::Budgets, _, Some(id)) => budgets::get(app, id).await,
+        (Handler::Budgets, _, None) => budgets::list(app, request).await,
+        (Handler::Pricing, &Method::POST, _) => pricing::create(app, request).await,
+        (Handler::Pricing, ..) => pricing::list(app, request).await,
+        (Handler::Usage, ..) => usage::list(app, request).await,
+        (Handler::Chat | Handler::ResponsesSocket, ..) => {
+            Err(Rejection::internal("a generation route reached the management API"))
+        }
+    }
+}
+
+/// The quick-start page.
+const HOME: &str = include_str!("api/home.html");

@@ -1,0 +1,157 @@
+//! `/v1/keys`. The secret is shown once, in the answer that creates it.
+
+use otari_filters::rejection::{Code, Rejection};
+use otari_filters::validate::Fields;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{Answer, Request, fields};
+use crate::app::App;
+use crate::control::directory;
+use crate::store::{KeyChange, KeyRow};
+use crate::{clock, first_run};
+
+/// A key as it is listed; empty names are shown as null.
+#[derive(Serialize)]
+struct KeyInfo<'a> {
+    id: &'a str,
+    key_name: Option<&'a str>,
+    user_id: Option<&'a str>,
+    created_at: String,
+    last_used_at: Option<String>,
+    expires_at: Option<String>,
+    is_active: bool,
+    metadata: &'a Map<String, Value>,
+}
+
+/// A key as it is created.
+#[derive(Serialize)]
+struct CreatedKey<'a> {
+    id: &'a str,
+    key: &'a str,
+    key_name: Option<&'a str>,
+    user_id: Option<&'a str>,
+    created_at: String,
+    expires_at: Option<String>,
+    is_active: bool,
+    metadata: &'a Map<String, Value>,
+}
+
+impl<'a> From<&'a KeyRow> for KeyInfo<'a> {
+    fn from(row: &'a KeyRow) -> Self {
+        Self {
+            id: &row.id,
+            key_name: row.key_name.as_deref().filter(|name| !name.is_empty()),
+            user_id: row.user_id.as_deref().filter(|user| !user.is_empty()),
+            created_at: fields::iso(row.created_at),
+            last_used_at: row.last_used_at.map(fields::iso),
+            expires_at: row.expires_at.map(fields::iso),
+            is_active: row.is_active,
+            metadata: &row.metadata,
+        }
+    }
+}
+
+pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+    let body = fields::body(request)?;
+    let mut read = Fields::new("body", &body);
+    let key_name = read.string("key_name");
+    let user_id = read.string("user_id").filter(|user| !user.is_empty());
+    let expires_at = fields::datetime(&mut read, "expires_at");
+    let metadata = read.object("metadata", false).unwrap_or_default();
+    read.faults.check()?;
+
+    let id = Uuid::new_v4().to_string();
+    let token = first_run::new_key().map_err(Rejection::internal)?;
+    let owner = owner(app, user_id.as_deref(), &id, key_name.as_deref()).await?;
+    let row = KeyRow {
+        key_hash: directory::hex(&directory::digest(&token)),
+        user_id: user_id.or_else(|| owner.as_ref().map(|user| user.user_id.clone())),
+        key_name,
+        created_at: clock::now(),
+        last_used_at: None,
+        expires_at,
+        is_active: true,
+        metadata,
+        id,
+    };
+    app.store.key_create(&row, owner.as_ref()).await?;
+    if let Some(user) = &owner {
+        app.local.ledger.put_user(user);
+    }
+    app.local.directory.put_key(&row);
+    Answer::json(&CreatedKey {
+        id: &row.id,
+        key: &token,
+        key_name: row.key_name.as_deref(),
+        user_id: row.user_id.as_deref(),
+        created_at: fields::iso(row.created_at),
+        expires_at: row.expires_at.map(fields::iso),
+        is_active: row.is_active,
+        metadata: &row.metadata,
+    })
+}
+
+/// The user to create with the key: none when the named one exists.
+async fn owner(
+    app: &App,
+    user_id: Option<&str>,
+    key_id: &str,
+    key_name: Option<&str>,
+) -> Result<Option<crate::store::UserRow>, Rejection> {
+    let Some(user_id) = user_id else {
+        return Ok(Some(first_run::virtual_user(key_id, key_name)));
+    };
+    if app.store.user_get(user_id).await?.is_some() {
+        return Ok(None);
+    }
+    if app.local.ledger.counters(user_id).is_some() {
+        let message =
+            format!("User '{user_id}' has been deleted. Recreate via POST /v1/users first.");
+        return Err(Rejection::new(Code::NotFound, message));
+    }
+    Ok(Some(first_run::user(user_id, Some(format!("User {user_id}")))))
+}
+
+pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+    let query = fields::query(request);
+    let mut read = Fields::new("query", &query);
+    let page = fields::page(&mut read);
+    read.faults.check()?;
+    let rows = app.store.key_list(page).await?;
+    Answer::json(&rows.iter().map(KeyInfo::from).collect::<Vec<_>>())
+}
+
+pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
+    let row = app.store.key_get(id).await?.ok_or_else(|| not_found(id))?;
+    Answer::json(&KeyInfo::from(&row))
+}
+
+pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
+    let body = fields::body(request)?;
+    let mut read = Fields::new("body", &body);
+    // Absent keeps, null clears where the field can be null, a value sets (contract D12).
+    let key_name = read.has("key_name").then(|| read.string("key_name"));
+    let is_active = read.boolean("is_active", true);
+    let expires_at =
+        read.has("expires_at").then(|| fields::datetime(&mut read, "expires_at"));
+    let metadata = read.object("metadata", true);
+    read.faults.check()?;
+    let change = KeyChange { key_name, is_active, expires_at, metadata };
+    let row = app.store.key_update(id, &change).await?.ok_or_else(|| not_found(id))?;
+    app.local.directory.put_key(&row);
+    Answer::json(&KeyInfo::from(&row))
+}
+
+pub(super) async fn delete(app: &App, id: &str) -> Result<Answer, Rejection> {
+    if !app.store.key_delete(id).await? {
+        return Err(not_found(id));
+    }
+    app.local.directory.remove_key(id);
+    Ok(Answer::nothing())
+}
+
+fn not_found(id: &str) -> Rejection {
+    Rejection::new(Code::NotFound, format!("API key with id '{id}' not found"))
+}

@@ -1,0 +1,82 @@
+//! `/v1/usage`: what was called, by whom, and what it cost.
+
+use otari_filters::money::MicroUsd;
+use otari_filters::rejection::Rejection;
+use otari_filters::validate::Fields;
+use serde::Serialize;
+
+use super::{Answer, Request, fields};
+use crate::app::{App, FLUSH_AT_MOST};
+use crate::store::{UsageFilter, UsageRow};
+
+/// A row, in the order of the reference's later version.
+#[derive(Serialize)]
+struct Usage<'a> {
+    id: &'a str,
+    user_id: Option<&'a str>,
+    user_alias: Option<&'a str>,
+    api_key_id: Option<&'a str>,
+    api_key_name: Option<&'a str>,
+    timestamp: String,
+    model: &'a str,
+    provider: Option<&'a str>,
+    endpoint: &'a str,
+    prompt_tokens: Option<i64>,
+    completion_tokens: Option<i64>,
+    total_tokens: Option<i64>,
+    cache_read_tokens: Option<i64>,
+    cost: Option<f64>,
+    status: &'a str,
+    error_message: Option<&'a str>,
+    status_code: Option<i32>,
+    latency_ms: Option<i64>,
+    counts_toward_budget: bool,
+    attempt_position: Option<i32>,
+    attempt_count: Option<i32>,
+    request_group_id: Option<&'a str>,
+}
+
+impl<'a> From<&'a UsageRow> for Usage<'a> {
+    fn from(row: &'a UsageRow) -> Self {
+        Self {
+            id: &row.id,
+            user_id: row.user_id.as_deref(),
+            user_alias: row.user_alias.as_deref(),
+            api_key_id: row.api_key_id.as_deref(),
+            api_key_name: row.api_key_name.as_deref(),
+            timestamp: fields::iso(row.timestamp),
+            model: &row.model,
+            provider: row.provider.as_deref(),
+            endpoint: &row.endpoint,
+            prompt_tokens: row.prompt_tokens,
+            completion_tokens: row.completion_tokens,
+            total_tokens: row.total_tokens,
+            cache_read_tokens: row.cache_read_tokens,
+            cost: row.cost.map(MicroUsd::to_f64),
+            status: &row.status,
+            error_message: row.error_message.as_deref(),
+            status_code: row.status_code,
+            latency_ms: row.latency_ms,
+            counts_toward_budget: row.counts_toward_budget,
+            attempt_position: row.attempt_position,
+            attempt_count: row.attempt_count,
+            request_group_id: row.request_group_id.as_deref(),
+        }
+    }
+}
+
+pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+    let query = fields::query(request);
+    let mut read = Fields::new("query", &query);
+    let filter = UsageFilter {
+        start: fields::datetime(&mut read, "start_date"),
+        end: fields::datetime(&mut read, "end_date"),
+        user_id: read.string("user_id"),
+    };
+    let page = fields::page(&mut read);
+    read.faults.check()?;
+    // Whoever asks after an answer expects to find its row.
+    app.local.journal.flush(FLUSH_AT_MOST).await;
+    let rows = app.store.usage_list(&filter, page).await?;
+    Answer::json(&rows.iter().map(Usage::from).collect::<Vec<_>>())
+}

@@ -1,0 +1,110 @@
+//! `/v1/users`: who is billed. Counters come from the ledger, which knows what the store will only know in a moment.
+
+use otari_filters::money::MicroUsd;
+use otari_filters::rejection::{Code, Rejection};
+use otari_filters::validate::Fields;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{Answer, Request, fields};
+use crate::app::App;
+use crate::clock;
+use crate::store::{StoreError, UserRow};
+
+#[derive(Serialize)]
+struct User<'a> {
+    user_id: &'a str,
+    alias: Option<&'a str>,
+    spend: f64,
+    reserved: f64,
+    budget_id: Option<&'a str>,
+    budget_started_at: Option<String>,
+    next_budget_reset_at: Option<String>,
+    blocked: bool,
+    created_at: String,
+    updated_at: String,
+    metadata: &'a Map<String, Value>,
+}
+
+fn user<'a>(app: &App, row: &'a UserRow) -> User<'a> {
+    let counters = app.local.ledger.counters(&row.user_id);
+    let instant = |micros: i64| fields::iso(clock::timestamp(micros));
+    let stored_start = row.budget_started_at.map(fields::iso);
+    let stored_end = row.next_budget_reset_at.map(fields::iso);
+    User {
+        user_id: &row.user_id,
+        alias: row.alias.as_deref(),
+        spend: counters.map_or(row.spend, |now| now.spend).to_f64(),
+        reserved: counters.map_or(row.reserved, |now| now.held).to_f64(),
+        budget_id: row.budget_id.as_deref(),
+        budget_started_at: counters.map_or(stored_start, |now| now.started_us.map(instant)),
+        next_budget_reset_at: counters.map_or(stored_end, |now| now.next_reset_us.map(instant)),
+        blocked: row.blocked,
+        created_at: fields::iso(row.created_at),
+        updated_at: fields::iso(row.updated_at),
+        metadata: &row.metadata,
+    }
+}
+
+pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+    let body = fields::body(request)?;
+    let mut read = Fields::new("body", &body);
+    let user_id = read.required_string("user_id");
+    let alias = read.string("alias");
+    let budget_id = read.string("budget_id");
+    let blocked = read.boolean("blocked", false).unwrap_or(false);
+    let metadata = read.object("metadata", false).unwrap_or_default();
+    read.faults.check()?;
+
+    let now = clock::now();
+    let budget = match &budget_id {
+        None => None,
+        Some(id) => Some(app.store.budget_get(id).await?.ok_or_else(|| {
+            Rejection::new(Code::NotFound, format!("Budget with id '{id}' not found"))
+        })?),
+    };
+    let ends = budget.as_ref().and_then(|budget| {
+        let seconds = budget.budget_duration_sec?;
+        now.checked_add(jiff::SignedDuration::from_secs(seconds)).ok()
+    });
+    let row = UserRow {
+        user_id,
+        alias,
+        spend: MicroUsd::ZERO,
+        reserved: MicroUsd::ZERO,
+        budget_started_at: budget.as_ref().map(|_| now),
+        next_budget_reset_at: ends,
+        budget_id,
+        blocked,
+        created_at: now,
+        updated_at: now,
+        metadata,
+        deleted_at: None,
+    };
+    let row = match app.store.user_create(&row).await {
+        Ok(row) => row,
+        Err(StoreError::Conflict(_)) => {
+            let message = format!("User with id '{}' already exists", row.user_id);
+            return Err(Rejection::new(Code::Conflict, message));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    app.local.ledger.put_user(&row);
+    Answer::json(&user(app, &row))
+}
+
+pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+    let query = fields::query(request);
+    let mut read = Fields::new("query", &query);
+    let page = fields::page(&mut read);
+    read.faults.check()?;
+    let rows = app.store.user_list(page).await?;
+    Answer::json(&rows.iter().map(|row| user(app, row)).collect::<Vec<_>>())
+}
+
+pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
+    let row = app.store.user_get(id).await?.ok_or_else(|| {
+        Rejection::new(Code::NotFound, format!("User with id '{id}' not found"))
+    })?;
+    Answer::json(&user(app, &row))
+}

@@ -1,0 +1,226 @@
+//! The composition root: from a checked configuration to everything a request needs. Alone names concrete stores.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use otari_filters::control::ControlPlane;
+use otari_filters::providers::Family;
+use otari_filters::upstream::Upstream;
+use pingora_core::connectors::ConnectorOptions;
+use pingora_core::connectors::http::Connector;
+use pingora_core::server::configuration::ServerConf;
+
+use crate::config::{Config, Database, ProviderConfig};
+use crate::control::directory::{self, Directory};
+use crate::control::journal::{Journal, JournalError};
+use crate::control::ledger::Ledger;
+use crate::control::local::{Configured, Local, RateLimiter};
+use crate::control::writer::{Touched, Writer};
+use crate::first_run;
+use crate::life::Life;
+use crate::proxy::addresses::Addresses;
+use crate::store::{Store, StoreError, postgres, sqlite};
+use crate::telemetry::logs::AccessLog;
+use crate::telemetry::metrics::Metrics;
+
+/// Everything a request needs; shared by all of them.
+pub struct App {
+    /// What the operator asked for.
+    pub config: Config,
+    /// The questions a request asks.
+    pub control: Arc<dyn ControlPlane>,
+    /// The same, for the management API, which also changes the answers.
+    pub local: Arc<Local>,
+    /// The database.
+    pub store: Arc<dyn Store>,
+    /// Takes the journal to the store.
+    pub writer: Writer,
+    /// Requests per minute, when limited.
+    pub limiter: Option<RateLimiter>,
+    /// Series.
+    pub metrics: Arc<Metrics>,
+    /// Request lines.
+    pub access: Arc<AccessLog>,
+    /// Pools of provider connections.
+    pub connector: Connector,
+    /// Addresses of providers.
+    pub addresses: Addresses,
+    /// Requests in flight, draining.
+    pub life: Arc<Life>,
+    /// API key made at the first start; shown once.
+    pub bootstrap_key: Option<String>,
+}
+
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database.
+    #[error("database {label}: {source}")]
+    Store {
+        /// Which.
+        label: String,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Something else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Opens the database the configuration names. Does not touch its schema.
+///
+/// # Errors
+/// When it cannot be opened.
+pub async fn open_store(database: &Database) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match database {
+        Database::Sqlite { path } => Arc::new(sqlite::open(path).await?),
+        Database::Postgres { url, label, tls, root_cert, max_connections, pool_timeout } => {
+            let root_cert = root_cert.as_deref();
+            Arc::new(
+                postgres::open(url, label, *tls, root_cert, *max_connections, *pool_timeout).await?,
+            )
+        }
+    })
+}
+
+impl App {
+    /// Opens the store, brings it up to date, replays the journal and reads everything into memory.
+    ///
+    /// # Errors
+    /// When any of that fails; nothing is served then.
+    pub async fn start(
+        config: Config,
+        access: Arc<AccessLog>,
+        server: &ServerConf,
+        mock: Option<std::net::SocketAddr>,
+    ) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::new().map_err(|error| StartError::Other(error.to_string()))?);
+        let store = open_store(&config.database)
+            .await
+            .map_err(|source| StartError::Store { label: config.database.label(), source })?;
+        let failed = |source| StartError::Store { label: store.label().to_owned(), source };
+        if config.auto_migrate {
+            store.migrate().await.map_err(failed)?;
+        }
+        store.schema_check().await.map_err(failed)?;
+        let journal = Arc::new(Journal::open(Path::new(&config.journal_dir))?);
+        let touched = Arc::new(Touched::default());
+        let writer =
+            Writer::new(journal.clone(), store.clone(), metrics.clone(), touched.clone());
+        // Before the counters are read: they must contain what earlier processes spent.
+        let replayed = writer.replay().await.map_err(failed)?;
+        if replayed > 0 {
+            tracing::info!(records = replayed, "usage of an earlier run was written from the journal");
+        }
+        let bootstrap_key = first_run::prepare(&config, store.as_ref()).await.map_err(failed)?;
+        let (directory, ledger) = load(&config, store.as_ref()).await.map_err(failed)?;
+        let local = Arc::new(Local {
+            directory,
+            ledger,
+            journal,
+            touched,
+            metrics: metrics.clone(),
+            master: config.master_key.as_ref().map(|key| directory::digest(key.expose())),
+            providers: config
+                .providers
+                .iter()
+                .map(|provider| configured(provider, &config, mock))
+                .collect::<Result<_, _>>()
+                .map_err(StartError::Other)?,
+            reject_user_mismatch: config.reject_user_mismatch,
+        });
+        Ok(Self {
+            control: local.clone(),
+            local,
+            store,
+            writer,
+            limiter: config.rate_limit_rpm.map(RateLimiter::new),
+            metrics,
+            access,
+            connector: Connector::new(Some(ConnectorOptions::from_server_conf(server))),
+            addresses: Addresses::default(),
+            life: Arc::new(Life::default()),
+            bootstrap_key,
+            config,
+        })
+    }
+}
+
+/// Reads everything the request path needs into memory.
+async fn load(
+    config: &Config,
+    store: &dyn Store,
+) -> Result<(Arc<Directory>, Arc<Ledger>), StoreError> {
+    let everything = store.everything().await?;
+    let directory = Directory::default();
+    let ledger = Ledger::new(config.budgets_enabled);
+    everything.keys.iter().for_each(|row| directory.put_key(row));
+    directory.put_prices(&everything.prices);
+    everything.budgets.iter().for_each(|row| ledger.put_budget(row));
+    everything.users.iter().for_each(|row| ledger.put_user(row));
+    Ok((Arc::new(directory), Arc::new(ledger)))
+}
+
+/// A provider of the configuration, ready to be called.
+fn configured(
+    provider: &ProviderConfig,
+    config: &Config,
+    mock: Option<std::net::SocketAddr>,
+) -> Result<Configured, String> {
+    let name = &provider.instance;
+    let own_mock = provider.kind.family == Family::Mock && provider.base_url.is_none();
+    let base = match (&provider.base_url, mock) {
+        (Some(base), _) => base.clone(),
+        (None, Some(address)) => format!("http://{address}/v1"),
+        // Only families that this version does not call have no default base.
+        (None, None) => "http://unset.invalid".to_owned(),
+    };
+    let uri: http::Uri = base.parse().map_err(|_| format!("providers.{name}.api_base: not a URL"))?;
+    let tls = uri.scheme_str() == Some("https");
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let timeouts = &config.limits;
+    let literal = host.parse().ok().map(|ip| std::net::SocketAddr::new(ip, port));
+    Ok(Configured {
+        kind: provider.kind,
+        models: provider.models.clone(),
+        upstream: Arc::new(Upstream {
+            instance: name.as_str().into(),
+            family: provider.kind.family,
+            tls,
+            host: host.into(),
+            port,
+            authority: HeaderValue::from_str(authority)
+                .map_err(|_| format!("providers.{name}.api_base: not a URL"))?,
+            base_path: uri.path().trim_end_matches('/').into(),
+            headers: headers(provider)?,
+            max_retries: provider.max_retries,
+            first_byte_timeout: provider.timeout.unwrap_or(timeouts.first_byte_timeout),
+            idle_timeout: provider.timeout.unwrap_or(timeouts.idle_timeout),
+            address: if own_mock { mock } else { literal },
+        }),
+    })
+}
+
+/// The credential and the operator's own headers.
+fn headers(provider: &ProviderConfig) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let mut headers = provider.headers.clone();
+    if let Some(key) = &provider.api_key {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| {
+            format!("providers.{}.api_key holds characters that a header cannot", provider.instance)
+        })?;
+        value.set_sensitive(true);
+        headers.push((http::header::AUTHORIZATION, value));
+    }
+    Ok(headers)
+}
+
+/// How long the management API waits for the journal before it answers from what the store has.
+pub const FLUSH_AT_MOST: Duration = Duration::from_secs(2);

@@ -1,0 +1,23 @@
+//! The only place that asks the system what time it is.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+
+/// Microseconds since 1970, UTC.
+pub fn now_us() -> i64 {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that may ask")]
+    let now = SystemTime::now();
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Now, to the microsecond: what the databases can hold.
+pub fn now() -> Timestamp {
+    timestamp(now_us())
+}
+
+/// The instant so many microseconds after 1970.
+pub fn timestamp(micros: i64) -> Timestamp {
+    Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX)
+}

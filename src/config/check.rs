@@ -1,0 +1,195 @@
+//! From fields to meaning. A default stands beside the reason for its number.
+
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::env::Env;
+use super::layers::{Fields, Sources};
+use super::problem::{Place, Report};
+use super::{
+    Config, Limits, Listen, LogFormat, LogLevel, MissingUsage, Secret, database, prices, providers,
+    unused,
+};
+
+/// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
+pub(super) fn check(fields: &Fields, sources: &Sources, report: &mut Report) -> Config {
+    mode(fields, &sources.env, report);
+    let database = database::read(fields, report);
+    let journal_dir = database::journal_dir(fields, &database, report);
+    let providers = providers::read(fields, &sources.env, report);
+    let pricing = prices::read(fields, &providers, report);
+    unused::check(fields, report);
+    Config {
+        file: sources.file.clone(),
+        warnings: Vec::new(),
+        listen: listen(fields, report),
+        threads: threads(fields, report),
+        database,
+        auto_migrate: fields.flag("auto_migrate", true, report),
+        journal_dir,
+        master_key: fields.text("master_key", report).filter(|k| !k.is_empty()).map(Secret::new),
+        bootstrap_api_key: fields.flag("bootstrap_api_key", true, report),
+        rate_limit_rpm: fields
+            .some_whole("rate_limit_rpm", 1..=u64::from(u32::MAX), report)
+            .and_then(|n| NonZeroU32::new(u32::try_from(n).ok()?)),
+        cors_allow_origins: fields
+            .get("cors_allow_origins")
+            .map(|node| node.texts(report))
+            .unwrap_or_default(),
+        enable_metrics: fields.flag("enable_metrics", false, report),
+        enable_docs: fields.flag("enable_docs", true, report),
+        log_level: word::<LogLevel>(fields, "log_level", report),
+        log_format: word::<LogFormat>(fields, "log_format", report),
+        providers,
+        pricing,
+        // An unpriced model would be free of charge and outside every budget.
+        require_pricing: fields.flag("require_pricing", true, report),
+        reject_user_mismatch: fields.flag("reject_user_mismatch", true, report),
+        budgets_enabled: fields
+            .text("budget_strategy", report)
+            .is_none_or(|strategy| !strategy.trim().eq_ignore_ascii_case("disabled")),
+        budget_estimate_default_output_tokens: fields.whole(
+            "budget_estimate_default_output_tokens",
+            0..=u64::from(u32::MAX),
+            1024,
+            report,
+        ),
+        // A long answer: most streams end before the first top-up.
+        stream_hold_output_tokens: fields.whole(
+            "stream_hold_output_tokens",
+            1..=u64::from(u32::MAX),
+            4096,
+            report,
+        ),
+        stream_missing_usage_policy: missing_usage(fields, report),
+        // A call that was sent whole may have been billed.
+        retry_after_sent: fields.flag("retry_after_sent", false, report),
+        limits: limits(fields, report),
+    }
+}
+
+/// This version serves standalone mode alone; the documented conflicts come with their documented texts.
+fn mode(fields: &Fields, env: &Env, report: &mut Report) {
+    const TOKENS: [&str; 3] = ["OTARI_AI_TOKEN", "OTARI_PLATFORM_TOKEN", "ANY_LLM_PLATFORM_TOKEN"];
+    let token = TOKENS.into_iter().find(|name| env.filled(name).is_some());
+    let node = fields.get("mode");
+    let place = node.map_or_else(|| Place::named("environment"), |n| n.place.clone());
+    let mode = node.and_then(|n| n.text(report)).unwrap_or_default().trim().to_lowercase();
+    // Its kind was wrong and that is reported.
+    if mode.is_empty() && node.is_some_and(|n| !matches!(n.value, super::node::Value::Text(_))) {
+        return;
+    }
+    let connected = "connected mode is not available in this version.";
+    let text = match (mode.as_str(), token) {
+        ("" | "standalone", None) => return,
+        ("standalone", Some(token)) => format!(
+            "Standalone mode conflicts with {token} being set. Unset {token}, or remove the mode."
+        ),
+        ("", Some(token)) => {
+            format!("{token}: {connected} Unset it to run standalone, with providers and keys of your own.")
+        }
+        ("platform" | "hybrid", None) => format!(
+            "Hybrid mode (legacy value 'platform') requires OTARI_AI_TOKEN to be set. But {connected} Use standalone."
+        ),
+        ("platform" | "hybrid", Some(token)) => {
+            format!("mode: {connected} Use standalone and unset {token}.")
+        }
+        _ => "Invalid mode (set via OTARI_MODE or the config 'mode' field). Expected 'standalone' or 'hybrid'.".into(),
+    };
+    report.problem(&place, text);
+    if matches!(mode.as_str(), "platform" | "hybrid")
+        && let Some(providers) = fields.get("providers")
+        && !providers.entries(&mut Report::default()).is_empty()
+    {
+        let text = "Local provider credentials are not supported in hybrid mode. Remove configured providers.";
+        report.problem(&providers.key_place, text);
+    }
+}
+
+fn listen(fields: &Fields, report: &mut Report) -> Listen {
+    let host = fields.text("host", report).map_or("0.0.0.0", str::trim);
+    // A name that cannot resolve is told at bind; blanks are told here, with their place.
+    let fits = !host.is_empty() && !host.contains(char::is_whitespace);
+    if let Some(node) = fields.get("host").filter(|_| !fits) {
+        node.wrong(report, "not a host name or address. Use 0.0.0.0 for every interface.");
+    }
+    let port = fields.whole("port", 0..=u64::from(u16::MAX), 8000, report);
+    Listen { host: host.to_owned(), port: u16::try_from(port).unwrap_or(8000) }
+}
+
+fn threads(fields: &Fields, report: &mut Report) -> usize {
+    // More threads than this only cost memory.
+    let threads = fields.some_whole("threads", 1..=1024, report);
+    threads
+        .and_then(|n| usize::try_from(n).ok())
+        .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
+        .unwrap_or(1)
+}
+
+fn word<T: FromStr<Err = String> + Default>(fields: &Fields, key: &str, report: &mut Report) -> T {
+    let Some(node) = fields.get(key) else { return T::default() };
+    // `log_level: 20` is a number in YAML.
+    let text = match &node.value {
+        super::node::Value::Int(n) => n.to_string(),
+        _ => node.text(report).unwrap_or_default().to_owned(),
+    };
+    if text.is_empty() {
+        return T::default();
+    }
+    text.parse().unwrap_or_else(|what: String| {
+        node.wrong(report, &format!("{what}."));
+        T::default()
+    })
+}
+
+fn missing_usage(fields: &Fields, report: &mut Report) -> MissingUsage {
+    let key = "stream_missing_usage_policy";
+    let Some(text) = fields.text(key, report) else { return MissingUsage::default() };
+    match text.trim().to_lowercase().as_str() {
+        "estimate" => MissingUsage::Estimate,
+        "fail" => MissingUsage::Fail,
+        "allow_free" => MissingUsage::AllowFree,
+        _ => {
+            if let Some(node) = fields.get(key) {
+                let got = if node.expanded { "…" } else { text };
+                let what =
+                    format!("{key} must be one of ['allow_free', 'estimate', 'fail'], got '{got}'");
+                report.problem(&node.place, what);
+            }
+            MissingUsage::default()
+        }
+    }
+}
+
+fn limits(fields: &Fields, report: &mut Report) -> Limits {
+    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    Limits {
+        // Conversations with images in base64 reach tens of MiB.
+        max_request_bytes: size(fields.whole(
+            "max_request_bytes",
+            1..=1 << 40,
+            100 * 1024 * 1024,
+            report,
+        )),
+        request_body_timeout: fields.seconds("request_body_timeout_s", 60, report),
+        // A provider that takes longer to accept a connection is down.
+        connect_timeout: fields.seconds("connect_timeout_s", 5, report),
+        // Reasoning models may think for minutes before the first byte.
+        first_byte_timeout: fields.seconds("first_byte_timeout_s", 600, report),
+        idle_timeout: fields.seconds("idle_timeout_s", 300, report),
+        request_timeout: fields.seconds("request_timeout_s", 3600, report),
+        downstream_write_timeout: fields.seconds("downstream_write_timeout_s", 60, report),
+        // Above the 60 s after which common load balancers give up, so that they close first.
+        downstream_keepalive: fields.seconds_or_zero("downstream_keepalive_s", 75, report),
+        streaming_keepalive_interval: Duration::from_millis(fields.whole(
+            "streaming_keepalive_interval_ms",
+            0..=86_400_000,
+            15_000,
+            report,
+        )),
+        lame_duck: fields.seconds_or_zero("lame_duck_s", 0, report),
+        drain: fields.seconds_or_zero("drain_s", 30, report),
+        upstream_pool_size: size(fields.whole("upstream_pool_size", 1..=65_536, 512, report)),
+    }
+}

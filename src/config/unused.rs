@@ -1,0 +1,129 @@
+//! Keys that are accepted but have no effect in this version: checked as the reference does, then named once.
+
+use super::layers::{Fields, warn_unknown};
+use super::node::{Node, Value};
+use super::problem::{Place, Report};
+
+/// What such a key may hold. The value given here is its default.
+enum Rule {
+    Flag(bool),
+    Whole { least: i128, default: i128 },
+    MaybeWhole { least: i128 },
+    Choice(&'static [&'static str]),
+    Text(&'static str),
+    MaybeSeconds,
+    Tree,
+    Anything,
+}
+
+const RULES: &[(&str, Rule)] = &[
+    ("default_pricing", Rule::Flag(false)),
+    ("db_pool_recycle", Rule::Whole { least: i128::MIN, default: -1 }),
+    ("aliases", Rule::Tree),
+    ("routing", Rule::Tree),
+    ("search_tools", Rule::Anything),
+    ("model_capabilities", Rule::Tree),
+    ("platform", Rule::Tree),
+    ("model_discovery", Rule::Flag(true)),
+    ("model_cache_ttl_seconds", Rule::Whole { least: 0, default: 300 }),
+    ("model_discovery_timeout_seconds", Rule::MaybeSeconds),
+    ("model_discovery_negative_ttl_seconds", Rule::MaybeSeconds),
+    ("models_dev_metadata", Rule::Anything),
+    ("models_dev_cache_ttl_seconds", Rule::MaybeSeconds),
+    ("files_enabled", Rule::Flag(true)),
+    ("files_backend", Rule::Choice(&["local"])),
+    ("files_local_dir", Rule::Text("./otari-files")),
+    ("files_max_bytes", Rule::Whole { least: 1, default: 536_870_912 }),
+    ("files_retention_hours", Rule::MaybeWhole { least: 1 }),
+    ("file_understanding_enabled", Rule::Flag(true)),
+    ("vision_strategy", Rule::Choice(&["describe", "ocr", "off"])),
+    ("vision_describe_model", Rule::Text("")),
+    ("vision_describe_max_tokens", Rule::Whole { least: 1, default: 1024 }),
+    ("sandbox_url", Rule::Text("")),
+    ("sandbox_purpose_hint", Rule::Text("")),
+    ("web_search_url", Rule::Text("")),
+    ("web_search_engines", Rule::Anything),
+    ("web_search_max_results", Rule::Anything),
+    ("web_search_extract", Rule::Anything),
+    ("web_search_purpose_hint", Rule::Text("")),
+    ("web_search_allow_private_hosts", Rule::Flag(false)),
+    ("guardrails_url", Rule::Text("")),
+    ("tools_header", Rule::Anything),
+    ("mcp_allow_loopback", Rule::Flag(true)),
+    ("mcp_allow_private_hosts", Rule::Flag(false)),
+    ("secret_key", Rule::Text("")),
+];
+
+const PLATFORM_KEYS: &[&str] = &[
+    "base_url",
+    "resolve_timeout_ms",
+    "usage_timeout_ms",
+    "usage_max_retries",
+    "usage_inline_timeout_ms",
+    "streaming_first_chunk_timeout_ms",
+    "streaming_first_chunk_timeout_ms_tool_loop",
+    "streaming_final_attempt_extra_first_chunk_timeout_ms",
+    "health_path",
+    "management_url",
+];
+
+/// Checks them all and warns once about those that the operator changed.
+pub(super) fn check(fields: &Fields, report: &mut Report) {
+    let mut changed: Vec<&Node> = Vec::new();
+    for (key, rule) in RULES {
+        if let Some(node) = fields.get(key)
+            && differs(key, rule, node, report)
+        {
+            changed.push(node);
+        }
+    }
+    if let Some(node) = fields.get("platform") {
+        warn_unknown(node.entries(&mut Report::default()), PLATFORM_KEYS, "ignored", report);
+    }
+    let place = match changed.as_slice() {
+        [] => return,
+        [one] => one.key_place.clone(),
+        _ => Place::named("configuration"),
+    };
+    let names: Vec<&str> = changed.iter().map(|node| node.path.as_str()).collect();
+    let text = format!("accepted, but this version does not use it yet: {}", names.join(", "));
+    report.warn(&place, text);
+}
+
+fn differs(key: &str, rule: &Rule, node: &Node, report: &mut Report) -> bool {
+    match rule {
+        Rule::Flag(default) => node.flag(report).is_some_and(|flag| flag != *default),
+        Rule::Whole { least, default } => {
+            node.whole(&(*least..=i128::MAX), report).is_some_and(|n| n != *default)
+        }
+        Rule::MaybeWhole { least } => node.whole(&(*least..=i128::MAX), report).is_some(),
+        Rule::MaybeSeconds => node.number(false, f64::MAX, report).is_some(),
+        Rule::Text(default) => node.text(report).is_some_and(|text| text != *default),
+        Rule::Choice(choices) => {
+            let Some(text) = node.text(report) else { return false };
+            let choice = text.trim().to_lowercase();
+            if !choices.contains(&choice.as_str()) {
+                let got = if node.expanded { "…" } else { text };
+                report.problem(&node.place, refusal(key, got, choices));
+            }
+            choice != choices[0]
+        }
+        Rule::Tree => !node.entries(report).is_empty(),
+        Rule::Anything => match &node.value {
+            Value::List(items) => !items.is_empty(),
+            Value::Map(entries) => !entries.is_empty(),
+            Value::Text(text) => !text.is_empty(),
+            Value::Null | Value::Broken => false,
+            _ => true,
+        },
+    }
+}
+
+fn refusal(key: &str, text: &str, choices: &[&str]) -> String {
+    if key == "files_backend" {
+        return format!("Unsupported files_backend: '{text}' (supported: 'local')");
+    }
+    let mut choices = choices.to_vec();
+    choices.sort_unstable();
+    format!("{key} must be one of ['{}'], got '{text}'", choices.join("', '"))
+}

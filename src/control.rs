@@ -1,0 +1,10 @@
+//! The control plane of standalone mode: answers from memory, decides budgets in memory, and journals what happened.
+//!
+//! Nothing here is asked of a database while a request waits: `directory` and `ledger` are read from the store at
+//! start and changed by the management API; `journal` is the way back to the store.
+
+pub mod directory;
+pub mod journal;
+pub mod ledger;
+pub mod local;
+pub mod writer;

@@ -1,0 +1,257 @@
+//! Keys and prices in memory: what the request path looks up, kept in step by the management API.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use otari_filters::control::Prices;
+use papaya::HashMap;
+use sha2::{Digest, Sha256};
+
+use crate::store::{KeyRow, PriceRow};
+
+/// `last_used_at` is written at most once in this time: a request must not cost a write.
+const TOUCH_EVERY_US: i64 = 300_000_000;
+
+/// SHA-256 of a key.
+pub type KeyDigest = [u8; 32];
+
+/// What a request needs to know of an API key.
+#[derive(Debug)]
+pub struct Key {
+    /// Id of the row.
+    pub id: Arc<str>,
+    /// Whom it belongs to.
+    pub user_id: Option<Arc<str>>,
+    /// `false`: revoked.
+    pub is_active: bool,
+    /// Microseconds since 1970.
+    pub expires_at_us: Option<i64>,
+    last_used_us: AtomicI64,
+}
+
+impl Key {
+    /// Notes a use; says whether it is worth a write.
+    pub fn touch(&self, now_us: i64) -> bool {
+        let last = self.last_used_us.load(Ordering::Relaxed);
+        now_us - last >= TOUCH_EVERY_US
+            && self
+                .last_used_us
+                .compare_exchange(last, now_us, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+}
+
+/// The price of a model from an instant on.
+#[derive(Clone, Copy, Debug)]
+struct PricePoint {
+    from_us: i64,
+    prices: Prices,
+}
+
+/// All keys and prices.
+#[derive(Debug, Default)]
+pub struct Directory {
+    keys: HashMap<KeyDigest, Arc<Key>>,
+    /// Digest by key id, for changes.
+    digests: HashMap<Box<str>, KeyDigest>,
+    /// By model key; each list ascending by instant.
+    prices: HashMap<Box<str>, Arc<[PricePoint]>>,
+}
+
+/// The digest under which a key is known.
+pub fn digest(token: &str) -> KeyDigest {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+/// A digest as the store spells it.
+pub fn hex(digest: &KeyDigest) -> String {
+    use std::fmt::Write as _;
+    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Option<KeyDigest> {
+    let mut digest = [0; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(digest)
+}
+
+impl Directory {
+    /// The key with this digest.
+    pub fn key(&self, digest: &KeyDigest) -> Option<Arc<Key>> {
+        self.keys.pin().get(digest).cloned()
+    }
+
+    /// Takes over a key, new or changed.
+    pub fn put_key(&self, row: &KeyRow) {
+        let Some(digest) = unhex(&row.key_hash) else {
+            tracing::warn!(key.id = row.id, "a key's hash is not a SHA-256 and can never match");
+            return;
+        };
+        let last_used = row.last_used_at.map_or(0, |at| at.as_microsecond());
+        let key = Key {
+            id: row.id.as_str().into(),
+            user_id: row.user_id.as_deref().filter(|user| !user.is_empty()).map(Arc::from),
+            is_active: row.is_active,
+            expires_at_us: row.expires_at.map(|at| at.as_microsecond()),
+            last_used_us: AtomicI64::new(last_used),
+        };
+        if let Some(before) = self.digests.pin().insert(row.id.as_str().into(), digest)
+            && *before != digest
+        {
+            self.keys.pin().remove(before);
+        }
+        self.keys.pin().insert(digest, Arc::new(key));
+    }
+
+    /// Forgets a key.
+    pub fn remove_key(&self, id: &str) {
+        if let Some(digest) = self.digests.pin().remove(id) {
+            self.keys.pin().remove(digest);
+        }
+    }
+
+    /// Takes over many prices at once.
+    pub fn put_prices(&self, rows: &[PriceRow]) {
+        let mut sorted: Vec<&PriceRow> = rows.iter().collect();
+        sorted.sort_by(|a, b| (&a.model_key, a.effective_at).cmp(&(&b.model_key, b.effective_at)));
+        let prices = self.prices.pin();
+        for same in sorted.chunk_by(|a, b| a.model_key == b.model_key) {
+            let points: Vec<PricePoint> = same.iter().map(|row| point(row)).collect();
+            prices.insert(same[0].model_key.as_str().into(), points.into());
+        }
+    }
+
+    /// Takes over one price, new or changed.
+    pub fn put_price(&self, row: &PriceRow) {
+        let point = point(row);
+        self.prices.pin().update_or_insert_with(
+            row.model_key.as_str().into(),
+            |points| {
+                let mut points: Vec<PricePoint> =
+                    points.iter().filter(|p| p.from_us != point.from_us).copied().collect();
+                let at = points.partition_point(|p| p.from_us < point.from_us);
+                points.insert(at, point);
+                points.into()
+            },
+            || Arc::from([point]),
+        );
+    }
+
+    /// The price of `provider:model` now; the older spelling `provider/model` is looked up second.
+    pub fn price(&self, provider: &str, model: &str, now_us: i64) -> Option<Prices> {
+        let prices = self.prices.pin();
+        let mut key = String::with_capacity(provider.len() + 1 + model.len());
+        for separator in [':', '/'] {
+            key.clear();
+            key.push_str(provider);
+            key.push(separator);
+            key.push_str(model);
+            if let Some(points) = prices.get(key.as_str()) {
+                let past = points.partition_point(|point| point.from_us <= now_us);
+                if past > 0 {
+                    return Some(points[past - 1].prices);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether any price, past or future, is known under this key.
+    pub fn has_price(&self, model_key: &str) -> bool {
+        self.prices.pin().contains_key(model_key)
+    }
+
+    /// How many models have a price.
+    pub fn priced_models(&self) -> usize {
+        self.prices.len()
+    }
+
+    /// How many keys there are.
+    pub fn keys(&self) -> usize {
+        self.keys.len()
+    }
+}
+
+fn point(row: &PriceRow) -> PricePoint {
+    PricePoint {
+        from_us: row.effective_at.as_microsecond(),
+        prices: Prices { input: row.input, output: row.output },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::timestamp;
+    use otari_filters::money::Rate;
+
+    fn price(key: &str, from_us: i64, input: i64) -> PriceRow {
+        PriceRow {
+            model_key: key.into(),
+            effective_at: timestamp(from_us),
+            input: Rate(input),
+            output: Rate(0),
+            created_at: timestamp(0),
+            updated_at: timestamp(0),
+        }
+    }
+
+    fn key(id: &str, token: &str) -> KeyRow {
+        KeyRow {
+            id: id.into(),
+            key_hash: hex(&digest(token)),
+            key_name: None,
+            user_id: Some(String::new()),
+            created_at: timestamp(0),
+            last_used_at: None,
+            expires_at: None,
+            is_active: true,
+            metadata: serde_json::Map::new(),
+        }
+    }
+
+    #[test]
+    fn the_newest_price_that_applies_is_taken() {
+        let directory = Directory::default();
+        directory.put_prices(&[price("p:m", 200, 2), price("p:m", 100, 1), price("q/m", 0, 9)]);
+        let input = |provider, now| directory.price(provider, "m", now).map(|p| p.input.0);
+        assert_eq!(input("p", 99), None, "a future price does not apply");
+        assert_eq!(input("p", 100), Some(1));
+        assert_eq!(input("p", 1000), Some(2));
+        assert_eq!(input("q", 0), Some(9), "the older spelling is honoured");
+        directory.put_price(&price("p:m", 150, 5));
+        directory.put_price(&price("p:m", 200, 3));
+        assert_eq!((input("p", 160), input("p", 1000)), (Some(5), Some(3)));
+    }
+
+    #[test]
+    fn keys_are_found_by_digest_until_they_are_removed() {
+        let directory = Directory::default();
+        directory.put_key(&key("k", "gw-secret"));
+        let found = directory.key(&digest("gw-secret")).unwrap();
+        assert_eq!(found.user_id, None, "an empty owner is none");
+        directory.put_key(&key("k", "gw-rotated"));
+        assert!(directory.key(&digest("gw-secret")).is_none(), "the old secret dies at once");
+        directory.remove_key("k");
+        assert!(directory.key(&digest("gw-rotated")).is_none());
+    }
+
+    #[test]
+    fn a_use_is_written_every_five_minutes() {
+        let directory = Directory::default();
+        directory.put_key(&key("k", "t"));
+        let found = directory.key(&digest("t")).unwrap();
+        assert!(found.touch(TOUCH_EVERY_US));
+        assert!(!found.touch(TOUCH_EVERY_US + 1));
+        assert!(found.touch(2 * TOUCH_EVERY_US));
+    }
+}

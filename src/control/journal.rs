@@ -1,0 +1,485 @@
+//! The append-only record of finished attempts: durable against the end of this process before the caller sees the
+//! last byte, applied to the store later, replayed at start.
+//!
+//! A folder of numbered segments. A record is one frame: length, CRC-32, JSON, padded to 32 bytes. Writers claim their
+//! place with one atomic addition and write it with one `pwrite`: no lock, and no order between them is needed, because
+//! applying records commutes. A place that was claimed and never written (the process died in between) reads as zeros
+//! and is skipped.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use otari_filters::settle::Entry;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// A segment is closed when the next record would pass this size; closed and applied segments are deleted.
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// Frames begin at multiples of this, so that reading can go on behind a torn one.
+const ALIGN: u64 = 32;
+/// Length and CRC.
+const HEADER_BYTES: usize = 8;
+/// A record is an id, a few names and numbers, and a short message.
+const MAX_RECORD_BYTES: usize = 1 << 20;
+/// How much is read at once; larger than any frame.
+const READ_BYTES: usize = 2 << 20;
+/// Name of the file that says how far records have been applied.
+const CURSOR: &str = "applied";
+
+/// A place in the journal: everything before it has been written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Number of the segment.
+    pub segment: u64,
+    /// Byte within it.
+    pub offset: u64,
+}
+
+/// What one read found.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Records in the order of their places.
+    pub entries: Vec<Entry>,
+    /// Where the next read begins.
+    pub next: Position,
+}
+
+/// Why the journal cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Another process appends to the same folder.
+    #[error(
+        "the journal folder {0} is in use by another otari process; stop it, or set journal_dir to another folder"
+    )]
+    InUse(PathBuf),
+    /// The folder cannot be used.
+    #[error("cannot use the journal folder {folder}: {source}")]
+    Io {
+        /// Which.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+#[derive(Debug)]
+struct Segment {
+    number: u64,
+    file: File,
+    /// End of the last claimed place; passes `SEGMENT_BYTES` when the segment is full.
+    claimed: AtomicU64,
+}
+
+/// The journal of one process.
+#[derive(Debug)]
+pub struct Journal {
+    folder: PathBuf,
+    current: ArcSwap<Segment>,
+    rotation: Mutex<()>,
+    cursor: File,
+    applied: Mutex<Position>,
+    /// Woken when records should be applied sooner than the timer would.
+    pub hurry: Notify,
+    /// Woken whenever `applied` has moved.
+    moved: Notify,
+    /// Held for the life of the process.
+    _lock: File,
+}
+
+impl Journal {
+    /// Opens the folder, making it when missing. New records go to a new segment; older ones wait to be read.
+    ///
+    /// # Errors
+    /// When the folder is in use or cannot be written.
+    pub fn open(folder: &Path) -> Result<Self, JournalError> {
+        let failed = |source| JournalError::Io { folder: folder.to_owned(), source };
+        fs::create_dir_all(folder).map_err(failed)?;
+        let lock = open_rw(&folder.join("lock")).map_err(failed)?;
+        lock.try_lock().map_err(|_| JournalError::InUse(folder.to_owned()))?;
+        let cursor = open_rw(&folder.join(CURSOR)).map_err(failed)?;
+        let applied = read_cursor(&cursor);
+        let numbers = segments(folder).map_err(failed)?;
+        let first = numbers.first().copied();
+        let number = numbers.last().map_or(applied.segment, |last| last.max(&applied.segment) + 1);
+        let segment = create_segment(folder, number).map_err(failed)?;
+        // The cursor may name a segment that is gone, because it was applied whole.
+        let start = match first {
+            Some(first) if first > applied.segment => Position { segment: first, offset: 0 },
+            Some(_) => applied,
+            None => Position { segment: number, offset: 0 },
+        };
+        Ok(Self {
+            folder: folder.to_owned(),
+            current: ArcSwap::from_pointee(segment),
+            rotation: Mutex::new(()),
+            cursor,
+            applied: Mutex::new(start),
+            hurry: Notify::new(),
+            moved: Notify::new(),
+            _lock: lock,
+        })
+    }
+
+    /// Appends a record. When this returns, the record survives the end of the process.
+    ///
+    /// # Errors
+    /// When the disk refuses it, or the record is absurdly long.
+    pub fn append(&self, entry: &Entry) -> io::Result<()> {
+        let frame = frame(entry)?;
+        let size = frame.len() as u64;
+        // Each failed try means that another thread rotated or that we do: a handful at most.
+        for _ in 0..100 {
+            let segment = self.current.load();
+            let at = segment.claimed.fetch_add(size, Ordering::Relaxed);
+            if at + size <= SEGMENT_BYTES {
+                return segment.file.write_all_at(&frame, at);
+            }
+            self.rotate(segment.number)?;
+        }
+        Err(io::Error::other("the journal rotates without end"))
+    }
+
+    fn rotate(&self, full: u64) -> io::Result<()> {
+        let _turn = self.rotation.lock();
+        if self.current.load().number == full {
+            self.current.store(Arc::new(create_segment(&self.folder, full + 1)?));
+        }
+        Ok(())
+    }
+
+    /// Where the next record will go.
+    pub fn end(&self) -> Position {
+        let segment = self.current.load();
+        let offset = segment.claimed.load(Ordering::Acquire).min(SEGMENT_BYTES);
+        Position { segment: segment.number, offset }
+    }
+
+    /// Up to where records have been applied.
+    pub fn applied(&self) -> Position {
+        *self.applied.lock()
+    }
+
+    /// Bytes that wait to be applied, roughly: whole segments in between count in full.
+    pub fn backlog_bytes(&self) -> u64 {
+        let (from, to) = (self.applied(), self.end());
+        (to.segment.saturating_sub(from.segment) * SEGMENT_BYTES + to.offset)
+            .saturating_sub(from.offset)
+    }
+
+    /// Reads records from `from` on: one piece of one segment. Blocks on the disk.
+    ///
+    /// `settled`: no writer can still be at work on what is there, so that a torn frame is skipped instead of awaited.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn read(&self, from: Position, settled: bool) -> io::Result<Batch> {
+        let current = self.current.load_full();
+        let (end, closed) = if from.segment == current.number {
+            (current.claimed.load(Ordering::Acquire), false)
+        } else {
+            (u64::MAX, true)
+        };
+        let end = end.min(SEGMENT_BYTES);
+        let file = match File::open(segment_path(&self.folder, from.segment)) {
+            Ok(file) => file,
+            // A number without a file: the next one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && closed => {
+                return Ok(Batch { entries: Vec::new(), next: after(from.segment) });
+            }
+            Err(error) => return Err(error),
+        };
+        let length = file.metadata()?.len();
+        let end = if closed { end.min(length) } else { end };
+        if from.offset >= end {
+            let next = if closed { after(from.segment) } else { from };
+            return Ok(Batch { entries: Vec::new(), next });
+        }
+        let want = usize::try_from(end - from.offset).unwrap_or(READ_BYTES).min(READ_BYTES);
+        let mut bytes = vec![0; want];
+        let got = read_up_to(&file, &mut bytes, from.offset)?;
+        bytes.resize(want.max(got), 0);
+        let whole = from.offset + want as u64 >= end;
+        let (entries, used) = scan(&bytes, settled || closed, whole);
+        Ok(Batch { entries, next: Position { offset: from.offset + used, ..from } })
+    }
+
+    /// Notes that everything before `position` has been applied, and deletes segments that are done.
+    pub fn advance(&self, position: Position) {
+        let before = std::mem::replace(&mut *self.applied.lock(), position);
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&position.segment.to_le_bytes());
+        bytes[8..].copy_from_slice(&position.offset.to_le_bytes());
+        // A lost cursor costs a replay, which changes nothing.
+        if let Err(error) = self.cursor.write_all_at(&bytes, 0) {
+            tracing::warn!(%error, "cannot note how far the journal is applied; a restart will replay more");
+        }
+        for number in before.segment..position.segment {
+            match fs::remove_file(segment_path(&self.folder, number)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, number, "cannot delete an applied journal segment");
+                }
+                _ => {}
+            }
+        }
+        self.moved.notify_waiters();
+    }
+
+    /// Waits until what is journalled now has been applied, at most so long. Says whether it has.
+    pub async fn flush(&self, at_most: std::time::Duration) -> bool {
+        let target = self.end();
+        let reached = async {
+            loop {
+                let moved = self.moved.notified();
+                tokio::pin!(moved);
+                moved.as_mut().enable();
+                if self.applied() >= target {
+                    return;
+                }
+                self.hurry.notify_one();
+                moved.await;
+            }
+        };
+        tokio::time::timeout(at_most, reached).await.is_ok()
+    }
+
+    /// Keeps a record that the store will never take beside the journal, for a person to look at.
+    ///
+    /// # Errors
+    /// When the disk refuses it.
+    pub fn reject(&self, entry: &Entry) -> io::Result<()> {
+        use std::io::Write as _;
+        let path = self.folder.join("rejected.jsonl");
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        let mut line = serde_json::to_vec(entry)?;
+        line.push(b'\n');
+        file.write_all(&line)
+    }
+}
+
+fn after(segment: u64) -> Position {
+    Position { segment: segment + 1, offset: 0 }
+}
+
+/// A record as it stands in a segment, padded.
+fn frame(entry: &Entry) -> io::Result<Vec<u8>> {
+    let mut frame = Vec::with_capacity(512);
+    frame.resize(HEADER_BYTES, 0);
+    serde_json::to_writer(&mut frame, entry)?;
+    let length = frame.len() - HEADER_BYTES;
+    if length > MAX_RECORD_BYTES {
+        return Err(io::Error::other("a usage record is longer than 1 MiB"));
+    }
+    let crc = crc32fast::hash(&frame[HEADER_BYTES..]);
+    frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    frame.resize(frame.len().next_multiple_of(ALIGN as usize), 0);
+    Ok(frame)
+}
+
+/// The records of `bytes`, and how many bytes were used.
+///
+/// Stops at a frame that is not (yet) whole unless `skip_torn`; then it goes on behind it. `is_end`: nothing follows.
+fn scan(bytes: &[u8], skip_torn: bool, is_end: bool) -> (Vec<Entry>, u64) {
+    let mut entries = Vec::new();
+    let mut at = 0;
+    while at + HEADER_BYTES <= bytes.len() {
+        match read_frame(&bytes[at..]) {
+            Frame::Whole(entry, size) => {
+                entries.extend(entry.map(|entry| *entry));
+                at += size;
+            }
+            // It may go on behind what was read; the next read begins with it.
+            Frame::Cut if !is_end && at > 0 => break,
+            _ if skip_torn => at += ALIGN as usize,
+            _ => break,
+        }
+    }
+    (entries, at.min(bytes.len().next_multiple_of(ALIGN as usize)) as u64)
+}
+
+enum Frame {
+    Whole(Option<Box<Entry>>, usize),
+    Torn,
+    Cut,
+}
+
+fn read_frame(bytes: &[u8]) -> Frame {
+    let word = |at: usize| {
+        let mut four = [0; 4];
+        four.copy_from_slice(&bytes[at..at + 4]);
+        u32::from_le_bytes(four)
+    };
+    let length = word(0) as usize;
+    if length == 0 || length > MAX_RECORD_BYTES {
+        return Frame::Torn;
+    }
+    let Some(payload) = bytes.get(HEADER_BYTES..HEADER_BYTES + length) else { return Frame::Cut };
+    if crc32fast::hash(payload) != word(4) {
+        return Frame::Torn;
+    }
+    let size = (HEADER_BYTES + length).next_multiple_of(ALIGN as usize);
+    let entry = serde_json::from_slice(payload).ok();
+    if entry.is_none() {
+        tracing::error!("a journal record of an unknown form was skipped; was it written by a newer otari?");
+    }
+    Frame::Whole(entry.map(Box::new), size)
+}
+
+fn open_rw(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+fn create_segment(folder: &Path, number: u64) -> io::Result<Segment> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(segment_path(folder, number))?;
+    Ok(Segment { number, file, claimed: AtomicU64::new(0) })
+}
+
+fn segment_path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:016}.journal"))
+}
+
+/// Numbers of the segments in the folder, ascending.
+fn segments(folder: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for file in fs::read_dir(folder)? {
+        let name = file?.file_name();
+        let number: Option<u64> = name.to_str().and_then(|name| name.strip_suffix(".journal")?.parse().ok());
+        numbers.extend(number);
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn read_cursor(cursor: &File) -> Position {
+    let mut bytes = [0; 16];
+    if cursor.read_exact_at(&mut bytes, 0).is_err() {
+        return Position::default();
+    }
+    let (mut segment, mut offset) = ([0; 8], [0; 8]);
+    segment.copy_from_slice(&bytes[..8]);
+    offset.copy_from_slice(&bytes[8..]);
+    Position { segment: u64::from_le_bytes(segment), offset: u64::from_le_bytes(offset) }
+}
+
+fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut got = 0;
+    while got < buffer.len() {
+        match file.read_at(&mut buffer[got..], offset + got as u64)? {
+            0 => break,
+            n => got += n,
+        }
+    }
+    Ok(got)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use otari_filters::money::MicroUsd;
+    use otari_filters::settle::BudgetReset;
+
+    fn entry(n: i64) -> Entry {
+        Entry::Reset(BudgetReset {
+            user_id: format!("user-{n}").into(),
+            budget_id: "b".into(),
+            previous_spend: MicroUsd(n),
+            due_at_us: 1,
+            reset_at_us: 2,
+            next_reset_at_us: None,
+        })
+    }
+
+    fn read_all(journal: &Journal, settled: bool) -> Vec<Entry> {
+        let (mut all, mut at) = (Vec::new(), journal.applied());
+        for _ in 0..100 {
+            let batch = journal.read(at, settled).unwrap();
+            all.extend(batch.entries);
+            if batch.next == at {
+                break;
+            }
+            at = batch.next;
+        }
+        all
+    }
+
+    #[test]
+    fn records_are_read_back_in_order_and_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let written: Vec<_> = (0..1000).map(entry).collect();
+        {
+            let journal = Journal::open(folder.path()).unwrap();
+            written.iter().for_each(|entry| journal.append(entry).unwrap());
+            assert_eq!(read_all(&journal, false), written);
+        }
+        let journal = Journal::open(folder.path()).unwrap();
+        assert_eq!(read_all(&journal, false), written, "nothing was applied, so all is replayed");
+    }
+
+    #[test]
+    fn what_was_applied_is_not_replayed_and_its_segments_go() {
+        let folder = tempfile::tempdir().unwrap();
+        {
+            let journal = Journal::open(folder.path()).unwrap();
+            journal.append(&entry(1)).unwrap();
+            journal.advance(journal.end());
+            journal.append(&entry(2)).unwrap();
+        }
+        let journal = Journal::open(folder.path()).unwrap();
+        assert_eq!(read_all(&journal, false), [entry(2)]);
+        journal.advance(journal.end());
+        assert_eq!(segments(folder.path()).unwrap().len(), 1, "only the open segment is left");
+    }
+
+    #[test]
+    fn a_torn_record_is_skipped_and_the_next_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        journal.append(&entry(1)).unwrap();
+        // A place that was claimed and never written, longer than one step of alignment.
+        journal.current.load().claimed.fetch_add(5 * ALIGN, Ordering::Relaxed);
+        journal.append(&entry(2)).unwrap();
+        assert_eq!(read_all(&journal, false), [entry(1)], "a writer may still be at work");
+        assert_eq!(read_all(&journal, true), [entry(1), entry(2)]);
+    }
+
+    #[test]
+    fn segments_rotate_without_losing_a_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        journal.append(&entry(1)).unwrap();
+        journal.current.load().claimed.store(SEGMENT_BYTES - 8, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            for n in 2..6 {
+                let journal = &journal;
+                scope.spawn(move || journal.append(&entry(n)).unwrap());
+            }
+        });
+        assert_eq!(journal.end().segment, 1);
+        let mut users: Vec<_> = read_all(&journal, true)
+            .into_iter()
+            .map(|e| match e {
+                Entry::Reset(reset) => reset.previous_spend.0,
+                Entry::Usage(_) => 0,
+            })
+            .collect();
+        users.sort_unstable();
+        assert_eq!(users, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn two_processes_cannot_share_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let _first = Journal::open(folder.path()).unwrap();
+        assert!(matches!(Journal::open(folder.path()), Err(JournalError::InUse(_))));
+    }
+}

@@ -1,0 +1,229 @@
+//! The four questions answered from memory: who calls, who pays, where to, may they.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Instant;
+
+use async_trait::async_trait;
+use otari_filters::authenticate::unknown_key;
+use otari_filters::control::{Attempt, Billed, Caller, ControlPlane, Reservation};
+use otari_filters::limit::{Quota, Window};
+use otari_filters::money::MicroUsd;
+use otari_filters::providers::Family;
+use otari_filters::rejection::{Code, Rejection};
+use otari_filters::resolve::{self, Instance};
+use otari_filters::settle::{Entry, UsageRecord};
+use otari_filters::upstream::Upstream;
+use papaya::HashMap;
+use parking_lot::Mutex;
+use subtle::ConstantTimeEq as _;
+
+use crate::clock;
+use crate::control::directory::{self, Directory, KeyDigest};
+use crate::control::journal::Journal;
+use crate::control::ledger::Ledger;
+use crate::control::writer::Touched;
+use crate::telemetry::metrics::Metrics;
+
+/// Windows of idle users are dropped when so many calls were counted.
+const PRUNE_EVERY: u64 = 1000;
+
+/// Standalone mode's control plane.
+pub struct Local {
+    /// Keys and prices.
+    pub directory: Arc<Directory>,
+    /// Budgets.
+    pub ledger: Arc<Ledger>,
+    /// The way back to the store.
+    pub journal: Arc<Journal>,
+    /// Uses of keys.
+    pub touched: Arc<Touched>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Digest of the master key: the comparison is of equal lengths and takes equal time.
+    pub master: Option<KeyDigest>,
+    /// Configured providers, in order.
+    pub providers: Vec<Configured>,
+    /// See the configuration.
+    pub reject_user_mismatch: bool,
+}
+
+/// A provider as configured, ready to be called.
+#[derive(Debug)]
+pub struct Configured {
+    /// How it is reached.
+    pub upstream: Arc<Upstream>,
+    /// What it is.
+    pub kind: &'static otari_filters::providers::Provider,
+    /// Model ids the configuration declares.
+    pub models: Vec<String>,
+}
+
+impl Local {
+    /// Whether the token is the master key.
+    pub fn is_master(&self, token: &str) -> bool {
+        let presented = directory::digest(token);
+        self.master.is_some_and(|master| master.ct_eq(&presented).into())
+    }
+
+    fn attempt(&self, provider: &Configured, model: &str) -> Attempt {
+        // The mock's options behind `?` change its behaviour, not what it is.
+        let billed = match provider.upstream.family {
+            Family::Mock => model.split('?').next().unwrap_or(model),
+            _ => model,
+        };
+        let prices = self.directory.price(&provider.upstream.instance, billed, clock::now_us());
+        Attempt {
+            upstream: provider.upstream.clone(),
+            model: model.into(),
+            billed_model: billed.into(),
+            prices,
+        }
+    }
+
+    fn journal(&self, entry: &Entry) {
+        if let Err(error) = self.journal.append(entry) {
+            // The disk is full or broken. The record is in the log then, for a person to enter by hand.
+            let record = serde_json::to_string(entry).unwrap_or_default();
+            tracing::error!(%error, record, "a usage record could not be journalled");
+            self.metrics.dropped();
+        }
+    }
+}
+
+#[async_trait]
+impl ControlPlane for Local {
+    async fn authenticate(&self, token: &str) -> Result<Caller, Rejection> {
+        let presented = directory::digest(token);
+        if self.master.is_some_and(|master| master.ct_eq(&presented).into()) {
+            return Ok(Caller::Master);
+        }
+        let key = self.directory.key(&presented).ok_or_else(|| unknown_key(token))?;
+        if !key.is_active {
+            return Err(Rejection::new(Code::InactiveKey, "API key is inactive"));
+        }
+        let now_us = clock::now_us();
+        if key.expires_at_us.is_some_and(|expires| expires < now_us) {
+            return Err(Rejection::new(Code::ExpiredKey, "API key has expired"));
+        }
+        if key.touch(now_us) {
+            self.touched.push(&key.id, clock::timestamp(now_us));
+        }
+        Ok(Caller::Key { id: key.id.clone(), user_id: key.user_id.clone() })
+    }
+
+    fn bill(&self, caller: &Caller, requested: Option<&str>) -> Result<Billed, Rejection> {
+        let owner = match (caller, requested) {
+            (Caller::Master, Some(user)) => {
+                return Ok(Billed { user_id: user.into(), keeps_label: false });
+            }
+            (Caller::Master, None) => {
+                let message = "When using master key, 'user' field is required in request body";
+                return Err(Rejection::new(Code::UserRequired, message));
+            }
+            (Caller::Key { user_id: None, .. }, _) => {
+                let message = "API key has no associated user";
+                return Err(Rejection::new(Code::KeyWithoutUser, message));
+            }
+            (Caller::Key { user_id: Some(owner), .. }, _) => owner.clone(),
+        };
+        let other = requested.filter(|user| **user != *owner);
+        let is_identity = other.is_some_and(|user| self.ledger.knows(user));
+        if is_identity && self.reject_user_mismatch {
+            let message = "'user' field does not match the authenticated API key's user";
+            return Err(Rejection::new(Code::UserMismatch, message));
+        }
+        Ok(Billed { user_id: owner, keeps_label: other.is_some() && !is_identity })
+    }
+
+    async fn resolve(&self, _: &Caller, model: &str) -> Result<Vec<Attempt>, Rejection> {
+        let instances: Vec<Instance<'_>> = self
+            .providers
+            .iter()
+            .map(|provider| Instance { name: &provider.upstream.instance, kind: provider.kind })
+            .collect();
+        let lists = |instance: &Instance<'_>, model: &str| {
+            self.directory.has_price(&format!("{}:{model}", instance.name))
+                || self.providers.iter().any(|provider| {
+                    *provider.upstream.instance == *instance.name
+                        && provider.models.iter().any(|declared| declared == model)
+                })
+        };
+        let (at, model) = resolve::find(model, &instances, lists)?;
+        let provider = &self.providers[at];
+        if !provider.upstream.family.serves_chat() {
+            let message = format!(
+                "Provider '{}' ({}) cannot be called by this version of the gateway",
+                provider.upstream.instance, provider.kind.display_name
+            );
+            return Err(Rejection::new(Code::Unsupported, message));
+        }
+        Ok(vec![self.attempt(provider, model)])
+    }
+
+    async fn reserve(
+        &self,
+        user_id: &Arc<str>,
+        estimate: MicroUsd,
+        free: bool,
+    ) -> Result<Reservation, Rejection> {
+        let (held, reset) = self.ledger.reserve(user_id, estimate, free, clock::now_us());
+        if let Some(reset) = reset {
+            self.journal(&Entry::Reset(reset));
+        }
+        if held.as_ref().is_err_and(|refused| refused.code == Code::BudgetExceeded) {
+            self.metrics.budget_exceeded.inc();
+        }
+        held
+    }
+
+    fn top_up(&self, reservation: &mut Reservation, more: MicroUsd) -> Result<(), Rejection> {
+        self.ledger.top_up(reservation, more).inspect_err(|_| self.metrics.budget_exceeded.inc())
+    }
+
+    fn release(&self, reservation: Reservation) {
+        let user_id = reservation.user_id.clone();
+        self.ledger.settle(&user_id, MicroUsd::ZERO, Some(reservation));
+    }
+
+    fn settle(&self, record: UsageRecord, reservation: Option<Reservation>) {
+        let cost = record.cost.filter(|_| record.counts_toward_budget).unwrap_or_default();
+        let user_id = record.user_id.clone();
+        // Journal first: between the two the hold still counts, so nothing can be overspent.
+        self.journal(&Entry::Usage(record));
+        match (user_id, reservation) {
+            (Some(user_id), reservation) => self.ledger.settle(&user_id, cost, reservation),
+            (None, Some(reservation)) => self.release(reservation),
+            (None, None) => {}
+        }
+    }
+}
+
+/// Requests per minute, per billed user, in this process.
+#[derive(Debug)]
+pub struct RateLimiter {
+    limit: NonZeroU32,
+    windows: HashMap<Arc<str>, Arc<Mutex<Window>>>,
+    calls: std::sync::atomic::AtomicU64,
+}
+
+impl RateLimiter {
+    /// A limiter with nobody in it.
+    pub fn new(limit: NonZeroU32) -> Self {
+        Self { limit, windows: HashMap::new(), calls: std::sync::atomic::AtomicU64::new(0) }
+    }
+
+    /// Takes a slot for the user.
+    ///
+    /// # Errors
+    /// `rate_limited`.
+    pub fn admit(&self, user_id: &Arc<str>, now: Instant) -> Result<Quota, Rejection> {
+        let windows = self.windows.pin();
+        let calls = self.calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if calls % PRUNE_EVERY == PRUNE_EVERY - 1 {
+            windows.retain(|_, window| !window.lock().is_idle(now));
+        }
+        let window = windows.get_or_insert_with(user_id.clone(), Arc::default);
+        window.lock().admit(now, self.limit)
+    }
+}

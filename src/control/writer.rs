@@ -1,0 +1,170 @@
+//! Journal → store: applies what was journalled, in batches, for as long as the process lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use otari_filters::settle::Entry;
+use parking_lot::Mutex;
+
+use crate::control::journal::{Journal, Position};
+use crate::store::{Store, StoreError};
+use crate::telemetry::metrics::Metrics;
+
+/// How long a record may wait. A timer and not a wake-up per record: waking another thread costs every request more
+/// than its own record does.
+const EVERY: Duration = Duration::from_millis(100);
+/// Entries of one transaction.
+const BATCH: usize = 500;
+/// A writer may be between claiming a place and filling it for this long; then the place counts as abandoned.
+const TORN_AFTER: Duration = Duration::from_secs(1);
+/// Longest pause between tries while the database is away.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Uses of keys that wait to be written; more are dropped, the next use will be noted.
+const MAX_TOUCHES: usize = 10_000;
+
+/// Takes records from the journal to the store.
+pub struct Writer {
+    journal: Arc<Journal>,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    touched: Arc<Touched>,
+}
+
+/// Keys that were used, to be written with the next batch.
+#[derive(Debug, Default)]
+pub struct Touched(Mutex<Vec<(String, Timestamp)>>);
+
+impl Touched {
+    /// Notes a use.
+    pub fn push(&self, key_id: &str, at: Timestamp) {
+        let mut touched = self.0.lock();
+        if touched.len() < MAX_TOUCHES {
+            touched.push((key_id.to_owned(), at));
+        }
+    }
+}
+
+impl Writer {
+    /// A writer for this journal and store.
+    pub fn new(
+        journal: Arc<Journal>,
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+        touched: Arc<Touched>,
+    ) -> Self {
+        Self { journal, store, metrics, touched }
+    }
+
+    /// Applies everything that earlier processes left. Says how many records changed something.
+    ///
+    /// # Errors
+    /// When the store cannot be reached: nothing may be served on counters that miss these records.
+    pub async fn replay(&self) -> Result<usize, StoreError> {
+        let mut fresh = 0;
+        while self.journal.applied() < self.journal.end() {
+            let before = self.journal.applied();
+            fresh += self.step(true).await?;
+            if self.journal.applied() == before {
+                break;
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Applies until `stop` is ready and nothing is left.
+    pub async fn run(&self) {
+        let mut backoff = EVERY;
+        let mut stuck_since: Option<(Position, tokio::time::Instant)> = None;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(backoff) => {}
+                () = self.journal.hurry.notified() => {}
+            }
+            let before = self.journal.applied();
+            let torn = stuck_since.is_some_and(|(at, since)| at == before && since.elapsed() > TORN_AFTER);
+            backoff = match self.step(torn).await {
+                Ok(_) => EVERY,
+                Err(error) => {
+                    tracing::warn!(%error, "usage waits in the journal until the database answers");
+                    (backoff * 2).min(MAX_BACKOFF)
+                }
+            };
+            let now = self.journal.applied();
+            self.metrics.journal_backlog_bytes.set(i64::try_from(self.journal.backlog_bytes()).unwrap_or(i64::MAX));
+            stuck_since = match stuck_since {
+                _ if now >= self.journal.end() => None,
+                Some((at, since)) if at == now => Some((at, since)),
+                _ => Some((now, tokio::time::Instant::now())),
+            };
+            self.write_touches().await;
+        }
+    }
+
+    /// Reads once and applies what was read, batch by batch.
+    async fn step(&self, skip_torn: bool) -> Result<usize, StoreError> {
+        let from = self.journal.applied();
+        if from >= self.journal.end() {
+            return Ok(0);
+        }
+        let journal = self.journal.clone();
+        let read = tokio::task::spawn_blocking(move || journal.read(from, skip_torn)).await;
+        let batch = match read {
+            Ok(Ok(batch)) => batch,
+            Ok(Err(error)) => return Err(unreadable(&error.to_string())),
+            Err(error) => return Err(unreadable(&error.to_string())),
+        };
+        let mut fresh = 0;
+        for entries in batch.entries.chunks(BATCH) {
+            fresh += self.apply(entries).await?;
+        }
+        if batch.next != from {
+            self.journal.advance(batch.next);
+        }
+        Ok(fresh)
+    }
+
+    async fn apply(&self, entries: &[Entry]) -> Result<usize, StoreError> {
+        let started = std::time::Instant::now();
+        match self.store.apply(entries).await {
+            Ok(applied) => {
+                self.metrics.flushed(entries.len(), started.elapsed(), true);
+                Ok(applied.fresh)
+            }
+            Err(error @ StoreError::Unavailable { .. }) => {
+                self.metrics.flushed(entries.len(), started.elapsed(), false);
+                Err(error)
+            }
+            // One record that the store will never take must not hold up the others.
+            Err(_) if entries.len() > 1 => {
+                let mut fresh = 0;
+                for entry in entries {
+                    fresh += Box::pin(self.apply(std::slice::from_ref(entry))).await?;
+                }
+                Ok(fresh)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the database refuses a usage record; it was put into rejected.jsonl in the journal folder");
+                self.metrics.dropped();
+                let kept = entries.iter().try_for_each(|entry| self.journal.reject(entry));
+                kept.map_err(|error| unreadable(&error.to_string()))?;
+                Ok(0)
+            }
+        }
+    }
+
+    async fn write_touches(&self) {
+        let touched = std::mem::take(&mut *self.touched.0.lock());
+        if touched.is_empty() {
+            return;
+        }
+        // Best effort, as in the reference: the request was served.
+        if let Err(error) = self.store.key_touch(&touched).await {
+            tracing::debug!(%error, "last_used_at was not written");
+        }
+    }
+}
+
+fn unreadable(message: &str) -> StoreError {
+    StoreError::Unavailable { message: format!("journal: {message}") }
+}

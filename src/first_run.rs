@@ -1,0 +1,100 @@
+//! What happens once: the first API key, and prices of the configuration for models that have none.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use uuid::Uuid;
+
+use crate::clock;
+use crate::config::Config;
+use crate::control::directory;
+use crate::store::{KeyRow, Page, PriceRow, Store, StoreError, UserRow};
+
+/// Makes a new API key: `gw-` and 48 random bytes, 67 characters.
+///
+/// # Errors
+/// When the system has no randomness to give.
+pub fn new_key() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 48];
+    getrandom::fill(&mut bytes)?;
+    Ok(format!("gw-{}", URL_SAFE_NO_PAD.encode(bytes)))
+}
+
+/// A user that exists only because a key needs one.
+pub fn virtual_user(key_id: &str, key_name: Option<&str>) -> UserRow {
+    let name = key_name.filter(|name| !name.is_empty()).unwrap_or("unnamed");
+    user(&format!("apikey-{key_id}"), Some(format!("Virtual user for API key: {name}")))
+}
+
+/// A user without budget.
+pub fn user(user_id: &str, alias: Option<String>) -> UserRow {
+    let now = clock::now();
+    UserRow {
+        user_id: user_id.to_owned(),
+        alias,
+        spend: otari_filters::money::MicroUsd::ZERO,
+        reserved: otari_filters::money::MicroUsd::ZERO,
+        budget_id: None,
+        blocked: false,
+        created_at: now,
+        updated_at: now,
+        metadata: serde_json::Map::new(),
+        budget_started_at: None,
+        next_budget_reset_at: None,
+        deleted_at: None,
+    }
+}
+
+/// Seeds prices and makes the bootstrap key; returns it when it is new.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn prepare(config: &Config, store: &dyn Store) -> Result<Option<String>, StoreError> {
+    seed_prices(config, store).await?;
+    if !config.bootstrap_api_key {
+        return Ok(None);
+    }
+    let any = store.key_list(Page { skip: 0, limit: 1 }).await?;
+    if !any.is_empty() {
+        return Ok(None);
+    }
+    let token = new_key().map_err(|error| StoreError::Unavailable { message: error.to_string() })?;
+    let id = Uuid::new_v4().to_string();
+    let owner = virtual_user(&id, Some("bootstrap"));
+    let mut metadata = serde_json::Map::new();
+    metadata.insert("bootstrap".into(), true.into());
+    let key = KeyRow {
+        key_hash: directory::hex(&directory::digest(&token)),
+        key_name: Some("bootstrap".into()),
+        user_id: Some(owner.user_id.clone()),
+        created_at: clock::now(),
+        last_used_at: None,
+        expires_at: None,
+        is_active: true,
+        metadata,
+        id,
+    };
+    store.key_create(&key, Some(&owner)).await?;
+    Ok(Some(token))
+}
+
+/// Writes a configured price only when the model has none: prices set through the API must survive a restart.
+async fn seed_prices(config: &Config, store: &dyn Store) -> Result<(), StoreError> {
+    if config.pricing.is_empty() {
+        return Ok(());
+    }
+    let known: std::collections::HashSet<String> =
+        store.everything().await?.prices.into_iter().map(|price| price.model_key).collect();
+    let now = clock::now();
+    for seed in config.pricing.iter().filter(|seed| !known.contains(&seed.model_key)) {
+        let row = PriceRow {
+            model_key: seed.model_key.clone(),
+            effective_at: seed.effective_at.unwrap_or(now),
+            input: seed.input,
+            output: seed.output,
+            created_at: now,
+            updated_at: now,
+        };
+        store.price_put(&row).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! The life of the process: who is in flight, and when it is time to go.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// Shared by all requests and by the services that end the process.
+#[derive(Debug)]
+pub struct Life {
+    in_flight: AtomicUsize,
+    draining: AtomicBool,
+    stop: watch::Sender<bool>,
+}
+
+/// One request in flight; counts down when dropped, also by a panic.
+#[derive(Debug)]
+pub struct InFlight(Arc<Life>);
+
+impl Default for Life {
+    fn default() -> Self {
+        Self {
+            in_flight: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            stop: watch::Sender::new(false),
+        }
+    }
+}
+
+impl Life {
+    /// Counts a request in.
+    pub fn enter(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        InFlight(self.clone())
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// From now on `/health` says that the gateway is leaving.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the gateway is leaving.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Ends every open request now.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Ready when open requests must end.
+    pub fn stopped(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,164 @@
+//! The built-in mock provider (`provider_type: mock`): speaks the OpenAI and Anthropic APIs, costs
+//! nothing, and fails on request. For trying out applications, for our tests, and as the load target of
+//! `benches/relay.rs`.
+//!
+//! The server is written by hand on the socket: its faults need control over every segment, and the
+//! benchmarks need it to cost next to nothing.
+//!
+//! Routes, each with and without `/v1`: `POST chat/completions`, `messages`, `messages/count_tokens`,
+//! `responses`, `embeddings`; `GET models`. Credentials are not looked at. The same request always gets
+//! the same answer: ids come from the body, words from a list, token counts from lengths (prompt: a
+//! quarter of the characters; completion: one per chunk).
+//!
+//! # Options in the model name
+//!
+//! `<any name>?key=value&key=value`, e.g. `gpt?chunks=64&interval_ms=20`. An unknown option is a 400
+//! that names the known ones.
+//!
+//! | Option | Meaning |
+//! | --- | --- |
+//! | `chunks=N` | output words, one event each in a stream; default 8, at most 100000 |
+//! | `bytes=N` | size of each word |
+//! | `delay_ms=N` | pause before the response head |
+//! | `first_delay_ms=N` | pause between head and first body byte |
+//! | `interval_ms=N` | pause between the chunks of a stream |
+//! | `usage=none`, `usage=last` | never report token counts; in the last content chunk (chat) |
+//! | `cached=N` | prompt tokens that came from a cache; at most all |
+//! | `tools`, `tools=always` | call the first given tool after a user's message; after tool results too |
+//! | `status=N` | answer this error (400 to 599) in the protocol's shape |
+//! | `retry_after=S` | with `Retry-After: S` |
+//! | `fail_first=N` | `status` (default 503) or `fault` for the first N requests with the same `seed`, then success |
+//! | `seed=TEXT` | names the series of `fail_first`; default: the whole model name |
+//! | `fault=F` | one of the faults below |
+//!
+//! Without `tools`, a tool is still called when `tool_choice` insists on one. The arguments hold the
+//! required properties of the tool's schema. `max_tokens` and its relatives cut the words short.
+//!
+//! | Fault | What happens |
+//! | --- | --- |
+//! | `refuse`, `silent` | closes, or never answers, after reading the request |
+//! | `header_then_silent` | sends the head and nothing else |
+//! | `cut:N`, `reset:N`, `stall:N` | after N chunks (default 1): closes, resets, falls silent; JSON bodies end half way |
+//! | `error_event:N` | after N chunks the stream reports an error and ends |
+//! | `half_utf8` | a four-byte character arrives in two segments, 20 ms apart |
+//! | `split_lines` | segments of three bytes |
+//! | `gzip` | compressed, asked or not |
+//! | `crlf`, `comments` | CR LF line ends; comment lines between events |
+//! | `no_done` | leaves out the event that ends the stream: `[DONE]`, `message_stop`, `response.completed` |
+//! | `bad_json` | the first chunk, or the JSON body, is cut in half |
+//! | `html`, `empty` | 200 with a web page, or with no body |
+//! | `close_delimited` | neither length nor chunks: the end of the connection ends the body |
+//! | `early_413` | answers 413 before the body is read, if the model stands in its first 64 KiB |
+//!
+//! # Looking inside
+//!
+//! `GET /__mock/requests` answers `{"total", "models": {name: {"requests", "disconnected"}},
+//! "recording", "requests": [{"method", "path", "headers": [[name, value]], "body_bytes", "body"}]}`:
+//! the last 64 requests, oldest first, only when [`Options::record`] is set; credentials are masked.
+//! `disconnected` counts answers the caller did not wait for. `DELETE /__mock/requests` starts anew.
+
+mod answer;
+mod call;
+mod chat;
+mod connection;
+mod embeddings;
+mod emit;
+mod http;
+mod messages;
+mod protocol;
+mod record;
+mod responses;
+mod script;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use record::Record;
+
+/// Connections served at once; more wait in the listener's queue.
+const MAX_CONNECTIONS: usize = 8192;
+
+/// Pause after a failed accept: it means that file handles ran out, and they come back slowly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How a mock is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Keep the last 64 requests with headers and bodies; costs a copy per request.
+    pub record: bool,
+}
+
+/// A mock provider and what it remembers. Several listeners may share one.
+#[derive(Clone)]
+pub struct Mock {
+    record: Arc<Record>,
+}
+
+impl Mock {
+    /// A mock that has seen nothing yet.
+    pub fn new(options: Options) -> Self {
+        Self { record: Arc::new(Record::new(options.record)) }
+    }
+
+    /// Requests seen since the start or the last reset, introspection apart.
+    pub fn requests(&self) -> u64 {
+        self.record.total()
+    }
+
+    /// Serves `listener` until `shutdown` resolves, then drops every connection.
+    ///
+    /// # Errors
+    /// When the listener has no address any more; a failed accept is waited out.
+    pub async fn serve(
+        &self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> io::Result<()> {
+        listener.local_addr()?;
+        let mut shutdown = pin!(shutdown);
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return Ok(()),
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(connection::serve(stream, Arc::clone(&self.record)));
+                    }
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                },
+            }
+        }
+    }
+}
+
+/// Serves a fresh [`Mock`] that records nothing. See [`Mock::serve`].
+///
+/// # Errors
+/// As [`Mock::serve`].
+pub async fn serve(
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    serve_with(listener, Options::default(), shutdown).await
+}
+
+/// Serves a fresh [`Mock`]. See [`Mock::serve`].
+///
+/// # Errors
+/// As [`Mock::serve`].
+pub async fn serve_with(
+    listener: TcpListener,
+    options: Options,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    Mock::new(options).serve(listener, shutdown).await
+}

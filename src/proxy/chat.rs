@@ -1,0 +1,133 @@
+//! `POST /v1/chat/completions`: the gates in their order, then the exchange.
+//!
+//! Order: contract data-plane 2.1, credentials first (D5).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use otari_filters::control::{Attempt, Caller, Prices};
+use otari_filters::protocol::chat::Request;
+use otari_filters::rejection::{Code, Rejection};
+use otari_filters::reserve::Estimate;
+use pingora_proxy::Session;
+
+use crate::app::App;
+use crate::proxy::open::{Open, Origin};
+use crate::proxy::request::Stop;
+use crate::proxy::{RequestContext, body, exchange};
+
+const ENDPOINT: &str = "/v1/chat/completions";
+
+/// A chat completion that has passed the gates.
+pub(super) struct Call {
+    pub(super) request: Request,
+    pub(super) body: Bytes,
+    /// `user` is the caller's own label and goes on to the provider.
+    pub(super) keeps_user: bool,
+    /// Best first; never empty.
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) open: Open,
+}
+
+/// Serves one chat completion.
+pub(super) async fn complete(
+    app: &Arc<App>,
+    s: &mut Session,
+    ctx: &mut RequestContext,
+) -> Result<(), Stop> {
+    let body = body::read(s, &app.config.limits).await?;
+    let request = Request::read(&body)?;
+    ctx.outcome.model = Some(request.model.as_str().into());
+    let mut call = pass_gates(app, ctx, request, body).await?;
+    let result = exchange::run(app, s, ctx, &mut call).await;
+    ctx.outcome.attempts = call.open.attempts();
+    ctx.outcome.usage = call.open.usage();
+    ctx.outcome.cost = call.open.cost();
+    result
+}
+
+async fn pass_gates(
+    app: &Arc<App>,
+    ctx: &mut RequestContext,
+    request: Request,
+    body: Bytes,
+) -> Result<Call, Stop> {
+    let caller = ctx.caller.clone().ok_or_else(|| Rejection::internal("no caller"))?;
+    if request.model.trim().is_empty() {
+        let message = "Invalid request: model is required";
+        return Err(Rejection::new(Code::ModelNotFound, message).into());
+    }
+    let billed = app.control.bill(&caller, request.user.as_deref())?;
+    ctx.user_id = Some(billed.user_id.clone());
+    if let Some(limiter) = &app.limiter {
+        let admitted = limiter.admit(&billed.user_id, Instant::now());
+        ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
+    }
+    // Where it would go decides what it would cost; a name that leads nowhere is refused behind the budget gate.
+    let resolved = app.control.resolve(&caller, &request.model).await;
+    let prices = resolved.as_ref().ok().and_then(|attempts| attempts[0].prices);
+    let estimate = estimate(app, &request);
+    let is_free = prices.is_some_and(|prices| prices.is_free());
+    let hold = estimate.cost(prices);
+    let reservation = app.control.reserve(&billed.user_id, hold, is_free).await?;
+    let origin = Origin {
+        request_id: ctx.id.clone(),
+        key_id: caller.key_id().cloned(),
+        user_id: billed.user_id,
+        endpoint: ENDPOINT,
+        started: ctx.started,
+    };
+    // From here on every way out gives the hold back.
+    let mut open = Open::new(app.clone(), origin, estimate, reservation);
+    let attempts = priced(app, &request, resolved, prices)?;
+    refuse_unserved(&request, &caller)?;
+    open.set_candidates(attempts.len());
+    Ok(Call { request, body, keeps_user: billed.keeps_label, attempts, open })
+}
+
+fn estimate(app: &App, request: &Request) -> Estimate {
+    let default = app.config.budget_estimate_default_output_tokens;
+    let whole =
+        Estimate::new(request.prompt_chars, request.declared_output, default, request.choices);
+    if request.stream { whole.first_step(app.config.stream_hold_output_tokens) } else { whole }
+}
+
+/// The price gate, then the refusal of a name that leads nowhere.
+fn priced(
+    app: &App,
+    request: &Request,
+    resolved: Result<Vec<Attempt>, Rejection>,
+    prices: Option<Prices>,
+) -> Result<Vec<Attempt>, Rejection> {
+    let is_ambiguous =
+        resolved.as_ref().is_err_and(|refused| refused.code == Code::AmbiguousModel);
+    if app.config.require_pricing && prices.is_none() && !is_ambiguous {
+        let message = format!(
+            "No pricing configured for model '{}', and require_pricing is on. Add a price with POST /v1/pricing or \
+             in the pricing section of config.yml, or set require_pricing to false",
+            request.model
+        );
+        return Err(Rejection::new(Code::NoPrice, message));
+    }
+    resolved
+}
+
+/// Features of the reference that this version does not run are refused, never silently left out.
+fn refuse_unserved(request: &Request, _: &Caller) -> Result<(), Rejection> {
+    let asked = request
+        .gateway_features
+        .iter()
+        .find(|field| matches!(**field, "mcp_servers" | "mcp_server_ids" | "guardrails"));
+    match asked {
+        Some(&"mcp_server_ids") => Err(Rejection::new(
+            Code::Unsupported,
+            "mcp_server_ids is only available in platform mode",
+        )),
+        Some(field) => Err(Rejection::new(
+            Code::Unsupported,
+            format!("'{field}' is not supported by this version of the gateway: remove the field"),
+        )),
+        None => Ok(()),
+    }
+}

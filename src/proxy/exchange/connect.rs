@@ -1,0 +1,145 @@
+//! A connection to the provider, and the request on it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
+use otari_filters::upstream::{Failure, Upstream};
+use pingora_core::prelude::ErrorType;
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+
+use crate::app::App;
+
+use super::{Failed, Step, Watch, out_of_time, stopped};
+
+/// Upstream writes are unbuffered: larger pieces than this are cut, so that an early answer is noticed in between.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// A connection to the first of the addresses that takes one, and whether it is from the pool.
+pub(super) async fn connect(
+    app: &Arc<App>,
+    s: &mut Session,
+    watch: &mut Watch,
+    peers: &[Arc<HttpPeer>],
+) -> Result<(HttpSession, Arc<HttpPeer>, bool), Failed> {
+    let mut failure = Failure::Connect;
+    for peer in peers {
+        // At most twice per address: with HTTP/2, then without it.
+        for _ in 0..2 {
+            // The peer bounds this itself, TLS included; our own bound is a net below it.
+            let until = Instant::now() + app.config.limits.connect_timeout * 3;
+            let error = match watch.step(s, until, app.connector.get_http_session(&**peer)).await {
+                Step::Got(Ok((session, reused))) => return Ok((session, peer.clone(), reused)),
+                Step::Got(Err(error)) => error,
+                Step::Gone(error) => return Err(Failed::CallerGone(error)),
+                Step::Stopped => return Err(stopped()),
+                Step::Timeout if watch.is_over() => return Err(out_of_time()),
+                Step::Timeout => {
+                    failure = Failure::ConnectTimeout;
+                    break;
+                }
+            };
+            failure = match error.etype() {
+                ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => {
+                    Failure::ConnectTimeout
+                }
+                ErrorType::H2Downgrade | ErrorType::InvalidH2 => {
+                    app.connector.prefer_h1(&**peer);
+                    continue;
+                }
+                _ => Failure::Connect,
+            };
+            tracing::debug!(%error, "no connection to a provider");
+            break;
+        }
+    }
+    Err(failure.into())
+}
+
+/// Sends header and body. An answer that comes early ends the sending; it is read next.
+pub(super) async fn send(
+    s: &mut Session,
+    watch: &mut Watch,
+    up: &mut HttpSession,
+    upstream: &Upstream,
+    body: &[Bytes],
+) -> Result<(), Failed> {
+    let header = header(up, upstream, body).map_err(|_| Failed::from(Failure::Connect))?;
+    if up.write_request_header(Box::new(header)).await.is_err() {
+        return Err(Failure::Broken.into());
+    }
+    let is_large = body.iter().map(Bytes::len).sum::<usize>() > PIECE_BYTES;
+    for whole in body {
+        let mut rest = whole.clone();
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+            match watch.step(s, watch.deadline, up.write_request_body(piece, false)).await {
+                Step::Got(Ok(())) => {}
+                // A 413 or 401 may be waiting behind the broken pipe: reading finds out.
+                Step::Got(Err(_)) => return Ok(()),
+                Step::Gone(error) => return Err(Failed::CallerGone(error)),
+                Step::Stopped => return Err(stopped()),
+                Step::Timeout => return Err(out_of_time()),
+            }
+            if is_large && up.read_response_header().now_or_never().is_some() {
+                return Ok(());
+            }
+        }
+    }
+    match up.finish_request_body().await {
+        Ok(()) => Ok(()),
+        Err(_) => Err(Failure::Broken.into()),
+    }
+}
+
+/// An allow-list, never a copy of the caller's header.
+fn header(
+    up: &HttpSession,
+    upstream: &Upstream,
+    body: &[Bytes],
+) -> pingora_core::Result<RequestHeader> {
+    let path = format!("{}/chat/completions", upstream.base_path);
+    let mut header = RequestHeader::build("POST", path.as_bytes(), Some(8))?;
+    if matches!(up, HttpSession::H2(_)) {
+        let scheme = if upstream.tls { "https" } else { "http" };
+        let authority = upstream.authority.to_str().unwrap_or_default();
+        if let Ok(uri) = format!("{scheme}://{authority}{path}").parse() {
+            header.set_uri(uri);
+        }
+    } else {
+        header.insert_header(HOST, upstream.authority.clone())?;
+    }
+    header.insert_header(CONTENT_TYPE, "application/json")?;
+    header.insert_header(CONTENT_LENGTH, body.iter().map(Bytes::len).sum::<usize>())?;
+    header.insert_header(ACCEPT, "*/*")?;
+    // The meter reads plain bytes.
+    header.insert_header(ACCEPT_ENCODING, "identity")?;
+    header.insert_header(USER_AGENT, concat!("otari/", env!("CARGO_PKG_VERSION")))?;
+    for (name, value) in &upstream.headers {
+        header.insert_header(name.clone(), value.clone())?;
+    }
+    Ok(header)
+}
+
+/// Returns a connection to its pool, or closes it.
+///
+/// HTTP/2 streams share their connection, which must return to its pool even when the stream failed.
+pub(in crate::proxy) async fn give_back(
+    app: &App,
+    mut up: HttpSession,
+    peer: &Arc<HttpPeer>,
+    complete: bool,
+) {
+    let is_h2 = matches!(up, HttpSession::H2(_));
+    if !complete {
+        up.shutdown().await;
+    }
+    if complete || is_h2 {
+        app.connector.release_http_session(up, &**peer, peer.options.idle_timeout).await;
+    }
+}

@@ -1,0 +1,354 @@
+//! A call that has not ended: the hold it keeps, and the record it will leave.
+//!
+//! However the request ends, this is settled exactly once: by `end` where the ending is known, else when it is dropped,
+//! which is also how a panic ends.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use otari_filters::control::{Attempt, Prices, Reservation};
+use otari_filters::meter::Usage;
+use otari_filters::money::MicroUsd;
+use otari_filters::rejection::Rejection;
+use otari_filters::reserve::Estimate;
+use otari_filters::settle::{Status, UsageRecord};
+
+use crate::app::App;
+use crate::clock;
+use crate::config::MissingUsage;
+
+/// Longest reason kept in a row.
+const MAX_REASON_CHARS: usize = 500;
+
+/// Whose call it is.
+pub(super) struct Origin {
+    pub(super) request_id: Box<str>,
+    pub(super) key_id: Option<Arc<str>>,
+    pub(super) user_id: Arc<str>,
+    pub(super) endpoint: &'static str,
+    pub(super) started: Instant,
+}
+
+/// How the last attempt ended.
+pub(super) enum Ending {
+    /// The answer is complete.
+    Complete {
+        /// It was a stream: a missing usage is charged as the configuration says.
+        streamed: bool,
+    },
+    /// The provider gave no answer; nothing is charged.
+    Failed {
+        /// Why, without secrets.
+        reason: Cow<'static, str>,
+        /// The provider's status, else the one the caller sees.
+        status: u16,
+    },
+    /// The provider broke off after the first byte; only what it reported is charged.
+    Broken(&'static str),
+    /// Somebody else ended it after the first byte: the caller pays for what was produced (contract D8).
+    Cut {
+        /// Outcome code.
+        reason: &'static str,
+        /// Status for the row.
+        status: u16,
+    },
+}
+
+/// The attempt under way.
+struct Current {
+    provider: Box<str>,
+    model: Box<str>,
+    prices: Option<Prices>,
+    /// The provider may have begun to work.
+    sent: bool,
+}
+
+/// What is settled when the call ends.
+pub(super) struct Open {
+    app: Arc<App>,
+    origin: Origin,
+    estimate: Estimate,
+    reservation: Option<Reservation>,
+    /// Output tokens the hold covers.
+    covered: u64,
+    current: Option<Current>,
+    position: u16,
+    candidates: u16,
+    usage: Option<Usage>,
+    output_tokens: u64,
+    cost: Option<MicroUsd>,
+    is_settled: bool,
+    was_complete: bool,
+}
+
+impl Open {
+    /// Takes over a hold. `estimate` is what it was taken for.
+    pub(super) fn new(
+        app: Arc<App>,
+        origin: Origin,
+        estimate: Estimate,
+        reservation: Reservation,
+    ) -> Self {
+        Self {
+            app,
+            origin,
+            estimate,
+            reservation: Some(reservation),
+            covered: estimate.output_tokens,
+            current: None,
+            position: 0,
+            candidates: 1,
+            usage: None,
+            output_tokens: 0,
+            cost: None,
+            is_settled: false,
+            was_complete: false,
+        }
+    }
+
+    /// How many upstreams may be tried.
+    pub(super) fn set_candidates(&mut self, count: usize) {
+        self.candidates = u16::try_from(count).unwrap_or(u16::MAX);
+    }
+
+    /// A new attempt begins.
+    pub(super) fn begin(&mut self, attempt: &Attempt) {
+        self.position = self.position.saturating_add(1);
+        self.current = Some(Current {
+            provider: attempt.upstream.instance.clone(),
+            model: attempt.billed_model.clone(),
+            prices: attempt.prices,
+            sent: false,
+        });
+    }
+
+    /// From now on the provider may work, and bill.
+    pub(super) fn mark_sent(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.sent = true;
+        }
+    }
+
+    /// The try never reached the provider and does not count.
+    pub(super) fn forget(&mut self) {
+        self.current = None;
+        self.position = self.position.saturating_sub(1);
+    }
+
+    /// Whether the answer was complete when the call ended.
+    pub(super) fn was_complete(&self) -> bool {
+        self.was_complete
+    }
+
+    /// Attempts so far.
+    pub(super) fn attempts(&self) -> u16 {
+        self.position
+    }
+
+    /// Tokens, once known; for the log line.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// Cost, once settled; for the log line.
+    pub(super) fn cost(&self) -> Option<MicroUsd> {
+        self.cost
+    }
+
+    /// Takes over what the meter has seen.
+    pub(super) fn observe(&mut self, usage: Option<Usage>, output_tokens: u64) {
+        self.usage = usage;
+        self.output_tokens = output_tokens;
+    }
+
+    /// Lets the hold grow when the output has passed it (contract D23).
+    ///
+    /// # Errors
+    /// `budget_exceeded`: the stream must end.
+    pub(super) fn cover_output(&mut self) -> Result<(), Rejection> {
+        if self.output_tokens <= self.covered {
+            return Ok(());
+        }
+        let step = self.app.config.stream_hold_output_tokens.max(1);
+        let steps = (self.output_tokens - self.covered).div_ceil(step);
+        let more = steps.saturating_mul(step);
+        let prices = self.current.as_ref().and_then(|current| current.prices);
+        let price = prices.map_or(MicroUsd::ZERO, |prices| prices.cost(0, more));
+        if let Some(reservation) = self.reservation.as_mut().filter(|_| price > MicroUsd::ZERO) {
+            self.app.control.top_up(reservation, price)?;
+        }
+        self.covered += more;
+        Ok(())
+    }
+
+    /// The attempt failed, and another one follows.
+    pub(super) fn absorb(&mut self, reason: &str, status: u16) {
+        let mut record = self.record(Status::Absorbed);
+        record.error_message = Some(shorten(reason));
+        record.status_code = Some(status);
+        if let Some(current) = self.current.take() {
+            self.app.metrics.attempt(&current.provider, reason_label(reason));
+            self.app.control.settle(record, None);
+        }
+    }
+
+    /// The call is over. Durable when this returns; later calls do nothing.
+    pub(super) fn end(&mut self, ending: &Ending) {
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
+        let reservation = self.reservation.take();
+        self.was_complete = matches!(ending, Ending::Complete { .. });
+        // A caller who left before anything was sent owes nothing, and no provider was called.
+        let unsent = matches!(ending, Ending::Cut { .. });
+        let Some(current) = self.current.as_ref().filter(|current| current.sent || !unsent) else {
+            // Nothing was sent anywhere.
+            if let Some(reservation) = reservation {
+                self.app.control.release(reservation);
+            }
+            return;
+        };
+        let held = reservation.as_ref().map_or(MicroUsd::ZERO, |reservation| reservation.held);
+        let prices = current.prices;
+        let mut record = self.record(Status::Error);
+        let outcome = match ending {
+            Ending::Complete { streamed } => self.complete(&mut record, *streamed, held),
+            Ending::Failed { reason, status } => {
+                record.error_message = Some(shorten(reason));
+                record.status_code = Some(*status);
+                reason_label(reason)
+            }
+            Ending::Broken(reason) => {
+                self.fill_tokens(&mut record);
+                record.cost = self.usage.zip(prices).map(|(usage, prices)| price(usage, prices));
+                record.error_message = Some((*reason).into());
+                record.status_code = Some(502);
+                reason
+            }
+            Ending::Cut { reason, status } => {
+                let produced = self.fill_tokens(&mut record);
+                record.cost = prices.map(|prices| price(produced, prices));
+                record.error_message = Some((*reason).into());
+                record.status_code = Some(*status);
+                reason
+            }
+        };
+        self.note(&record, outcome);
+        self.app.control.settle(record, reservation);
+    }
+
+    /// A complete answer: its usage, or what the configuration says of a stream without one.
+    fn complete(&self, record: &mut UsageRecord, streamed: bool, held: MicroUsd) -> &'static str {
+        record.status = Status::Success;
+        let prices = self.current.as_ref().and_then(|current| current.prices);
+        if let Some(usage) = self.usage {
+            self.fill_tokens(record);
+            record.cost = prices.map(|prices| price(usage, prices));
+            return "success";
+        }
+        if streamed {
+            match self.app.config.stream_missing_usage_policy {
+                MissingUsage::Estimate => record.cost = Some(held),
+                MissingUsage::AllowFree => {}
+                MissingUsage::Fail => {
+                    record.status = Status::Error;
+                    record.cost = Some(held);
+                    record.error_message = Some("stream completed without usage data".into());
+                }
+            }
+        }
+        "success"
+    }
+
+    /// Puts the tokens into the record: the provider's, else prompt estimate and output seen. Returns them.
+    fn fill_tokens(&self, record: &mut UsageRecord) -> Usage {
+        let produced = self.usage.unwrap_or_else(|| Usage {
+            prompt_tokens: self.estimate.prompt_tokens,
+            completion_tokens: self.output_tokens,
+            total_tokens: self.estimate.prompt_tokens + self.output_tokens,
+            cache_read_tokens: 0,
+        });
+        record.prompt_tokens = Some(produced.prompt_tokens);
+        record.completion_tokens = Some(produced.completion_tokens);
+        record.total_tokens = Some(produced.total_tokens);
+        record.cache_read_tokens = Some(produced.cache_read_tokens);
+        produced
+    }
+
+    fn record(&self, status: Status) -> UsageRecord {
+        let current = self.current.as_ref();
+        // The first attempt's row carries the request's own id: one random number less per request.
+        let id = match self.position {
+            0 | 1 => self.origin.request_id.clone(),
+            _ => uuid::Uuid::now_v7().to_string().into(),
+        };
+        let latency = self.origin.started.elapsed().as_millis();
+        UsageRecord {
+            id,
+            request_group_id: self.origin.request_id.clone(),
+            api_key_id: self.origin.key_id.clone(),
+            user_id: Some(self.origin.user_id.clone()),
+            timestamp_us: clock::now_us(),
+            model: current.map(|current| current.model.clone()).unwrap_or_default(),
+            provider: current.map(|current| current.provider.clone()),
+            endpoint: Cow::Borrowed(self.origin.endpoint),
+            prompt_tokens: None,
+            completion_tokens: None,
+            total_tokens: None,
+            cache_read_tokens: None,
+            cost: None,
+            status,
+            error_message: None,
+            status_code: None,
+            latency_ms: u32::try_from(latency).unwrap_or(u32::MAX),
+            attempt_position: self.position,
+            attempt_count: self.candidates.max(self.position),
+            counts_toward_budget: true,
+        }
+    }
+
+    /// Metrics, and what the log line will say.
+    fn note(&mut self, record: &UsageRecord, outcome: &str) {
+        self.cost = record.cost;
+        let Some(current) = &self.current else { return };
+        let metrics = &self.app.metrics;
+        metrics.attempt(&current.provider, outcome);
+        // A name becomes a label only when it has a price: unpriced ones are whatever a caller typed.
+        let model = if current.prices.is_some() { &*current.model } else { "other" };
+        metrics.usage(
+            &current.provider,
+            model,
+            record.prompt_tokens.unwrap_or(0),
+            record.completion_tokens.unwrap_or(0),
+            record.cost.map(MicroUsd::to_f64),
+        );
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.is_settled {
+            return;
+        }
+        if self.current.as_ref().is_some_and(|current| current.sent) {
+            self.end(&Ending::Cut { reason: "gateway_panic", status: 500 });
+        } else {
+            self.current = None;
+            self.end(&Ending::Complete { streamed: false });
+        }
+    }
+}
+
+fn price(usage: Usage, prices: Prices) -> MicroUsd {
+    prices.cost(usage.prompt_tokens, usage.completion_tokens)
+}
+
+/// The code before the colon: a closed set, fit for a label.
+fn reason_label(reason: &str) -> &str {
+    reason.split(':').next().unwrap_or(reason)
+}
+
+fn shorten(reason: &str) -> Box<str> {
+    reason.chars().take(MAX_REASON_CHARS).collect::<String>().into()
+}

@@ -1,0 +1,86 @@
+//! The committed answer, piece by piece: joined, metered, recorded before its last byte, ended.
+
+mod json;
+mod stream;
+
+use std::sync::Arc;
+
+use http::header::{
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, DATE, SERVER, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderName, HeaderValue, StatusCode};
+use pingora_core::prelude::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use crate::app::App;
+use crate::proxy::RequestContext;
+use crate::proxy::chat::Call;
+use crate::proxy::exchange::{Answer, Watch};
+use crate::proxy::reply;
+use crate::proxy::request::Stop;
+
+/// Passes the answer on.
+pub(super) async fn run(
+    app: &Arc<App>,
+    s: &mut Session,
+    ctx: &mut RequestContext,
+    call: &mut Call,
+    watch: &mut Watch,
+    answer: Answer,
+) -> Result<(), Stop> {
+    let first_byte = ctx.started.elapsed();
+    ctx.outcome.first_byte_ms = u32::try_from(first_byte.as_millis()).ok();
+    app.metrics.first_byte(first_byte);
+    if answer.is_stream {
+        stream::run(app, s, ctx, call, watch, answer).await
+    } else {
+        json::run(app, s, ctx, call, watch, answer).await
+    }
+}
+
+/// Headers of a provider that are its own affair.
+fn is_hop(name: &HeaderName) -> bool {
+    [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, DATE, SERVER, SET_COOKIE, CONTENT_ENCODING]
+        .contains(name)
+        || matches!(name.as_str(), "keep-alive" | "alt-svc" | "strict-transport-security" | "via")
+        // Its organisation, request ids and limits are the operator's, not the caller's.
+        || name.as_str().starts_with("openai-")
+        || name.as_str().starts_with("x-ratelimit-")
+        || name.as_str().starts_with("cf-")
+        || matches!(name.as_str(), "x-request-id" | "request-id")
+}
+
+/// The caller's header: the provider's, without what is its own affair, with ours.
+fn header(
+    answer: &Answer,
+    ctx: &RequestContext,
+    content_length: Option<usize>,
+) -> pingora_core::Result<ResponseHeader> {
+    let theirs = answer.up.response_header();
+    let status = theirs.map_or(StatusCode::OK, |head| head.status);
+    let mut head = ResponseHeader::build(status, Some(24))?;
+    for (name, value) in theirs.iter().flat_map(|head| &head.headers) {
+        if !is_hop(name) && name != CONTENT_LENGTH {
+            head.append_header(name.clone(), value.clone())?;
+        }
+    }
+    reply::common(&mut head, ctx, false)?;
+    reply::quota(&mut head, ctx)?;
+    if let Some(provider) = &ctx.outcome.provider
+        && let Ok(value) = HeaderValue::from_str(provider)
+    {
+        head.insert_header(HeaderName::from_static("otari-provider"), value)?;
+    }
+    match content_length {
+        Some(length) => head.insert_header(CONTENT_LENGTH, length)?,
+        // Without either, Pingora would end the answer by closing the connection.
+        None => head.insert_header(TRANSFER_ENCODING, "chunked")?,
+    }
+    if answer.is_stream {
+        // Buffering proxies in front of us must not hold events back.
+        head.insert_header(HeaderName::from_static("x-accel-buffering"), "no")?;
+    }
+    Ok(head)
+}

@@ -1,0 +1,162 @@
+//! Answers that the gateway writes itself, and the headers that every answer carries.
+
+use bytes::Bytes;
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, VARY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use otari_filters::protocol::Protocol;
+use otari_filters::rejection::Rejection;
+use pingora_core::prelude::{Error, ErrorSource, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::{FailToProxy, Session};
+
+use crate::clock;
+use crate::proxy::RequestContext;
+
+/// A whole answer.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) content_type: &'static str,
+    pub(super) body: Bytes,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+pub(super) const JSON: &str = "application/json";
+
+impl Reply {
+    pub(super) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status, content_type, body: body.into(), headers: Vec::new() }
+    }
+}
+
+/// Headers of every answer, refusals included.
+pub(super) fn common(
+    head: &mut ResponseHeader,
+    ctx: &RequestContext,
+    is_health: bool,
+) -> Result<()> {
+    head.insert_header(X_CONTENT_TYPE_OPTIONS, "nosniff")?;
+    head.insert_header(X_FRAME_OPTIONS, "DENY")?;
+    head.insert_header(REFERRER_POLICY, "strict-origin-when-cross-origin")?;
+    if !is_health {
+        head.insert_header(CACHE_CONTROL, "private, no-store, no-cache")?;
+        head.insert_header(VARY, "Authorization")?;
+    }
+    // OpenAI's SDK reads the first, Anthropic's the second, ours the third (contract D18).
+    let id = HeaderValue::from_str(&ctx.id).unwrap_or_else(|_| HeaderValue::from_static(""));
+    head.insert_header(HeaderName::from_static("x-request-id"), id.clone())?;
+    head.insert_header(HeaderName::from_static("request-id"), id.clone())?;
+    head.insert_header(HeaderName::from_static("otari-request-id"), id)?;
+    Ok(())
+}
+
+/// The rate limit, for answers that were let through.
+pub(super) fn quota(head: &mut ResponseHeader, ctx: &RequestContext) -> Result<()> {
+    let Some(quota) = ctx.quota else { return Ok(()) };
+    let now_s = clock::now_us() / 1_000_000;
+    let resets_s = i64::try_from(quota.resets_in.as_secs()).unwrap_or(60);
+    let name = HeaderName::from_static;
+    head.insert_header(name("x-ratelimit-limit"), quota.limit)?;
+    head.insert_header(name("x-ratelimit-remaining"), quota.remaining)?;
+    head.insert_header(name("x-ratelimit-reset"), now_s + resets_s)?;
+    // The names that OpenAI's SDKs read.
+    head.insert_header(name("x-ratelimit-limit-requests"), quota.limit)?;
+    head.insert_header(name("x-ratelimit-remaining-requests"), quota.remaining)?;
+    head.insert_header(name("x-ratelimit-reset-requests"), format!("{resets_s}s"))?;
+    Ok(())
+}
+
+/// Whether the path is one of the health routes, which may be cached.
+pub(super) fn is_health(s: &Session) -> bool {
+    s.req_header().uri.path().starts_with("/health")
+}
+
+/// Writes a whole answer.
+pub(super) async fn write(s: &mut Session, ctx: &mut RequestContext, reply: Reply) -> Result<()> {
+    let is_head = s.req_header().method == Method::HEAD;
+    let mut head = ResponseHeader::build(reply.status, Some(16))?;
+    common(&mut head, ctx, is_health(s))?;
+    if reply.status != StatusCode::NO_CONTENT {
+        head.insert_header(CONTENT_TYPE, reply.content_type)?;
+        head.insert_header(CONTENT_LENGTH, reply.body.len())?;
+    }
+    for (name, value) in reply.headers {
+        head.insert_header(name, value)?;
+    }
+    ctx.outcome.status = reply.status.as_u16();
+    let has_body = !is_head && !reply.body.is_empty();
+    s.write_response_header(Box::new(head), !has_body).await?;
+    if has_body {
+        s.write_response_body(Some(reply.body), true).await?;
+    }
+    Ok(())
+}
+
+/// Tells the caller why they are refused; the connection stays usable.
+pub(super) async fn refuse(
+    s: &mut Session,
+    ctx: &mut RequestContext,
+    refused: Rejection,
+) -> Result<()> {
+    ctx.outcome.code = Some(refused.code.as_str());
+    if let Some(cause) = &refused.cause {
+        ctx.outcome.error = Some(cause.to_string());
+    }
+    let status = refused.code.status();
+    let mut reply = Reply::new(status, JSON, refused.body(ctx.protocol, &ctx.id));
+    let mut add = |name: &'static str, value: HeaderValue| {
+        reply.headers.push((HeaderName::from_static(name), value));
+    };
+    if let Some(should) = refused.should_retry() {
+        add("x-should-retry", HeaderValue::from_static(if should { "true" } else { "false" }));
+    }
+    let source = if refused.code.is_providers() { "provider" } else { "gateway" };
+    add("otari-error-source", HeaderValue::from_static(source));
+    if let Some(seconds) = refused.retry_after_s {
+        reply.headers.push((RETRY_AFTER, seconds.into()));
+        reply.headers.push((HeaderName::from_static("retry-after-ms"), (seconds * 1000).into()));
+    }
+    if let Some(allow) = refused.allow {
+        reply.headers.push((ALLOW, HeaderValue::from_static(allow)));
+    }
+    write(s, ctx, reply).await
+}
+
+/// The last resort: whatever failed and was not refused on the way.
+pub(super) async fn fail(
+    s: &mut Session,
+    error: &Error,
+    ctx: &mut RequestContext,
+) -> FailToProxy {
+    let refused = match error.esource() {
+        // The caller is gone; there is nobody to tell.
+        ErrorSource::Downstream => None,
+        _ => Some(Rejection::internal(error.to_string())),
+    };
+    let Some(refused) = refused else {
+        return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    };
+    let status = refused.code.status().as_u16();
+    // Once the header is out, what can be said has been said by whoever wrote it.
+    if s.response_written().is_none()
+        && let Err(error) = refuse(s, ctx, refused).await
+    {
+        ctx.outcome.error = Some(error.to_string());
+    }
+    FailToProxy { error_code: status, can_reuse_downstream: false }
+}
+
+/// The dialect of a path.
+pub(super) fn protocol_of(path: &str) -> Protocol {
+    let path = path.strip_prefix("/api").unwrap_or(path);
+    if path.starts_with("/v1/messages") {
+        Protocol::Messages
+    } else if path.starts_with("/v1/responses") {
+        Protocol::Responses
+    } else {
+        Protocol::Chat
+    }
+}

@@ -1,0 +1,185 @@
+//! The chain of filters, in order, up to the handler of a route.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ALLOW, UPGRADE};
+use http::{HeaderValue, Method, StatusCode};
+use otari_filters::authenticate;
+use otari_filters::control::Caller;
+use otari_filters::rejection::{Code, Rejection};
+use pingora_core::prelude::{Error, Result};
+use pingora_proxy::Session;
+
+use crate::api;
+use crate::app::App;
+use crate::proxy::reply::{self, JSON, Reply};
+use crate::proxy::{RequestContext, body, chat};
+use crate::routes::{self, Credential, Found, Handler, Route};
+
+/// A refused upload is read away for so long, so that the caller gets to read why.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a step did not finish.
+pub(super) enum Stop {
+    /// The caller is told.
+    Refused(Box<Rejection>),
+    /// The connection is of no use any more.
+    Broken(Box<Error>),
+}
+
+impl From<Rejection> for Stop {
+    fn from(refused: Rejection) -> Self {
+        Self::Refused(Box::new(refused))
+    }
+}
+
+impl From<Box<Error>> for Stop {
+    fn from(error: Box<Error>) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl From<body::NoBody> for Stop {
+    fn from(why: body::NoBody) -> Self {
+        match why {
+            body::NoBody::Refused(refused) => refused.into(),
+            body::NoBody::Gone(error) => Self::Broken(error.into_down()),
+        }
+    }
+}
+
+/// Answers the request. `Ok(true)`: it was answered; errors go to `fail_to_proxy`.
+pub(super) async fn admit(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Result<bool> {
+    prepare(app, s, ctx);
+    match serve(app, s, ctx).await {
+        Ok(()) => Ok(true),
+        Err(Stop::Refused(refused)) => reply::refuse(s, ctx, *refused).await.map(|()| true),
+        Err(Stop::Broken(error)) => Err(error),
+    }
+}
+
+/// Bounds what Pingora leaves unbounded on a caller's connection.
+fn prepare(app: &App, s: &mut Session, ctx: &mut RequestContext) {
+    let limits = &app.config.limits;
+    let session = &mut s.downstream_session;
+    // A connection that idles is closed; while draining every connection is, after its answer.
+    let keepalive = (!app.life.is_draining()).then(|| limits.downstream_keepalive.as_secs());
+    session.set_keepalive(keepalive);
+    session.set_write_timeout(Some(limits.downstream_write_timeout));
+    // A next request that arrives early would otherwise kill the stream that is running.
+    session.set_pipelining_enabled(true);
+    // Answering before the body was read would reset a caller who is still sending.
+    session.set_close_on_response_before_downstream_finish(false);
+    session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
+    app.metrics.active.inc();
+    ctx.in_flight = Some(app.life.enter());
+    ctx.protocol = reply::protocol_of(s.req_header().uri.path());
+}
+
+async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Result<(), Stop> {
+    let method = s.req_header().method.clone();
+    let path = s.req_header().uri.path().to_owned();
+    let (route, id) = match routes::find(&method, &path) {
+        Found::Route(route, id) => (route, id),
+        Found::OtherMethod(route) if method == Method::OPTIONS => return options(s, ctx, route).await,
+        Found::OtherMethod(route) => {
+            ctx.route = Some(route);
+            let message = format!("Method Not Allowed: {path} answers {}", route.method);
+            let allow = Some(allow(route));
+            return Err(Rejection { allow, ..Rejection::new(Code::MethodNotAllowed, message) }.into());
+        }
+        Found::Nothing(nearest) => {
+            let message = format!("Not Found: no route {method} {path}. The nearest path is {nearest}");
+            return Err(Rejection::new(Code::NotFound, message).into());
+        }
+    };
+    ctx.route = Some(route);
+    let is_head = method == Method::HEAD;
+    if !is_head {
+        ctx.caller = credential(app, s, route).await?;
+    } else if route.credential != Credential::Open {
+        // A probe needs no key, and learns no more than that the route exists.
+        return Ok(reply::write(s, ctx, Reply::new(StatusCode::OK, JSON, "")).await?);
+    }
+    match route.handler {
+        Handler::Chat => chat::complete(app, s, ctx).await,
+        Handler::ResponsesSocket => Err(no_socket(s).into()),
+        _ => manage(app, s, ctx, route, id).await,
+    }
+}
+
+/// Who calls, before anything of the body is read (contract D5).
+async fn credential(app: &App, s: &Session, route: &Route) -> Result<Option<Caller>, Rejection> {
+    let headers = &s.req_header().headers;
+    let counted = |refused: Rejection| {
+        app.metrics.auth_failure(refused.code.as_str());
+        refused
+    };
+    match route.credential {
+        Credential::Open => Ok(None),
+        Credential::Key => {
+            let token = authenticate::credential(headers).map_err(counted)?;
+            app.control.authenticate(token).await.map_err(counted).map(Some)
+        }
+        Credential::Master => {
+            if app.local.master.is_none() {
+                let message = "Master key not configured. Set OTARI_MASTER_KEY environment variable.";
+                return Err(Rejection::new(Code::MasterKeyNotConfigured, message));
+            }
+            let token = authenticate::credential(headers).map_err(counted)?;
+            if app.local.is_master(token) {
+                return Ok(Some(Caller::Master));
+            }
+            Err(counted(Rejection::new(Code::InvalidMasterKey, "Invalid master key")))
+        }
+    }
+}
+
+/// Routes that are answered whole.
+async fn manage(
+    app: &Arc<App>,
+    s: &mut Session,
+    ctx: &mut RequestContext,
+    route: &'static Route,
+    id: Option<&str>,
+) -> Result<(), Stop> {
+    let body = body::read(s, &app.config.limits).await?;
+    let query = s.req_header().uri.query().unwrap_or_default().to_owned();
+    let answer = api::answer(app, route, api::Request { id, query: &query, body: &body }).await?;
+    let mut reply = Reply::new(answer.status, answer.content_type, answer.body);
+    if app.life.is_draining() {
+        reply.headers.push((http::header::CONNECTION, HeaderValue::from_static("close")));
+    }
+    Ok(reply::write(s, ctx, reply).await?)
+}
+
+async fn options(s: &mut Session, ctx: &mut RequestContext, route: &'static Route) -> Result<(), Stop> {
+    ctx.route = Some(route);
+    let mut reply = Reply::new(StatusCode::NO_CONTENT, JSON, "");
+    reply.headers.push((ALLOW, HeaderValue::from_static(allow(route))));
+    Ok(reply::write(s, ctx, reply).await?)
+}
+
+/// The first-declared method of a path, as the reference names it.
+fn allow(route: &Route) -> &'static str {
+    match route.method {
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "GET",
+    }
+}
+
+/// Codex tries a WebSocket first and falls back at once on 426; any other status costs it seven tries.
+fn no_socket(s: &Session) -> Rejection {
+    let wants = s.get_header(UPGRADE).is_some_and(|value| {
+        value.as_bytes().eq_ignore_ascii_case(b"websocket")
+    });
+    if wants {
+        let message = "WebSocket is not offered: POST to /v1/responses instead";
+        return Rejection::new(Code::UpgradeRequired, message);
+    }
+    let message = "Not Found: /v1/responses is not served by this version. Use /v1/chat/completions";
+    Rejection::new(Code::NotFound, message)
+}

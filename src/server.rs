@@ -1,0 +1,180 @@
+//! Pingora's server around the gateway: listeners, services, background work, draining.
+
+mod announce;
+mod shutdown;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pingora_core::listeners::TcpSocketOptions;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::server::{RunArgs, Server, ShutdownWatch};
+use pingora_core::services::background::{BackgroundService, background_service};
+use pingora_core::services::listening::Service;
+
+use crate::app::{App, StartError};
+use crate::config::{Config, LogLevel};
+use crate::mock;
+use crate::proxy::Gateway;
+use crate::telemetry::logs::AccessLog;
+use otari_filters::providers::Family;
+
+pub use announce::Greeting;
+
+/// Serves until a signal ends the process; returns only when it cannot start.
+///
+/// # Errors
+/// Says what to do.
+pub fn run(config: Config, greeting: Greeting) -> Result<(), StartError> {
+    let listener = Listener::bind(&config)?;
+    let mock = MockListener::for_config(&config)?;
+    let conf = server_conf(&config);
+    let access = Arc::new(AccessLog::new(config.log_format, matches!(config.log_level, LogLevel::Trace | LogLevel::Debug | LogLevel::Info)));
+    // The store's connections live on this runtime; it outlives every service.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("store")
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::Other(format!("cannot start a runtime: {error}")))?;
+    let mock_address = mock.as_ref().map(|mock| mock.address);
+    let app = Arc::new(runtime.block_on(App::start(config, access.clone(), &conf, mock_address))?);
+    let log = access.clone();
+    std::thread::Builder::new()
+        .name("access-log".into())
+        .spawn(move || log.run())
+        .map_err(|error| StartError::Other(format!("cannot start a thread: {error}")))?;
+
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    server.bootstrap();
+    let proxy = pingora_proxy::http_proxy(&server.configuration, Gateway(app.clone()));
+    let mut gateway = Service::new("gateway".to_owned(), proxy);
+    gateway.add_tcp_with_settings(&listener.address.to_string(), listener.options());
+    server.add_service(gateway);
+    server.add_service(background_service("journal", JournalService(app.clone())));
+    if let Some(mock) = mock {
+        server.add_service(background_service("mock", mock));
+    }
+    let announcer = announce::Announcer::new(app.clone(), listener.address, greeting);
+    server.add_service(background_service("announce", announcer));
+    server.add_service(background_service("drain", shutdown::Drain(app.clone())));
+    let signals = shutdown::Signals::new(app.life.clone(), app.config.limits.lame_duck);
+    server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    drop(listener);
+    drop(runtime);
+    Ok(())
+}
+
+/// Threads, pools and grace, from our own configuration.
+fn server_conf(config: &Config) -> ServerConf {
+    let limits = &config.limits;
+    // An upper bound only: draining leaves as soon as the last request has ended.
+    let grace = limits.lame_duck + limits.drain + shutdown::MARGIN;
+    ServerConf {
+        threads: config.threads,
+        work_stealing: true,
+        upstream_keepalive_pool_size: limits.upstream_pool_size,
+        grace_period_seconds: Some(grace.as_secs()),
+        graceful_shutdown_timeout_seconds: Some(5),
+        ..ServerConf::default()
+    }
+}
+
+/// The address we listen on, known before Pingora binds it.
+struct Listener {
+    address: SocketAddr,
+    /// For port 0: keeps the port that the system chose ours until Pingora has bound it.
+    placeholder: Option<socket2::Socket>,
+}
+
+impl Listener {
+    /// Finds out whether the address can be bound, so that a mistake is said at once: Pingora would try for half a
+    /// minute.
+    fn bind(config: &Config) -> Result<Self, StartError> {
+        let (host, port) = (&config.listen.host, config.listen.port);
+        let failed = |error: std::io::Error| {
+            StartError::Other(format!(
+                "cannot listen on {host}:{port}: {error}. Set host and port, or stop what holds the port"
+            ))
+        };
+        let text = if host.contains(':') && !host.starts_with('[') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        };
+        let address = std::net::ToSocketAddrs::to_socket_addrs(&text)
+            .map_err(failed)?
+            .next()
+            .ok_or_else(|| failed(std::io::Error::other("the name has no address")))?;
+        if port != 0 {
+            TcpListener::bind(address).map_err(failed)?;
+            return Ok(Self { address, placeholder: None });
+        }
+        let placeholder = placeholder(address).map_err(failed)?;
+        let address = placeholder.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
+        Ok(Self { address, placeholder: Some(placeholder) })
+    }
+
+    fn options(&self) -> TcpSocketOptions {
+        let mut options = TcpSocketOptions::default();
+        options.so_reuseport = self.placeholder.is_some().then_some(true);
+        options
+    }
+}
+
+/// A socket that holds a port of the system's choice without listening on it.
+fn placeholder(address: SocketAddr) -> std::io::Result<socket2::Socket> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Takes the journal to the store for as long as the process lives.
+struct JournalService(Arc<App>);
+
+#[async_trait]
+impl BackgroundService for JournalService {
+    async fn start(&self, _: ShutdownWatch) {
+        // Does not stop at the signal: requests that drain still write records.
+        self.0.writer.run().await;
+    }
+}
+
+/// The built-in provider, on a loopback port of its own.
+struct MockListener {
+    address: SocketAddr,
+    listener: parking_lot::Mutex<Option<TcpListener>>,
+}
+
+impl MockListener {
+    /// `None` when no provider of type `mock` without an address is configured.
+    fn for_config(config: &Config) -> Result<Option<Self>, StartError> {
+        let wanted = config
+            .providers
+            .iter()
+            .any(|provider| provider.kind.family == Family::Mock && provider.base_url.is_none());
+        if !wanted {
+            return Ok(None);
+        }
+        let failed = |error: std::io::Error| StartError::Other(format!("the mock provider: {error}"));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Some(Self { address, listener: parking_lot::Mutex::new(Some(listener)) }))
+    }
+}
+
+#[async_trait]
+impl BackgroundService for MockListener {
+    async fn start(&self, _: ShutdownWatch) {
+        let listener = self.listener.lock().take();
+        let Some(Ok(listener)) = listener.map(tokio::net::TcpListener::from_std) else { return };
+        // Requests that drain still need their provider: it ends with the process.
+        if let Err(error) = mock::serve(listener, std::future::pending()).await {
+            tracing::error!(%error, "the mock provider ended");
+        }
+    }
+}

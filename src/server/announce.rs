@@ -1,0 +1,158 @@
+//! The first screen: what runs, where, on what, and how to call it.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+
+use crate::app::App;
+use crate::config::ProviderConfig;
+
+/// The listener is asked for so long.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(5);
+
+/// What is shown besides.
+#[derive(Clone, Debug, Default)]
+pub struct Greeting {
+    /// `otari demo`: the master key to show in the lines to paste.
+    pub demo_master_key: Option<String>,
+}
+
+/// Speaks once the port answers.
+pub(super) struct Announcer {
+    app: Arc<App>,
+    address: SocketAddr,
+    greeting: Greeting,
+    started: Instant,
+}
+
+impl Announcer {
+    pub(super) fn new(app: Arc<App>, address: SocketAddr, greeting: Greeting) -> Self {
+        Self { app, address, greeting, started: Instant::now() }
+    }
+
+    /// The address a person on this machine can open.
+    fn url(&self) -> String {
+        let ip = match self.address {
+            SocketAddr::V4(at) if at.ip().is_unspecified() => "127.0.0.1".to_owned(),
+            SocketAddr::V6(at) if at.ip().is_unspecified() => "[::1]".to_owned(),
+            SocketAddr::V4(at) => at.ip().to_string(),
+            SocketAddr::V6(at) => format!("[{}]", at.ip()),
+        };
+        format!("http://{ip}:{}", self.address.port())
+    }
+
+    fn lines(&self, url: &str) -> Vec<String> {
+        let app = &self.app;
+        let config = &app.config;
+        let directory = &app.local.directory;
+        let file = config.file.as_ref().map_or("none".to_owned(), |file| file.display().to_string());
+        let providers: Vec<String> = config.providers.iter().map(provider).collect();
+        let providers = if providers.is_empty() {
+            "none: add one under providers: in the configuration, or set e.g. OPENAI_API_KEY".to_owned()
+        } else {
+            providers.join("  ")
+        };
+        let mut lines = vec![
+            format!("otari {}  mode standalone  config {file}", env!("CARGO_PKG_VERSION")),
+            format!("database   {}", app.store.label()),
+            format!("providers  {providers}"),
+            format!("models     {} with a price, {} API keys", directory.priced_models(), directory.keys()),
+        ];
+        if config.require_pricing && directory.priced_models() == 0 {
+            lines.push(
+                "warning    no model has a price and require_pricing is on: every call will be refused with 402. \
+                 Add prices under pricing: or with POST /v1/pricing"
+                    .into(),
+            );
+        }
+        if config.master_key.is_none() {
+            lines.push(
+                "warning    no master key is configured: the management API is off. Set OTARI_MASTER_KEY".into(),
+            );
+        }
+        lines.push(format!(
+            "listening  {url}  API /v1  health /health{}  docs README.md",
+            if config.enable_metrics { "  metrics /metrics" } else { "" }
+        ));
+        lines
+    }
+
+    /// The key alone on a line of its own, on standard output: the log does not get it.
+    fn show_key(&self, url: &str) {
+        let Some(key) = &self.app.bootstrap_key else { return };
+        let mut out = std::io::stdout().lock();
+        let intro = "No API keys found. Created bootstrap key for first run. Save this key now:";
+        let shown = match &self.greeting.demo_master_key {
+            None => writeln!(out, "{intro}\n{key}"),
+            Some(master) => writeln!(out, "{}", demo(url, key, master)),
+        };
+        if shown.and_then(|()| out.flush()).is_err() {
+            tracing::warn!("the bootstrap key could not be shown; create one with POST /v1/keys");
+        }
+    }
+}
+
+/// `openai (key set)`.
+fn provider(provider: &ProviderConfig) -> String {
+    let state = match (&provider.api_key, provider.kind.keyless) {
+        _ if !provider.kind.family.serves_chat() => "not callable by this version",
+        (Some(_), _) => "key set",
+        (None, true) => "no key needed",
+        (None, false) => "NO KEY",
+    };
+    format!("{} ({state})", provider.instance)
+}
+
+/// Lines to paste.
+fn demo(url: &str, key: &str, master: &str) -> String {
+    format!(
+        r#"
+A chat completion, streamed:
+
+  curl -N {url}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \
+    -d '{{"model":"mock:demo","stream":true,"messages":[{{"role":"user","content":"Hello"}}]}}'
+
+The same in Python (pip install openai):
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key="{key}")
+  for chunk in client.chat.completions.create(model="mock:demo", stream=True,
+          messages=[{{"role": "user", "content": "Hello"}}]):
+      print(chunk.choices[0].delta.content or "", end="", flush=True)
+
+What it used and cost:
+
+  curl '{url}/v1/usage?limit=5' -H 'Authorization: Bearer {master}'
+"#
+    )
+}
+
+#[async_trait]
+impl BackgroundService for Announcer {
+    async fn start(&self, _: ShutdownWatch) {
+        let url = self.url();
+        let reach = url.strip_prefix("http://").unwrap_or(&url).to_owned();
+        let until = Instant::now() + LISTEN_TIMEOUT;
+        while tokio::net::TcpStream::connect(&*reach).await.is_err() {
+            if Instant::now() > until {
+                tracing::error!(%url, "the listener does not answer");
+                return;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        for warning in &self.app.config.warnings {
+            tracing::warn!("{warning}");
+        }
+        for line in self.lines(&url) {
+            tracing::info!("{line}");
+        }
+        tracing::info!("ready in {} ms", self.started.elapsed().as_millis());
+        self.show_key(&url);
+    }
+}

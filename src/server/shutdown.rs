@@ -1,0 +1,93 @@
+//! Leaving: signals, draining, and the one place that ends the process.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora_core::services::background::BackgroundService;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::app::App;
+use crate::life::Life;
+
+/// On top of draining: for streams to be told, and for the journal to reach the store.
+pub(super) const MARGIN: Duration = Duration::from_secs(15);
+/// Streams that are told to end may take so long.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The store may take so long; what it misses is replayed at the next start.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(10);
+
+/// TERM, INT and QUIT all end gracefully.
+pub(super) struct Signals {
+    life: Arc<Life>,
+    lame_duck: Duration,
+}
+
+impl Signals {
+    pub(super) fn new(life: Arc<Life>, lame_duck: Duration) -> Self {
+        Self { life, lame_duck }
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        any_signal().await;
+        // Balancers see 503 and turn away while the port still answers.
+        self.life.start_draining();
+        tokio::time::sleep(self.lame_duck).await;
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+async fn any_signal() {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
+    let mut signals: Vec<Signal> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
+    futures_util::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
+}
+
+/// Waits for open requests, then for the journal, then ends the process.
+///
+/// Pingora by itself sleeps its whole grace period and then drops what is left, records included.
+pub(super) struct Drain(pub(super) Arc<App>);
+
+#[async_trait]
+impl BackgroundService for Drain {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        if shutdown.changed().await.is_err() {
+            return;
+        }
+        let app = &self.0;
+        app.life.start_draining();
+        let limits = &app.config.limits;
+        let open = app.life.in_flight();
+        tracing::info!(requests = open, up_to_s = limits.drain.as_secs(), "draining");
+        let second = any_signal();
+        tokio::pin!(second);
+        let patience = idle(&app.life, limits.drain);
+        tokio::select! {
+            () = patience => {}
+            () = &mut second => tracing::warn!("a second signal: open requests are ended now"),
+        }
+        app.life.stop();
+        idle(&app.life, STOP_TIMEOUT).await;
+        // Requests journal before they stop counting, so nothing can come after this.
+        if !app.local.journal.flush(FLUSH_TIMEOUT).await {
+            tracing::warn!("the database did not take all usage; the rest waits in the journal");
+        }
+        tracing::info!("bye");
+        app.access.flush();
+        #[expect(clippy::disallowed_methods, reason = "everything is written; Pingora would sleep on")]
+        std::process::exit(0);
+    }
+}
+
+/// Until nothing is in flight, at most so long.
+async fn idle(life: &Life, at_most: Duration) {
+    let until = Instant::now() + at_most;
+    while life.in_flight() > 0 && Instant::now() < until {
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,195 @@
+//! Facts that need to look behind the trait: deletion, schemas of others, servers that go away.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use otari_filters::money::MicroUsd;
+use rusqlite::Connection;
+
+use super::postgres_server::{self, Cluster};
+use super::rows::{at, budget, key, page, reset, spend, usage, user, with_period};
+use super::{connect, postgres, sqlite};
+use crate::store::{Store, StoreError, UserRow, sqlite as backend};
+
+const DELETE_U1: &str =
+    "UPDATE users SET deleted_at = '2026-01-02 00:00:00+00' WHERE user_id = 'u1'";
+
+#[tokio::test]
+async fn a_deleted_user_is_hidden_unbilled_and_revivable_on_sqlite() {
+    let (store, folder) = sqlite().await;
+    let file = folder.path().join("otari.db");
+    let sql = DELETE_U1.replace("+00", ".000000");
+    deleted_user(&store, || Connection::open(&file).unwrap().execute_batch(&sql).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_deleted_user_is_hidden_unbilled_and_revivable_on_postgres() {
+    let (store, database) = postgres().await;
+    deleted_user(&store, || postgres_server::execute(&database.url, DELETE_U1).unwrap()).await;
+}
+
+async fn deleted_user(store: &dyn Store, delete: impl FnOnce()) {
+    with_period(store, "u1", 100).await;
+    store.apply(&[usage("r1", "u1", 5, 0)]).await.unwrap();
+    delete();
+    assert_eq!(store.user_get("u1").await.unwrap(), None);
+    assert!(store.user_list(page(0, 10)).await.unwrap().is_empty());
+    assert_eq!(store.everything().await.unwrap().users.len(), 1, "deleted ones included");
+    let owned = store.key_create(&key("k1", Some("u1")), Some(&user("u1"))).await;
+    assert!(matches!(owned, Err(StoreError::Conflict(id)) if id == "u1"));
+
+    let late = [usage("r2", "u1", 7, 1), reset("u1", 100, None)];
+    assert_eq!(store.apply(&late).await.unwrap().fresh, 1, "the row is kept, the reset is void");
+    let row = store.everything().await.unwrap().users.remove(0);
+    assert_eq!((row.spend, row.next_budget_reset_at), (MicroUsd(5), Some(at(100))));
+
+    let request = UserRow {
+        alias: None,
+        blocked: true,
+        reserved: MicroUsd(99),
+        created_at: at(500),
+        updated_at: at(500),
+        ..user("u1")
+    };
+    let revived = store.user_create(&request).await.unwrap();
+    let kept = UserRow { reserved: MicroUsd(0), created_at: at(0), ..request };
+    assert_eq!(revived, kept, "created_at and reserved are those of the old row");
+    assert_eq!(spend(store, "u1").await, 0);
+}
+
+#[tokio::test]
+async fn schemas_of_others_are_refused_on_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("otari.db");
+    let store = backend::open(&file).await.unwrap();
+    let execute = |sql: &str| Connection::open(&file).unwrap().execute_batch(sql).unwrap();
+    schemas(&store, execute).await;
+}
+
+#[tokio::test]
+async fn schemas_of_others_are_refused_on_postgres() {
+    let database = postgres_server::database();
+    let store = connect(&database.url, Duration::from_secs(5)).await.unwrap();
+    schemas(&store, |sql| postgres_server::execute(&database.url, sql).unwrap()).await;
+}
+
+async fn schemas(store: &dyn Store, execute: impl Fn(&str)) {
+    let refusal = |result: Result<(), StoreError>| match result {
+        Err(StoreError::Schema(text)) => text,
+        other => panic!("expected a refused schema, got {other:?}"),
+    };
+    assert!(refusal(store.schema_check().await).contains("run `otari migrate --config FILE`"));
+
+    execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)");
+    execute("INSERT INTO alembic_version VALUES ('c3d5e7f9a1b3')");
+    let text = refusal(store.migrate().await.map(drop));
+    assert!(text.contains("reference gateway (revision c3d5e7f9a1b3)"), "{text}");
+    assert_eq!(refusal(store.schema_check().await), text);
+
+    execute("DROP TABLE alembic_version");
+    assert_eq!(store.migrate().await.unwrap(), 1);
+    execute("UPDATE refinery_schema_history SET checksum = '1'");
+    assert!(refusal(store.migrate().await.map(drop)).contains("another build of otari"));
+    execute("UPDATE refinery_schema_history SET version = 99");
+    let text = refusal(store.migrate().await.map(drop));
+    assert!(text.contains("newer otari (schema 99, this binary knows 1)"), "{text}");
+    assert_eq!(refusal(store.schema_check().await), text);
+}
+
+#[tokio::test]
+async fn replicas_that_start_together_migrate_once() {
+    let database = postgres_server::database();
+    let store = connect(&database.url, Duration::from_secs(30)).await.unwrap();
+    let other = connect(&database.url, Duration::from_secs(30)).await.unwrap();
+    let (a, b, c) = tokio::join!(store.migrate(), other.migrate(), other.migrate());
+    assert_eq!(a.unwrap() + b.unwrap() + c.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_sqlite_folder_that_is_missing_is_named() {
+    let Err(error) = backend::open(Path::new("/nowhere/otari.db")).await else {
+        panic!("opened a file in a folder that does not exist");
+    };
+    assert!(matches!(error, StoreError::Unavailable { .. }));
+    assert!(error.to_string().contains("the folder /nowhere does not exist"), "{error}");
+}
+
+#[tokio::test]
+async fn a_sqlite_store_survives_being_reopened() {
+    let (store, folder) = sqlite().await;
+    store.user_create(&user("u1")).await.unwrap();
+    drop(store);
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "closing folds the write-ahead log into the file: {left:?}");
+    let store = backend::open(&folder.path().join("otari.db")).await.unwrap();
+    store.schema_check().await.unwrap();
+    assert!(store.user_get("u1").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_unavailable_at_once_and_without_the_password() {
+    let url = "postgresql://otari:hunter2@127.0.0.1:1/otari";
+    let begun = Instant::now();
+    let Err(error) = connect(url, Duration::from_secs(5)).await else {
+        panic!("connected to nothing");
+    };
+    assert!(begun.elapsed() < Duration::from_secs(6));
+    assert!(matches!(error, StoreError::Unavailable { .. }));
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+
+    let Err(error) = connect("postgresql://otari:a?hunter2=b@host/otari", Duration::ZERO).await
+    else {
+        panic!("parsed nonsense");
+    };
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_whose_server_was_away_works_again() {
+    let cluster = Cluster::new();
+    let database = cluster.database();
+    let store = connect(&database.url, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(store.label(), "postgresql test/otari");
+    store.migrate().await.unwrap();
+    store.budget_create(&budget("b1")).await.unwrap();
+
+    cluster.stop();
+    let error = store.ping().await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    let error = store.budget_create(&budget("b2")).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+
+    cluster.start();
+    store.ping().await.unwrap();
+    store.budget_create(&budget("b2")).await.unwrap();
+    assert_eq!(store.budget_list(page(0, 10)).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn waiting_for_a_connection_has_an_end() {
+    let database = postgres_server::database();
+    let store = connect(&database.url, Duration::from_millis(50)).await.unwrap();
+    store.migrate().await.unwrap();
+    let (holder, connection) =
+        tokio_postgres::connect(&database.url, tokio_postgres::NoTls).await.unwrap();
+    let list = || store.budget_list(page(0, 1));
+    let work = async {
+        let lock = "BEGIN; LOCK TABLE budgets IN ACCESS EXCLUSIVE MODE";
+        holder.batch_execute(lock).await.unwrap();
+        // The pool holds four connections: four calls wait for the lock, and the fifth for one of theirs.
+        let fifth = async {
+            let error = list().await.unwrap_err();
+            holder.batch_execute("ROLLBACK").await.unwrap();
+            error
+        };
+        tokio::join!(list(), list(), list(), list(), fifth)
+    };
+    let (a, b, c, d, error) = tokio::select! {
+        done = work => done,
+        ended = connection => panic!("the holder lost its connection: {ended:?}"),
+    };
+    assert!(error.to_string().contains("no free connection"), "{error}");
+    for list in [a, b, c, d] {
+        list.unwrap();
+    }
+}

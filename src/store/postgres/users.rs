@@ -1,0 +1,131 @@
+//! `users` in PostgreSQL.
+
+use deadpool_postgres::GenericClient;
+use otari_filters::money::MicroUsd;
+use tokio_postgres::types::{Json, ToSql};
+use tokio_postgres::{Row, Statement};
+
+use super::codec::{get, maybe_time, metadata, time};
+use crate::store::values::Instant;
+use crate::store::{Page, StoreError, UserRow};
+
+macro_rules! columns {
+    () => {
+        "user_id, alias, (spend * 1000000)::int8, (reserved * 1000000)::int8, budget_id, blocked, created_at, \
+         updated_at, metadata, budget_started_at, next_budget_reset_at, deleted_at"
+    };
+}
+
+/// Multiplied, not divided: a numeric product keeps every digit.
+macro_rules! insert {
+    () => {
+        "INSERT INTO users (user_id, alias, spend, reserved, budget_id, blocked, created_at, updated_at, metadata, \
+             budget_started_at, next_budget_reset_at, deleted_at) \
+         VALUES ($1, $2, $3::int8 * 0.000001, $4::int8 * 0.000001, $5, $6, $7, $8, $9, $10, $11, $12)"
+    };
+}
+
+fn read(row: &Row) -> Result<UserRow, StoreError> {
+    Ok(UserRow {
+        user_id: get(row, 0)?,
+        alias: get(row, 1)?,
+        spend: MicroUsd(get(row, 2)?),
+        reserved: MicroUsd(get(row, 3)?),
+        budget_id: get(row, 4)?,
+        blocked: get(row, 5)?,
+        created_at: time(row, 6)?,
+        updated_at: time(row, 7)?,
+        metadata: metadata(row, 8)?,
+        budget_started_at: maybe_time(row, 9)?,
+        next_budget_reset_at: maybe_time(row, 10)?,
+        deleted_at: maybe_time(row, 11)?,
+    })
+}
+
+/// Runs `statement` with the parameters of `insert!`.
+async fn query(
+    db: &impl GenericClient,
+    statement: &Statement,
+    user: &UserRow,
+) -> Result<Option<Row>, StoreError> {
+    let values: [&(dyn ToSql + Sync); 12] = [
+        &user.user_id,
+        &user.alias,
+        &user.spend.0,
+        &user.reserved.0,
+        &user.budget_id,
+        &user.blocked,
+        &Instant::from(user.created_at),
+        &Instant::from(user.updated_at),
+        &Json(&user.metadata),
+        &user.budget_started_at.map(Instant::from),
+        &user.next_budget_reset_at.map(Instant::from),
+        &user.deleted_at.map(Instant::from),
+    ];
+    Ok(db.query_opt(statement, &values).await?)
+}
+
+pub(super) async fn user_all(db: &impl GenericClient) -> Result<Vec<UserRow>, StoreError> {
+    let sql = concat!(
+        "-- everything\nSELECT ",
+        columns!(),
+        " FROM users ORDER BY created_at, user_id COLLATE \"C\""
+    );
+    let statement = db.prepare_cached(sql).await?;
+    db.query(&statement, &[]).await?.iter().map(read).collect()
+}
+
+/// The owner of a new key; a deleted user of that id is in the way too.
+pub(super) async fn insert(db: &impl GenericClient, user: &UserRow) -> Result<(), StoreError> {
+    let statement = db.prepare_cached(concat!("-- key_create\n", insert!())).await?;
+    query(db, &statement, user).await.map(drop).map_err(|error| error.naming(&user.user_id))
+}
+
+pub(super) async fn user_create(
+    db: &impl GenericClient,
+    user: &UserRow,
+) -> Result<UserRow, StoreError> {
+    let sql = concat!(
+        "-- user_create\n",
+        insert!(),
+        " ON CONFLICT (user_id) DO UPDATE SET
+             alias = excluded.alias, spend = 0, budget_id = excluded.budget_id, blocked = excluded.blocked,
+             updated_at = excluded.updated_at, metadata = excluded.metadata,
+             budget_started_at = excluded.budget_started_at,
+             next_budget_reset_at = excluded.next_budget_reset_at, deleted_at = NULL
+         WHERE users.deleted_at IS NOT NULL
+         RETURNING ",
+        columns!()
+    );
+    let statement = db.prepare_cached(sql).await?;
+    match query(db, &statement, user).await? {
+        Some(row) => read(&row),
+        None => Err(StoreError::Conflict(user.user_id.clone())),
+    }
+}
+
+pub(super) async fn user_list(
+    db: &impl GenericClient,
+    page: Page,
+) -> Result<Vec<UserRow>, StoreError> {
+    let sql = concat!(
+        "-- user_list\nSELECT ",
+        columns!(),
+        " FROM users WHERE deleted_at IS NULL ORDER BY created_at, user_id COLLATE \"C\" LIMIT $1 OFFSET $2"
+    );
+    let statement = db.prepare_cached(sql).await?;
+    db.query(&statement, &[&page.limit, &page.skip]).await?.iter().map(read).collect()
+}
+
+pub(super) async fn user_get(
+    db: &impl GenericClient,
+    user_id: &str,
+) -> Result<Option<UserRow>, StoreError> {
+    let sql = concat!(
+        "-- user_get\nSELECT ",
+        columns!(),
+        " FROM users WHERE user_id = $1 AND deleted_at IS NULL"
+    );
+    let statement = db.prepare_cached(sql).await?;
+    db.query_opt(&statement, &[&user_id]).await?.as_ref().map(read).transpose()
+}

@@ -1,0 +1,110 @@
+//! How values look in SQLite: instants and JSON as text, money as integers; and what its errors mean.
+
+use jiff::civil::DateTime;
+use jiff::tz::Offset;
+use otari_filters::money::{MicroUsd, Rate};
+use rusqlite::ErrorCode;
+use rusqlite::ffi;
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use serde_json::{Map, Value};
+
+use crate::store::StoreError;
+use crate::store::values::{Instant, object};
+
+impl ToSql for Instant {
+    /// `2026-01-31 23:59:59.000001`: comparisons are textual, so there is exactly one form.
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let timestamp = self
+            .timestamp()
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        let at = Offset::UTC.to_datetime(timestamp);
+        Ok(ToSqlOutput::from(format!(
+            "{:04}-{:02}-{:02} {:02}:{:02}:{:02}.{:06}",
+            at.year(),
+            at.month(),
+            at.day(),
+            at.hour(),
+            at.minute(),
+            at.second(),
+            at.subsec_nanosecond() / 1_000
+        )))
+    }
+}
+
+impl FromSql for Instant {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let at: DateTime = value.as_str()?.parse().map_err(FromSqlError::other)?;
+        Offset::UTC.to_timestamp(at).map(Self::from).map_err(FromSqlError::other)
+    }
+}
+
+/// A column read as `T`; the wrapper is ours, so it may implement the driver's trait.
+pub(super) struct Read<T>(pub(super) T);
+
+impl FromSql for Read<jiff::Timestamp> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Instant::column_result(value)?.timestamp().map(Self).map_err(FromSqlError::other)
+    }
+}
+
+impl FromSql for Read<MicroUsd> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(Self(MicroUsd(value.as_i64()?)))
+    }
+}
+
+impl FromSql for Read<Rate> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(Self(Rate(value.as_i64()?)))
+    }
+}
+
+impl FromSql for Read<Map<String, Value>> {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let value = serde_json::from_str(value.as_str()?).map_err(FromSqlError::other)?;
+        Ok(Self(object(value)))
+    }
+}
+
+/// `metadata` as the text of its column.
+pub(super) fn json(map: &Map<String, Value>) -> Result<String, StoreError> {
+    serde_json::to_string(map).map_err(|error| StoreError::Refused { message: error.to_string() })
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&rusqlite::Error> for StoreError {
+    fn from(error: &rusqlite::Error) -> Self {
+        let message = error.to_string();
+        let Some(code) = error.sqlite_error() else {
+            return Self::Refused { message };
+        };
+        match code.code {
+            ErrorCode::ConstraintViolation => match code.extended_code {
+                ffi::SQLITE_CONSTRAINT_PRIMARYKEY | ffi::SQLITE_CONSTRAINT_UNIQUE => {
+                    Self::Conflict(message)
+                }
+                _ => Self::Refused { message },
+            },
+            // Somebody else holds the file, the disk is full or gone, permissions changed: an operator can mend all of
+            // these, and nothing is lost by asking again.
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::CannotOpen
+            | ErrorCode::ReadOnly
+            | ErrorCode::PermissionDenied
+            | ErrorCode::OutOfMemory
+            | ErrorCode::FileLockingProtocolFailed
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::NotADatabase
+            | ErrorCode::SchemaChanged => Self::Unavailable { message },
+            _ => Self::Refused { message },
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! `users` in SQLite.
+
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+
+use super::codec::{Read, json};
+use crate::store::values::Instant;
+use crate::store::{Page, StoreError, UserRow};
+
+macro_rules! columns {
+    () => {
+        "user_id, alias, spend, reserved, budget_id, blocked, created_at, updated_at, metadata, budget_started_at, \
+         next_budget_reset_at, deleted_at"
+    };
+}
+
+macro_rules! insert {
+    () => {
+        concat!(
+            "INSERT INTO users (",
+            columns!(),
+            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+        )
+    };
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<UserRow> {
+    Ok(UserRow {
+        user_id: row.get(0)?,
+        alias: row.get(1)?,
+        spend: row.get::<_, Read<_>>(2)?.0,
+        reserved: row.get::<_, Read<_>>(3)?.0,
+        budget_id: row.get(4)?,
+        blocked: row.get(5)?,
+        created_at: row.get::<_, Read<_>>(6)?.0,
+        updated_at: row.get::<_, Read<_>>(7)?.0,
+        metadata: row.get::<_, Read<_>>(8)?.0,
+        budget_started_at: row.get::<_, Option<Read<_>>>(9)?.map(|at| at.0),
+        next_budget_reset_at: row.get::<_, Option<Read<_>>>(10)?.map(|at| at.0),
+        deleted_at: row.get::<_, Option<Read<_>>>(11)?.map(|at| at.0),
+    })
+}
+
+/// Hands the parameters of `insert!` to `run`.
+fn with_values<T>(
+    user: &UserRow,
+    run: impl FnOnce(&[&dyn ToSql]) -> rusqlite::Result<T>,
+) -> Result<T, StoreError> {
+    let metadata = json(&user.metadata)?;
+    Ok(run(params![
+        user.user_id,
+        user.alias,
+        user.spend.0,
+        user.reserved.0,
+        user.budget_id,
+        user.blocked,
+        Instant::from(user.created_at),
+        Instant::from(user.updated_at),
+        metadata,
+        user.budget_started_at.map(Instant::from),
+        user.next_budget_reset_at.map(Instant::from),
+        user.deleted_at.map(Instant::from),
+    ])?)
+}
+
+pub(super) fn user_all(db: &Connection) -> Result<Vec<UserRow>, StoreError> {
+    let sql =
+        concat!("-- everything\nSELECT ", columns!(), " FROM users ORDER BY created_at, user_id");
+    Ok(db.prepare_cached(sql)?.query_map([], read)?.collect::<Result<_, _>>()?)
+}
+
+/// The owner of a new key; a deleted user of that id is in the way too.
+pub(super) fn insert(db: &Connection, user: &UserRow) -> Result<(), StoreError> {
+    let mut statement = db.prepare_cached(concat!("-- key_create\n", insert!()))?;
+    with_values(user, |values| statement.execute(values).map(drop))
+        .map_err(|error| error.naming(&user.user_id))
+}
+
+pub(super) fn user_create(db: &Connection, user: &UserRow) -> Result<UserRow, StoreError> {
+    let sql = concat!(
+        "-- user_create\n",
+        insert!(),
+        " ON CONFLICT (user_id) DO UPDATE SET
+             alias = excluded.alias, spend = 0, budget_id = excluded.budget_id, blocked = excluded.blocked,
+             updated_at = excluded.updated_at, metadata = excluded.metadata,
+             budget_started_at = excluded.budget_started_at,
+             next_budget_reset_at = excluded.next_budget_reset_at, deleted_at = NULL
+         WHERE users.deleted_at IS NOT NULL
+         RETURNING ",
+        columns!()
+    );
+    let mut statement = db.prepare_cached(sql)?;
+    with_values(user, |values| statement.query_row(values, read).optional())?
+        .ok_or_else(|| StoreError::Conflict(user.user_id.clone()))
+}
+
+pub(super) fn user_list(db: &Connection, page: Page) -> Result<Vec<UserRow>, StoreError> {
+    let sql = concat!(
+        "-- user_list\nSELECT ",
+        columns!(),
+        " FROM users WHERE deleted_at IS NULL ORDER BY created_at, user_id LIMIT ?1 OFFSET ?2"
+    );
+    let mut statement = db.prepare_cached(sql)?;
+    Ok(statement.query_map([page.limit, page.skip], read)?.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn user_get(db: &Connection, user_id: &str) -> Result<Option<UserRow>, StoreError> {
+    let sql = concat!(
+        "-- user_get\nSELECT ",
+        columns!(),
+        " FROM users WHERE user_id = ?1 AND deleted_at IS NULL"
+    );
+    Ok(db.prepare_cached(sql)?.query_row([user_id], read).optional()?)
+}

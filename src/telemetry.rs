@@ -1,0 +1,4 @@
+//! What an operator sees: logs, one line a request, and metrics.
+
+pub mod logs;
+pub mod metrics;

@@ -1,0 +1,234 @@
+//! Log lines. Events go through `tracing`; the line a request ends with has a way of its own, because formatting it
+//! through layers costs more than the request's own bookkeeping.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use otari_filters::money::MicroUsd;
+use parking_lot::Mutex;
+
+use crate::clock;
+use crate::config::{LogFormat, LogLevel};
+
+/// Lines wait at most so long.
+const EVERY: Duration = Duration::from_millis(100);
+/// Bytes that may wait per shard while the reader of our log is slow; lines beyond are counted and dropped.
+const MAX_SHARD_BYTES: usize = 4 << 20;
+/// More than there are worker threads, so that they seldom meet.
+const SHARDS: usize = 16;
+
+/// Whether lines are JSON: text on a terminal, JSON elsewhere, unless asked for.
+fn is_json(format: LogFormat) -> bool {
+    match format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    }
+}
+
+/// Starts logging to standard error.
+pub fn start(format: LogFormat, level: LogLevel) {
+    // Pingora logs every disconnect and pool event; what matters of them is in our own lines.
+    let level = level.as_str();
+    let filter = format!("{level},pingora_core=warn,pingora_proxy=warn,h2=warn,tokio_postgres=warn,refinery_core=warn");
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr);
+    // A second start, in tests, keeps the first.
+    let _ = if is_json(format) {
+        builder.json().flatten_event(true).try_init()
+    } else {
+        builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()
+    };
+}
+
+/// What the line of one request says.
+#[derive(Debug)]
+pub struct Line<'a> {
+    /// Request id.
+    pub id: &'a str,
+    /// HTTP method.
+    pub method: &'a str,
+    /// Route template, or `unmatched`.
+    pub endpoint: &'a str,
+    /// Status the caller saw.
+    pub status: u16,
+    /// `ok`, or the code of the refusal or of the early end.
+    pub code: &'a str,
+    /// API key.
+    pub key_id: Option<&'a str>,
+    /// Billed user.
+    pub user_id: Option<&'a str>,
+    /// Model as asked.
+    pub model: Option<&'a str>,
+    /// Provider that served.
+    pub provider: Option<&'a str>,
+    /// Whether the answer was a stream.
+    pub streamed: bool,
+    /// Calls to providers.
+    pub attempts: u16,
+    /// Tokens in and out.
+    pub tokens: Option<(u64, u64)>,
+    /// What it cost.
+    pub cost: Option<MicroUsd>,
+    /// Arrival to first byte of the answer.
+    pub first_byte_ms: Option<u32>,
+    /// Arrival to end.
+    pub latency_ms: u32,
+    /// For the log only: never a credential, a prompt or a body.
+    pub error: Option<&'a str>,
+}
+
+/// The lines of finished requests, on their way to standard error.
+#[derive(Debug)]
+pub struct AccessLog {
+    json: bool,
+    on: bool,
+    shards: [Mutex<Vec<u8>>; SHARDS],
+    dropped: AtomicUsize,
+}
+
+static NEXT_SHARD: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static SHARD: usize = NEXT_SHARD.fetch_add(1, Ordering::Relaxed) % SHARDS;
+}
+
+impl AccessLog {
+    /// `on`: the log level includes info.
+    pub fn new(format: LogFormat, on: bool) -> Self {
+        let shards = std::array::from_fn(|_| Mutex::new(Vec::new()));
+        Self { json: is_json(format), on, shards, dropped: AtomicUsize::new(0) }
+    }
+
+    /// Queues a line; never waits for the reader of the log.
+    pub fn push(&self, line: &Line<'_>) {
+        if !self.on {
+            return;
+        }
+        let mut shard = self.shards[SHARD.with(|at| *at)].lock();
+        if shard.len() > MAX_SHARD_BYTES {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        // Writing to a vector cannot fail.
+        let _ = if self.json { line.write_json(&mut shard) } else { line.write_text(&mut shard) };
+        shard.push(b'\n');
+    }
+
+    /// Writes what is queued. Blocks on standard error.
+    pub fn flush(&self) {
+        let mut err = std::io::stderr().lock();
+        for shard in &self.shards {
+            let lines = std::mem::take(&mut *shard.lock());
+            if !lines.is_empty() && err.write_all(&lines).is_err() {
+                return;
+            }
+        }
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            tracing::warn!(dropped, "request lines were dropped: the log is not read fast enough");
+        }
+    }
+
+    /// Flushes for as long as the process lives. Run on a thread of its own.
+    pub fn run(&self) {
+        loop {
+            std::thread::sleep(EVERY);
+            self.flush();
+        }
+    }
+}
+
+impl Line<'_> {
+    fn write_json(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        write!(out, r#"{{"timestamp":"{}","level":"INFO""#, clock::now())?;
+        write!(out, r#","message":"request finished","request.id":"{}""#, self.id)?;
+        write!(out, r#","http.method":"{}","http.route":"{}""#, self.method, self.endpoint)?;
+        write!(out, r#","http.status":{},"code":"{}""#, self.status, self.code)?;
+        let texts = [
+            ("caller.key_id", self.key_id),
+            ("caller.user_id", self.user_id),
+            ("model", self.model),
+            ("upstream.provider", self.provider),
+            ("error", self.error),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                write!(out, r#","{name}":"#)?;
+                serde_json::to_writer(&mut *out, text)?;
+            }
+        }
+        write!(out, r#","streamed":{},"attempts":{}"#, self.streamed, self.attempts)?;
+        if let Some((input, output)) = self.tokens {
+            write!(out, r#","input_tokens":{input},"output_tokens":{output}"#)?;
+        }
+        if let Some(cost) = self.cost {
+            write!(out, r#","cost_usd":{cost}"#)?;
+        }
+        if let Some(first) = self.first_byte_ms {
+            write!(out, r#","first_byte_ms":{first}"#)?;
+        }
+        write!(out, r#","latency_ms":{}}}"#, self.latency_ms)
+    }
+
+    fn write_text(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        write!(out, "{} {} {} {}", clock::now(), self.status, self.method, self.endpoint)?;
+        for text in [self.model, self.provider, self.user_id].into_iter().flatten() {
+            write!(out, " {}", text.escape_debug())?;
+        }
+        if let Some((input, output)) = self.tokens {
+            write!(out, " {input}+{output} tokens")?;
+        }
+        if let Some(cost) = self.cost {
+            write!(out, " ${cost}")?;
+        }
+        if let Some(first) = self.first_byte_ms {
+            write!(out, " first byte {first} ms")?;
+        }
+        write!(out, " {} ms", self.latency_ms)?;
+        if self.code != "ok" {
+            write!(out, " {}", self.code)?;
+        }
+        if let Some(error) = self.error {
+            write!(out, " ({})", error.escape_debug())?;
+        }
+        write!(out, " id={}", self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_json_line_is_json_whatever_the_caller_sends() {
+        let line = Line {
+            id: "r",
+            method: "POST",
+            endpoint: "/v1/chat/completions",
+            status: 200,
+            code: "ok",
+            key_id: None,
+            user_id: Some("a\"b\n"),
+            model: Some("m\u{1b}[31m"),
+            provider: None,
+            streamed: true,
+            attempts: 1,
+            tokens: Some((1, 2)),
+            cost: Some(MicroUsd(1_500_000)),
+            first_byte_ms: Some(3),
+            latency_ms: 4,
+            error: None,
+        };
+        let mut out = Vec::new();
+        line.write_json(&mut out).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value["caller.user_id"], "a\"b\n");
+        assert_eq!(value["cost_usd"], 1.5);
+        let mut text = Vec::new();
+        line.write_text(&mut text).unwrap();
+        assert!(!text.contains(&b'\n') && !text.contains(&0x1b), "no line breaks, no escapes");
+    }
+}
