@@ -112,6 +112,11 @@ pub fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
         Some(rest) if rest.starts_with("/v1") || rest.starts_with("/health") => rest,
         _ => path,
     };
+    // The newest SDK asks for `/api/v1/health`.
+    let path = match path.strip_prefix("/v1") {
+        Some(rest) if rest.starts_with("/health") => rest,
+        _ => path,
+    };
     let path = BARE.iter().find(|(bare, _)| *bare == path).map_or(path, |(_, full)| full);
     let mut other = None;
     for route in &ROUTES {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
-use http::StatusCode;
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -176,6 +176,8 @@ pub struct Rejection {
     pub retry_after_s: Option<u64>,
     /// Methods the route has, for 405.
     pub allow: Option<&'static str>,
+    /// The provider's own rate-limit headers, passed on with its 429 or 503 (contract D3).
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Rejection {
@@ -188,6 +190,7 @@ impl Rejection {
             detail: None,
             retry_after_s: None,
             allow: None,
+            headers: Vec::new(),
         }
     }
 
@@ -237,18 +240,22 @@ impl Rejection {
         serde_json::to_vec(&body).unwrap_or_default()
     }
 
-    /// The frame that ends a stream whose header has left, in the caller's dialect.
-    pub fn stream_frame(&self, protocol: Protocol) -> Vec<u8> {
-        let (event, data) = match protocol {
-            Protocol::Chat => ("", json!({"error": self.openai_error()})),
-            Protocol::Responses => ("event: error\n", json!({"error": self.openai_error()})),
+    /// What ends a stream whose header has left, in the caller's dialect (contract data-plane 3.1).
+    ///
+    /// `inside_event`: an event has half left; it is closed first, so that the error is an event of its own.
+    pub fn stream_end(&self, protocol: Protocol, inside_event: bool) -> Vec<u8> {
+        let close = if inside_event { "\n\n" } else { "" };
+        let (event, data, end) = match protocol {
+            Protocol::Chat => ("", json!({"error": self.openai_error()}), "data: [DONE]\n\n"),
+            Protocol::Responses => ("event: error\n", json!({"error": self.openai_error()}), ""),
             Protocol::Messages => (
                 "event: error\n",
                 json!({"type": "error",
                        "error": {"type": self.anthropic_type(), "message": self.message}}),
+                "",
             ),
         };
-        format!("{event}data: {data}\n\n").into_bytes()
+        format!("{close}{event}data: {data}\n\n{end}").into_bytes()
     }
 
     fn openai_error(&self) -> OpenAiError<'_> {

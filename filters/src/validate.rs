@@ -321,7 +321,11 @@ pub fn not_json(body: &[u8], error: &serde_json::Error) -> Rejection {
         faults.add("missing", &["body".into()], "Field required", Value::Null, Value::Null);
         return faults.into_rejection(Code::InvalidFields);
     }
-    let offset = offset_of(body, error.line(), error.column());
+    let offset = if error.is_eof() {
+        body.len()
+    } else {
+        offset_of(body, error.line(), error.column())
+    };
     faults.add(
         "json_invalid",
         &["body".into(), offset.into()],
@@ -330,6 +334,24 @@ pub fn not_json(body: &[u8], error: &serde_json::Error) -> Rejection {
         json!({"error": decoder_text(&error.to_string())}),
     );
     faults.into_rejection(Code::InvalidJson)
+}
+
+/// Whether the content type is JSON: `application/json` or `application/*+json`, whatever the parameters.
+pub fn is_json_type(content_type: Option<&[u8]>) -> bool {
+    let Some(text) = content_type.and_then(|value| std::str::from_utf8(value).ok()) else { return false };
+    let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind.strip_prefix("application/").is_some_and(|rest| rest == "json" || rest.ends_with("+json"))
+}
+
+/// The refusal of a body that is not declared to be JSON.
+pub fn not_declared_json(body: &[u8]) -> Rejection {
+    let mut faults = Faults::default();
+    // The text is echoed as the reference does, but never a large one.
+    let text = String::from_utf8_lossy(&body[..body.len().min(1024)]).into_owned();
+    let message = "Input should be a valid dictionary or object to extract fields from";
+    faults.add("model_attributes_type", &["body".into()], message, text.into(), Value::Null);
+    let refused = faults.into_rejection(Code::InvalidFields);
+    Rejection { message: format!("{message}: send the header 'Content-Type: application/json'").into(), ..refused }
 }
 
 /// The refusal of a body that is JSON, but no object.
@@ -354,7 +376,8 @@ fn offset_of(body: &[u8], line: usize, column: usize) -> usize {
 
 /// What the reference's decoder says where ours says `message`.
 fn decoder_text(message: &str) -> &'static str {
-    const TEXTS: [(&str, &str); 8] = [
+    const TEXTS: [(&str, &str); 9] = [
+        ("EOF while parsing an object", "Expecting property name enclosed in double quotes"),
         ("key must be a string", "Expecting property name enclosed in double quotes"),
         ("trailing comma", "Expecting property name enclosed in double quotes"),
         ("expected `:`", "Expecting ':' delimiter"),

@@ -84,6 +84,8 @@ pub struct Journal {
     rotation: Mutex<()>,
     cursor: File,
     applied: Mutex<Position>,
+    /// Records appended by this process and not yet read back.
+    pending: AtomicU64,
     /// Woken when records should be applied sooner than the timer would.
     pub hurry: Notify,
     /// Woken whenever `applied` has moved.
@@ -120,6 +122,7 @@ impl Journal {
             rotation: Mutex::new(()),
             cursor,
             applied: Mutex::new(start),
+            pending: AtomicU64::new(0),
             hurry: Notify::new(),
             moved: Notify::new(),
             _lock: lock,
@@ -138,6 +141,7 @@ impl Journal {
             let segment = self.current.load();
             let at = segment.claimed.fetch_add(size, Ordering::Relaxed);
             if at + size <= SEGMENT_BYTES {
+                self.pending.fetch_add(1, Ordering::Relaxed);
                 return segment.file.write_all_at(&frame, at);
             }
             self.rotate(segment.number)?;
@@ -163,6 +167,20 @@ impl Journal {
     /// Up to where records have been applied.
     pub fn applied(&self) -> Position {
         *self.applied.lock()
+    }
+
+    /// Records of this process that wait to be applied.
+    pub fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Notes that so many records were applied.
+    pub fn count_applied(&self, records: usize) {
+        let done = records as u64;
+        // Records of an earlier process were never counted in.
+        let _ = self.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |pending| {
+            Some(pending.saturating_sub(done))
+        });
     }
 
     /// Bytes that wait to be applied, roughly: whole segments in between count in full.

@@ -72,7 +72,7 @@ impl Writer {
         Ok(fresh)
     }
 
-    /// Applies until `stop` is ready and nothing is left.
+    /// Applies what is journalled, for as long as the process lives.
     pub async fn run(&self) {
         let mut backoff = EVERY;
         let mut stuck_since: Option<(Position, tokio::time::Instant)> = None;
@@ -91,7 +91,9 @@ impl Writer {
                 }
             };
             let now = self.journal.applied();
-            self.metrics.journal_backlog_bytes.set(i64::try_from(self.journal.backlog_bytes()).unwrap_or(i64::MAX));
+            let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+            self.metrics.journal_backlog_bytes.set(gauge(self.journal.backlog_bytes()));
+            self.metrics.queue_depth.set(gauge(self.journal.pending()));
             stuck_since = match stuck_since {
                 _ if now >= self.journal.end() => None,
                 Some((at, since)) if at == now => Some((at, since)),
@@ -117,6 +119,7 @@ impl Writer {
         let mut fresh = 0;
         for entries in batch.entries.chunks(BATCH) {
             fresh += self.apply(entries).await?;
+            self.journal.count_applied(entries.len());
         }
         if batch.next != from {
             self.journal.advance(batch.next);

@@ -1,8 +1,9 @@
 //! Reads the request body once, within its limits, and keeps it for every attempt.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, EXPECT};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use otari_filters::rejection::{Code, Rejection};
+use otari_filters::validate;
 use pingora_core::prelude::{Error, Result};
 use pingora_proxy::Session;
 
@@ -33,6 +34,15 @@ pub(super) async fn read(s: &mut Session, limits: &Limits) -> Result<Bytes, NoBo
             Err(NoBody::Refused(Rejection::new(Code::BodyTimeout, message)))
         }
     }
+}
+
+/// Refuses a body that is not declared to be JSON: the reference does not look into those either.
+pub(super) fn check_type(s: &Session, body: &Bytes) -> Result<(), Rejection> {
+    let kind = s.get_header(CONTENT_TYPE).map(|value| value.as_bytes());
+    if body.is_empty() || validate::is_json_type(kind) {
+        return Ok(());
+    }
+    Err(validate::not_declared_json(body))
 }
 
 async fn read_all(s: &mut Session, limit: usize) -> Result<Bytes, NoBody> {

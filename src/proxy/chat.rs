@@ -37,6 +37,7 @@ pub(super) async fn complete(
     ctx: &mut RequestContext,
 ) -> Result<(), Stop> {
     let body = body::read(s, &app.config.limits).await?;
+    body::check_type(s, &body)?;
     let request = Request::read(&body)?;
     ctx.outcome.model = Some(request.model.as_str().into());
     let mut call = pass_gates(app, ctx, request, body).await?;

@@ -288,9 +288,9 @@ async fn try_once(
             let idle_timeout = upstream.idle_timeout;
             Ok(Answer { up, peer, decoder, is_stream, first, idle_timeout })
         }
-        Ok(receive::Head::Error { status, body, retry_after_s, complete }) => {
+        Ok(receive::Head::Error { refusal, complete }) => {
             connect::give_back(app, up, &peer, complete).await;
-            Err(refused(status, &body, retry_after_s))
+            Err(refused(refusal))
         }
         Err(failed) => {
             connect::give_back(app, up, &peer, false).await;
@@ -305,13 +305,15 @@ async fn try_once(
 }
 
 /// The provider answered with an error status.
-fn refused(status: u16, body: &[u8], retry_after_s: Option<u64>) -> Failed {
+fn refused(refusal: receive::Refusal) -> Failed {
+    let receive::Refusal { status, body, retry_after_s, headers } = refusal;
     let text = String::from_utf8_lossy(&body[..body.len().min(1024)]);
     let words = upstream::redact(&text).unwrap_or_default();
+    let rejection = Rejection { headers, ..upstream::refusal(status, &body, retry_after_s) };
     Failed::Attempt(FailedAttempt {
         reason: format!("provider_status: {status} {words}").into(),
         status: Some(status),
-        rejection: upstream::refusal(status, body, retry_after_s),
+        rejection,
         repeatable: upstream::is_retryable(status),
         stale: false,
     })

@@ -119,6 +119,7 @@ pub(super) async fn refuse(
         reply.headers.push((RETRY_AFTER, seconds.into()));
         reply.headers.push((HeaderName::from_static("retry-after-ms"), (seconds * 1000).into()));
     }
+    reply.headers.extend(refused.headers);
     if let Some(allow) = refused.allow {
         reply.headers.push((ALLOW, HeaderValue::from_static(allow)));
     }

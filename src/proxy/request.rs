@@ -145,12 +145,10 @@ async fn manage(
     id: Option<&str>,
 ) -> Result<(), Stop> {
     let body = body::read(s, &app.config.limits).await?;
+    body::check_type(s, &body)?;
     let query = s.req_header().uri.query().unwrap_or_default().to_owned();
     let answer = api::answer(app, route, api::Request { id, query: &query, body: &body }).await?;
-    let mut reply = Reply::new(answer.status, answer.content_type, answer.body);
-    if app.life.is_draining() {
-        reply.headers.push((http::header::CONNECTION, HeaderValue::from_static("close")));
-    }
+    let reply = Reply::new(answer.status, answer.content_type, answer.body);
     Ok(reply::write(s, ctx, reply).await?)
 }
 

@@ -30,7 +30,9 @@ pub struct Metrics {
     attempts: IntCounterVec,
     first_byte: Histogram,
     stream_aborts: IntCounterVec,
-    /// Bytes of usage records that the store does not have yet.
+    /// Usage records that the store does not have yet.
+    pub queue_depth: IntGauge,
+    /// The same in bytes.
     pub journal_backlog_bytes: IntGauge,
     /// Dollars held for requests in flight.
     pub budget_held: Gauge,
@@ -126,6 +128,10 @@ impl Metrics {
                 "gateway_stream_aborts_total",
                 "Streams that ended early, by the side that ended them",
                 &["side"],
+            )?,
+            queue_depth: gauge(
+                "gateway_usage_log_queue_depth",
+                "Number of usage log entries waiting to be written",
             )?,
             journal_backlog_bytes: gauge(
                 "gateway_journal_backlog_bytes",

@@ -338,7 +338,7 @@ async fn an_unknown_path_names_the_nearest() {
     for (path, near) in [
         ("/v1/chat/completion", "/v1/chat/completions"),
         ("/v1/chat/completionss", "/v1/chat/completions"),
-        ("/v1/modles", "/v1/models"),
+        ("/v1/budgts", "/v1/budgets"),
     ] {
         let body = gateway.post(&key, path, "{}").await.refused(404);
         let sentence = body["error"]["message"].to_string();

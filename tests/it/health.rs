@@ -171,7 +171,8 @@ fn a_missing_file_is_a_sentence() {
         [&["check", "/nowhere/config.yml"][..], &["serve", "--config", "/nowhere/config.yml"]]
     {
         let done = Gateway::run(verb);
-        let said = String::from_utf8_lossy(&done.stderr);
+        let said = [done.stdout, done.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
         assert!(!done.status.success() && said.contains("/nowhere/config.yml"), "{verb:?}: {said}");
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue};
 use otari_filters::upstream::{Failure, Upstream};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::ResponseHeader;
@@ -25,7 +26,17 @@ pub(super) enum Head {
     /// A success whose first piece is here.
     Answer { first: Bytes, is_stream: bool, decoder: Decoder },
     /// An error status, with the beginning of its body.
-    Error { status: u16, body: Bytes, retry_after_s: Option<u64>, complete: bool },
+    Error { refusal: Refusal, complete: bool },
+}
+
+/// What a provider said when it refused.
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    /// The beginning of its body.
+    pub(super) body: Bytes,
+    pub(super) retry_after_s: Option<u64>,
+    /// Its rate-limit headers, of a 429 or 503.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// Takes a content coding off. Providers are asked for none; some send one all the same, and the meter and the caller
@@ -83,12 +94,17 @@ pub(super) async fn first_piece(
     }
     let head = up.response_header().ok_or(Failure::Broken)?;
     let status = head.status.as_u16();
-    let retry_after_s = retry_after(head);
+    let refusal = Refusal {
+        status,
+        body: Bytes::new(),
+        retry_after_s: retry_after(head),
+        headers: if matches!(status, 429 | 503) { limits(head) } else { Vec::new() },
+    };
     let kind = head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes().to_ascii_lowercase());
     let decoder = Decoder::new(head);
     if !head.status.is_success() {
         let (body, complete) = error_body(up).await;
-        return Ok(Head::Error { status, body, retry_after_s, complete });
+        return Ok(Head::Error { refusal: Refusal { body, ..refusal }, complete });
     }
     let is_stream = kind.as_deref().is_some_and(|kind| kind.starts_with(b"text/event-stream"));
     let is_json = kind.as_deref().is_none_or(|kind| kind.windows(4).any(|four| four == b"json"));
@@ -122,6 +138,19 @@ async fn wait<T>(
 fn retry_after(head: &ResponseHeader) -> Option<u64> {
     let seconds: u64 = head.headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(seconds.min(MAX_RETRY_AFTER_S))
+}
+
+/// The headers in which a provider tells its limits.
+fn limits(head: &ResponseHeader) -> Vec<(HeaderName, HeaderValue)> {
+    let is_limit = |name: &HeaderName| {
+        let name = name.as_str();
+        name.starts_with("x-ratelimit-") || name.starts_with("anthropic-ratelimit-")
+    };
+    head.headers
+        .iter()
+        .filter(|(name, _)| is_limit(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 /// The beginning of an error's body, and whether the connection can be used again.

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use otari_filters::meter::ChatStream;
 use otari_filters::rejection::{Code, Rejection};
-use pingora_core::prelude::{Error, ErrorType};
+use pingora_core::prelude::Error;
 use pingora_proxy::Session;
 
 use crate::app::App;
@@ -58,7 +58,7 @@ pub(super) async fn run(
         Err(error) => End::CallerGone(error.into_down()),
     };
     call.open.observe(stream.usage(), stream.output_tokens());
-    finish(app, s, ctx, call, answer, end).await
+    finish(app, s, ctx, call, answer, end, !stream.is_between_events()).await
 }
 
 /// Passes pieces on until the stream ends, one way or another.
@@ -202,6 +202,7 @@ async fn finish(
     call: &mut Call,
     answer: Answer,
     end: End,
+    inside_event: bool,
 ) -> Result<(), Stop> {
     let is_complete = matches!(end, End::Complete);
     let result = match end {
@@ -214,12 +215,12 @@ async fn finish(
             app.metrics.stream_abort("provider");
             ctx.outcome.error = Some(reason.to_owned());
             let message = "An error occurred during streaming";
-            cut(s, ctx, Rejection::new(Code::ProviderError, message)).await
+            cut(s, ctx, Rejection::new(Code::ProviderError, message), inside_event).await
         }
         End::Ours(reason, refused) => {
             call.open.end(&Ending::Cut { reason, status: refused.code.status().as_u16() });
             app.metrics.stream_abort("gateway");
-            cut(s, ctx, refused).await
+            cut(s, ctx, refused, inside_event).await
         }
         End::CallerGone(error) => {
             // After `[DONE]` there is nothing left to miss: that is how the official clients leave.
@@ -239,12 +240,15 @@ async fn finish(
     result
 }
 
-/// Ends a stream that is not complete: an event says why, then the connection is cut, so that both are seen.
-async fn cut(s: &mut Session, ctx: &mut RequestContext, refused: Rejection) -> Result<(), Stop> {
+/// Ends a stream that is not complete: an event says why, in the caller's dialect.
+async fn cut(
+    s: &mut Session,
+    ctx: &mut RequestContext,
+    refused: Rejection,
+    inside_event: bool,
+) -> Result<(), Stop> {
     ctx.outcome.code = Some(refused.code.as_str());
-    let frame = Bytes::from(refused.stream_frame(ctx.protocol));
-    // On HTTP/2 a reset would overtake the event, so the stream is ended instead.
-    let ends = s.downstream_session.is_http2();
-    s.write_response_body(Some(frame), ends).await?;
-    Err(Stop::Broken(Error::explain(ErrorType::ConnectionClosed, "the stream was cut")))
+    let end = Bytes::from(refused.stream_end(ctx.protocol, inside_event));
+    s.write_response_body(Some(end), true).await?;
+    Ok(())
 }
