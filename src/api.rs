@@ -64,13 +64,14 @@ impl From<StoreError> for Rejection {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Unavailable { .. } => {
-                Self::new(Code::Unavailable, "The database does not answer. Try again").because(error)
+                Self::new(Code::Unavailable, "The database does not answer. Try again")
+                    .because(error)
             }
             StoreError::Conflict(ref what) => {
                 let message = format!("Already exists: {what}");
                 Self::new(Code::Conflict, message)
             }
-            StoreError::Refused { .. } | StoreError::Schema(_) => {
+            StoreError::Refused { .. } | StoreError::Schema(_) | StoreError::InUse => {
                 Self::new(Code::Internal, "Database error").because(error)
             }
         }

@@ -83,7 +83,8 @@ pub async fn open_store(database: &Database) -> Result<Arc<dyn Store>, StoreErro
         Database::Postgres { url, label, tls, root_cert, max_connections, pool_timeout } => {
             let root_cert = root_cert.as_deref();
             Arc::new(
-                postgres::open(url, label, *tls, root_cert, *max_connections, *pool_timeout).await?,
+                postgres::open(url, label, *tls, root_cert, *max_connections, *pool_timeout)
+                    .await?,
             )
         }
     })
@@ -100,7 +101,8 @@ impl App {
         server: &ServerConf,
         mock: Option<std::net::SocketAddr>,
     ) -> Result<Self, StartError> {
-        let metrics = Arc::new(Metrics::new().map_err(|error| StartError::Other(error.to_string()))?);
+        let metrics =
+            Arc::new(Metrics::new().map_err(|error| StartError::Other(error.to_string()))?);
         let store = open_store(&config.database)
             .await
             .map_err(|source| StartError::Store { label: config.database.label(), source })?;
@@ -109,14 +111,17 @@ impl App {
             store.migrate().await.map_err(failed)?;
         }
         store.schema_check().await.map_err(failed)?;
+        claim(store.as_ref()).await.map_err(failed)?;
         let journal = Arc::new(Journal::open(Path::new(&config.journal_dir))?);
         let touched = Arc::new(Touched::default());
-        let writer =
-            Writer::new(journal.clone(), store.clone(), metrics.clone(), touched.clone());
+        let writer = Writer::new(journal.clone(), store.clone(), metrics.clone(), touched.clone());
         // Before the counters are read: they must contain what earlier processes spent.
         let replayed = writer.replay().await.map_err(failed)?;
         if replayed > 0 {
-            tracing::info!(records = replayed, "usage of an earlier run was written from the journal");
+            tracing::info!(
+                records = replayed,
+                "usage of an earlier run was written from the journal"
+            );
         }
         let bootstrap_key = first_run::prepare(&config, store.as_ref()).await.map_err(failed)?;
         let (directory, ledger) = load(&config, store.as_ref()).await.map_err(failed)?;
@@ -152,6 +157,19 @@ impl App {
     }
 }
 
+/// Claims the database; an older process that is just leaving is waited for.
+async fn claim(store: &dyn Store) -> Result<(), StoreError> {
+    let until = tokio::time::Instant::now() + CLAIM_AT_MOST;
+    loop {
+        match store.claim().await {
+            Err(StoreError::InUse) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Reads everything the request path needs into memory.
 async fn load(
     config: &Config,
@@ -181,7 +199,8 @@ fn configured(
         // Only families that this version does not call have no default base.
         (None, None) => "http://unset.invalid".to_owned(),
     };
-    let uri: http::Uri = base.parse().map_err(|_| format!("providers.{name}.api_base: not a URL"))?;
+    let uri: http::Uri =
+        base.parse().map_err(|_| format!("providers.{name}.api_base: not a URL"))?;
     let tls = uri.scheme_str() == Some("https");
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
@@ -213,14 +232,20 @@ fn configured(
 fn headers(provider: &ProviderConfig) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
     let mut headers = provider.headers.clone();
     if let Some(key) = &provider.api_key {
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| {
-            format!("providers.{}.api_key holds characters that a header cannot", provider.instance)
-        })?;
+        let mut value =
+            HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(|_| {
+                format!(
+                    "providers.{}.api_key holds characters that a header cannot",
+                    provider.instance
+                )
+            })?;
         value.set_sensitive(true);
         headers.push((http::header::AUTHORIZATION, value));
     }
     Ok(headers)
 }
 
+/// How long a start waits for another gateway to let go of the database.
+const CLAIM_AT_MOST: Duration = Duration::from_secs(5);
 /// How long the management API waits for the journal before it answers from what the store has.
 pub const FLUSH_AT_MOST: Duration = Duration::from_secs(2);

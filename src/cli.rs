@@ -21,8 +21,6 @@ pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 /// The gateway, the database or a provider cannot be reached.
 pub const EXIT_UNREACHABLE: u8 = 69;
-/// The credential is not allowed to.
-pub const EXIT_NOT_ALLOWED: u8 = 77;
 /// The configuration is wrong.
 pub const EXIT_CONFIG: u8 = 78;
 
@@ -36,7 +34,7 @@ Examples:
 
 Every key of the file can also be set as OTARI_<KEY>, such as OTARI_PORT=9000.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 69 unreachable, 77 not allowed, 78 configuration.";
+Exit codes: 0 ok, 1 failed, 2 usage, 69 database unreachable, 78 configuration.";
 
 /// An LLM gateway: one endpoint that speaks the OpenAI and Anthropic APIs in front of every provider.
 #[derive(Debug, Parser)]

@@ -28,9 +28,14 @@ pub fn prepare(folder: Option<&Path>) -> io::Result<Demo> {
     let folder = folder.map_or_else(|| PathBuf::from(FOLDER), Path::to_owned);
     let journal = folder.join("otari-journal");
     fs::create_dir_all(&journal)?;
-    let lock = fs::OpenOptions::new().create(true).truncate(false).write(true).open(journal.join("lock"))?;
+    let lock = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(journal.join("lock"))?;
     if lock.try_lock().is_err() {
-        let message = format!("a demo is running in {}; stop it or name another --data", folder.display());
+        let message =
+            format!("a demo is running in {}; stop it or name another --data", folder.display());
         return Err(io::Error::other(message));
     }
     fs::remove_dir_all(&journal)?;

@@ -57,7 +57,8 @@ pub async fn prepare(config: &Config, store: &dyn Store) -> Result<Option<String
     if !any.is_empty() {
         return Ok(None);
     }
-    let token = new_key().map_err(|error| StoreError::Unavailable { message: error.to_string() })?;
+    let token =
+        new_key().map_err(|error| StoreError::Unavailable { message: error.to_string() })?;
     let id = Uuid::new_v4().to_string();
     let owner = virtual_user(&id, Some("bootstrap"));
     let mut metadata = serde_json::Map::new();

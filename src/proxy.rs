@@ -101,7 +101,11 @@ impl ProxyHttp for Gateway {
         request::admit(&self.0, s, ctx).await
     }
 
-    async fn upstream_peer(&self, _: &mut Session, _: &mut RequestContext) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(
+        &self,
+        _: &mut Session,
+        _: &mut RequestContext,
+    ) -> Result<Box<HttpPeer>> {
         // Every route is answered in `request_filter`; the first that only passes through will come here.
         Err(Error::explain(ErrorType::InternalError, "no route passes through"))
     }

@@ -30,7 +30,10 @@ pub fn run(config: Config, greeting: Greeting) -> Result<(), StartError> {
     let listener = Listener::bind(&config)?;
     let mock = MockListener::for_config(&config)?;
     let conf = server_conf(&config);
-    let access = Arc::new(AccessLog::new(config.log_format, matches!(config.log_level, LogLevel::Trace | LogLevel::Debug | LogLevel::Info)));
+    let access = Arc::new(AccessLog::new(
+        config.log_format,
+        matches!(config.log_level, LogLevel::Trace | LogLevel::Debug | LogLevel::Info),
+    ));
     // The store's connections live on this runtime; it outlives every service.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -39,7 +42,8 @@ pub fn run(config: Config, greeting: Greeting) -> Result<(), StartError> {
         .build()
         .map_err(|error| StartError::Other(format!("cannot start a runtime: {error}")))?;
     let mock_address = mock.as_ref().map(|mock| mock.address);
-    let app = Arc::new(runtime.block_on(App::start(config, access.clone(), &conf, mock_address))?);
+    let app =
+        Arc::new(runtime.block_on(App::start(config, access.clone(), &conf, mock_address))?);
     let log = access.clone();
     std::thread::Builder::new()
         .name("access-log".into())
@@ -159,7 +163,8 @@ impl MockListener {
         if !wanted {
             return Ok(None);
         }
-        let failed = |error: std::io::Error| StartError::Other(format!("the mock provider: {error}"));
+        let failed =
+            |error: std::io::Error| StartError::Other(format!("the mock provider: {error}"));
         let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;

@@ -220,6 +220,12 @@ pub enum StoreError {
         /// What the driver said.
         message: String,
     },
+    /// Another gateway decides budgets on this database.
+    #[error(
+        "another gateway uses this database. This version decides budgets in one process: stop the other one, or give \
+         this one a database of its own"
+    )]
+    InUse,
     /// A row with this identity exists already.
     #[error("already exists: {0}")]
     Conflict(String),
@@ -241,6 +247,11 @@ pub trait Store: Send + Sync {
     async fn migrate(&self) -> Result<usize, StoreError>;
     /// Refuses a schema this binary does not know or that is older than it needs. Changes nothing.
     async fn schema_check(&self) -> Result<(), StoreError>;
+    /// Makes this process the only one that decides budgets on this database, or makes sure that it still is.
+    /// `InUse` when another one is. SQLite needs none: its journal folder lies beside the file and has a lock.
+    async fn claim(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
     /// Reads everything the request path needs.
     async fn everything(&self) -> Result<Everything, StoreError>;
 

@@ -1,13 +1,14 @@
 //! Which credential a request presents, and what is wrong with one that is not known.
 //!
-//! Source: contract management 1.1-1.4 and D5: credentials are checked before the body is read.
+//! Credentials are checked before the body is read, on every route.
 
 use http::HeaderMap;
 
 use crate::rejection::{Code, Rejection};
 
 /// Headers that may hold a credential, in the order in which they are consulted; the first non-empty one decides.
-const HEADERS: [&str; 5] = ["otari-key", "anyllm-key", "x-anyllm-key", "authorization", "x-api-key"];
+const HEADERS: [&str; 5] =
+    ["otari-key", "anyllm-key", "x-anyllm-key", "authorization", "x-api-key"];
 
 /// Shortest API key the reference makes or accepts.
 const MIN_KEY_CHARS: usize = 50;

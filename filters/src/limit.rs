@@ -1,6 +1,6 @@
 //! Requests per minute: a sliding window of 60 seconds.
 //!
-//! Source: contract management 6. A refused call takes no slot; a call that passes keeps its slot even if a later
+//! As in the reference gateway: a refused call takes no slot; a call that passes keeps its slot even if a later
 //! filter refuses it.
 
 use std::collections::VecDeque;
@@ -37,7 +37,8 @@ impl Window {
             self.0.pop_front();
         }
         let used = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        let resets_in = self.0.front().map_or(WINDOW, |oldest| WINDOW - now.duration_since(*oldest));
+        let resets_in =
+            self.0.front().map_or(WINDOW, |oldest| WINDOW - now.duration_since(*oldest));
         if used >= limit.get() {
             let seconds = resets_in.as_secs() + u64::from(resets_in.subsec_nanos() > 0);
             return Err(Rejection {

@@ -268,7 +268,9 @@ fn delta_chars(data: &[u8]) -> u64 {
 
 /// Characters of the string value that follows a key; 0 for any other value.
 fn string_chars(after_key: &[u8]) -> u64 {
-    let Some(open) = after_key.iter().position(|byte| !matches!(byte, b' ' | b':')) else { return 0 };
+    let Some(open) = after_key.iter().position(|byte| !matches!(byte, b' ' | b':')) else {
+        return 0;
+    };
     if open == 0 || after_key[open] != b'"' {
         return 0;
     }
@@ -392,7 +394,8 @@ mod tests {
         assert_eq!(read_reply(b"{}"), Reply::NotACompletion);
         assert_eq!(read_reply(b"<html>"), Reply::NotACompletion);
         assert_eq!(read_reply(br#"{"id":"c","choices":[]}"#), Reply::Completion(None));
-        let with = br#"{"id":"c","usage":{"prompt_tokens":2,"completion_tokens":1,"total_tokens":3}}"#;
+        let with =
+            br#"{"id":"c","usage":{"prompt_tokens":2,"completion_tokens":1,"total_tokens":3}}"#;
         let Reply::Completion(Some(usage)) = read_reply(with) else { panic!() };
         assert_eq!(usage.total_tokens, 3);
     }

@@ -424,7 +424,17 @@ pub static PROVIDERS: &[Provider] = &[
         base_env: &["OPENAI_BASE_URL"],
         base_url: Some("https://api.openai.com/v1"),
         keyless: false,
-        well_known: &["gpt-", "chatgpt-", "o1", "o3", "o4", "text-embedding-", "dall-e-", "whisper-", "tts-"],
+        well_known: &[
+            "gpt-",
+            "chatgpt-",
+            "o1",
+            "o3",
+            "o4",
+            "text-embedding-",
+            "dall-e-",
+            "whisper-",
+            "tts-",
+        ],
     },
     Provider {
         name: "openrouter",
@@ -635,7 +645,11 @@ mod tests {
     #[test]
     fn names_are_unique_and_bases_have_no_trailing_slash() {
         for (i, provider) in PROVIDERS.iter().enumerate() {
-            assert!(PROVIDERS[i + 1..].iter().all(|p| p.name != provider.name), "{}", provider.name);
+            assert!(
+                PROVIDERS[i + 1..].iter().all(|p| p.name != provider.name),
+                "{}",
+                provider.name
+            );
             assert!(!provider.base_url.is_some_and(|b| b.ends_with('/')), "{}", provider.name);
         }
     }

@@ -1,7 +1,7 @@
 //! What a refused caller is told, per protocol.
 //!
 //! Every body carries the reference's `detail` and the caller's protocol object, so that its own clients and the
-//! official SDKs all print the sentence (contract D2).
+//! official SDKs all print the sentence.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -176,7 +176,7 @@ pub struct Rejection {
     pub retry_after_s: Option<u64>,
     /// Methods the route has, for 405.
     pub allow: Option<&'static str>,
-    /// The provider's own rate-limit headers, passed on with its 429 or 503 (contract D3).
+    /// The provider's own rate-limit headers, passed on with its 429 or 503.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -208,7 +208,7 @@ impl Rejection {
 
     /// What the caller's SDK should do (`x-should-retry`); `None` leaves it to the status.
     ///
-    /// Budget, policy and validation refusals will be refused again (contract D18).
+    /// Budget, policy and validation refusals will be refused again.
     pub fn should_retry(&self) -> Option<bool> {
         match self.code {
             Code::RateLimited
@@ -240,7 +240,7 @@ impl Rejection {
         serde_json::to_vec(&body).unwrap_or_default()
     }
 
-    /// What ends a stream whose header has left, in the caller's dialect (contract data-plane 3.1).
+    /// What ends a stream whose header has left, in the caller's dialect.
     ///
     /// `inside_event`: an event has half left; it is closed first, so that the error is an event of its own.
     pub fn stream_end(&self, protocol: Protocol, inside_event: bool) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! The budget gate's arithmetic: what a request may cost, before anybody knows what it will.
 //!
-//! Source: contract management 3.3, D11 and D23.
+//! The prompt counts as the reference gateway counts it: a quarter of its characters.
 
 use crate::control::Prices;
 use crate::money::MicroUsd;
@@ -16,14 +16,19 @@ pub struct Estimate {
 
 impl Estimate {
     /// `declared`: the output limit in the request; `choices`: `n`, at least 1.
-    pub fn new(prompt_chars: u64, declared: Option<u64>, default_output: u64, choices: u64) -> Self {
+    pub fn new(
+        prompt_chars: u64,
+        declared: Option<u64>,
+        default_output: u64,
+        choices: u64,
+    ) -> Self {
         Self {
             prompt_tokens: prompt_chars.div_ceil(4),
             output_tokens: declared.unwrap_or(default_output).saturating_mul(choices),
         }
     }
 
-    /// What a stream holds at first: its output grows in steps of `step` (contract D23).
+    /// What a stream holds at first: its output grows in steps of `step`.
     #[must_use]
     pub fn first_step(self, step: u64) -> Self {
         Self { output_tokens: self.output_tokens.min(step), ..self }

@@ -1,6 +1,4 @@
 //! From a model selector to a provider instance and the model's name there.
-//!
-//! Source: contract management B, D19.
 
 use crate::providers::Provider;
 use crate::rejection::{Code, Rejection};
@@ -54,10 +52,8 @@ pub fn find<'a>(
         several => {
             let names: Vec<String> =
                 several.iter().map(|at| format!("{}:{selector}", instances[*at].name)).collect();
-            let message = format!(
-                "Model '{selector}' is ambiguous: write one of {}",
-                names.join(", ")
-            );
+            let message =
+                format!("Model '{selector}' is ambiguous: write one of {}", names.join(", "));
             Err(Rejection::new(Code::AmbiguousModel, message))
         }
     }
@@ -67,7 +63,9 @@ pub fn find<'a>(
 fn is_well_known(provider: &Provider, model: &str) -> bool {
     provider.well_known.iter().any(|prefix| {
         model.strip_prefix(prefix).is_some_and(|rest| {
-            prefix.ends_with('-') || rest.is_empty() || !rest.starts_with(char::is_alphanumeric)
+            prefix.ends_with('-')
+                || rest.is_empty()
+                || !rest.starts_with(char::is_alphanumeric)
                 || prefix.len() > 2
         })
     })

@@ -107,7 +107,7 @@ const BILLING: [&str; 8] = [
 const INVALID: &str =
     "The provider rejected the request as invalid (check the model name and parameters)";
 
-/// What the caller is told about a provider's error status (contract data-plane 4.2 and D3).
+/// What the caller is told about a provider's error status.
 ///
 /// `body`: the beginning of the provider's answer. `retry_after_s`: its `Retry-After`, passed on for 429 and 503.
 pub fn refusal(status: u16, body: &[u8], retry_after_s: Option<u64>) -> Rejection {
@@ -134,10 +134,9 @@ pub fn refusal(status: u16, body: &[u8], retry_after_s: Option<u64>) -> Rejectio
             retry_after_s,
             ..Rejection::new(Code::ProviderRateLimited, "The provider rate-limited this request")
         },
-        503 => Rejection {
-            retry_after_s,
-            ..Rejection::new(Code::ProviderError, "LLM provider error")
-        },
+        503 => {
+            Rejection { retry_after_s, ..Rejection::new(Code::ProviderError, "LLM provider error") }
+        }
         _ => Rejection::new(Code::ProviderError, "LLM provider error"),
     }
 }

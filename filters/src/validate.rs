@@ -1,6 +1,6 @@
 //! Request fields, checked as the reference checks them: all faults at once, in its shape and words.
 //!
-//! Source: contract data-plane 0.4 and management appendix A.
+//! Source: the reference gateway's own validation answers (pydantic 2).
 
 use serde_json::{Map, Value, json};
 
@@ -321,11 +321,8 @@ pub fn not_json(body: &[u8], error: &serde_json::Error) -> Rejection {
         faults.add("missing", &["body".into()], "Field required", Value::Null, Value::Null);
         return faults.into_rejection(Code::InvalidFields);
     }
-    let offset = if error.is_eof() {
-        body.len()
-    } else {
-        offset_of(body, error.line(), error.column())
-    };
+    let offset =
+        if error.is_eof() { body.len() } else { offset_of(body, error.line(), error.column()) };
     faults.add(
         "json_invalid",
         &["body".into(), offset.into()],
@@ -338,7 +335,9 @@ pub fn not_json(body: &[u8], error: &serde_json::Error) -> Rejection {
 
 /// Whether the content type is JSON: `application/json` or `application/*+json`, whatever the parameters.
 pub fn is_json_type(content_type: Option<&[u8]>) -> bool {
-    let Some(text) = content_type.and_then(|value| std::str::from_utf8(value).ok()) else { return false };
+    let Some(text) = content_type.and_then(|value| std::str::from_utf8(value).ok()) else {
+        return false;
+    };
     let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     kind.strip_prefix("application/").is_some_and(|rest| rest == "json" || rest.ends_with("+json"))
 }
@@ -351,7 +350,10 @@ pub fn not_declared_json(body: &[u8]) -> Rejection {
     let message = "Input should be a valid dictionary or object to extract fields from";
     faults.add("model_attributes_type", &["body".into()], message, text.into(), Value::Null);
     let refused = faults.into_rejection(Code::InvalidFields);
-    Rejection { message: format!("{message}: send the header 'Content-Type: application/json'").into(), ..refused }
+    Rejection {
+        message: format!("{message}: send the header 'Content-Type: application/json'").into(),
+        ..refused
+    }
 }
 
 /// The refusal of a body that is JSON, but no object.
@@ -369,8 +371,11 @@ pub fn not_an_object(body: &[u8]) -> Rejection {
 
 /// Byte offset of a one-based line and column.
 fn offset_of(body: &[u8], line: usize, column: usize) -> usize {
-    let before: usize =
-        body.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum();
+    let before: usize = body
+        .split_inclusive(|byte| *byte == b'\n')
+        .take(line.saturating_sub(1))
+        .map(<[u8]>::len)
+        .sum();
     (before + column.saturating_sub(1)).min(body.len())
 }
 

@@ -82,7 +82,9 @@ fn instant(text: &str) -> Result<Timestamp, &'static str> {
     let local: DateTime = local.parse().map_err(|_| reason(text))?;
     let offset = match offset {
         None | Some("Z" | "z") => Offset::UTC,
-        Some(offset) => parse_offset(offset).ok_or("unexpected extra characters at the end of the input")?,
+        Some(offset) => {
+            parse_offset(offset).ok_or("unexpected extra characters at the end of the input")?
+        }
     };
     let at = offset.to_timestamp(local).map_err(|_| OUT_OF_RANGE)?;
     Ok(to_micros(at))
@@ -137,11 +139,15 @@ fn to_micros(at: Timestamp) -> Timestamp {
     crate::clock::timestamp(at.as_microsecond())
 }
 
-/// How instants are written: UTC with an offset, six digits of fraction or none (contract D10).
+/// How instants are written: UTC with an offset, six digits of fraction or none.
 pub(super) fn iso(at: Timestamp) -> String {
     let micros = at.subsec_nanosecond() / 1000;
     let whole = at.strftime("%Y-%m-%dT%H:%M:%S");
-    if micros == 0 { format!("{whole}+00:00") } else { format!("{whole}.{:06}+00:00", micros.abs()) }
+    if micros == 0 {
+        format!("{whole}+00:00")
+    } else {
+        format!("{whole}.{:06}+00:00", micros.abs())
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +176,9 @@ mod tests {
         assert_eq!(read("abcd-01-01T00:00:00"), "invalid character in year");
         assert_eq!(read("2030-13-01T00:00:00"), "month value is outside expected range of 1-12");
         assert_eq!(read("2030-01-41T00:00:00"), "day value is outside expected range");
-        assert_eq!(read("2030-01-01T00:00:00x"), "unexpected extra characters at the end of the input");
+        assert_eq!(
+            read("2030-01-01T00:00:00x"),
+            "unexpected extra characters at the end of the input"
+        );
     }
 }

@@ -24,9 +24,9 @@ pub(super) async fn readiness(app: &App) -> Result<Answer, Rejection> {
         return Err(not_ready("connected", "draining", version));
     }
     match app.store.ping().await {
-        Ok(()) => Answer::json(
-            &json!({"status": "healthy", "database": "connected", "version": version}),
-        ),
+        Ok(()) => {
+            Answer::json(&json!({"status": "healthy", "database": "connected", "version": version}))
+        }
         Err(error) => Err(not_ready("unavailable", "unhealthy", version).because(error)),
     }
 }

@@ -131,11 +131,10 @@ pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
 pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = Fields::new("body", &body);
-    // Absent keeps, null clears where the field can be null, a value sets (contract D12).
+    // Absent keeps, null clears where the field can be null, a value sets.
     let key_name = read.has("key_name").then(|| read.string("key_name"));
     let is_active = read.boolean("is_active", true);
-    let expires_at =
-        read.has("expires_at").then(|| fields::datetime(&mut read, "expires_at"));
+    let expires_at = read.has("expires_at").then(|| fields::datetime(&mut read, "expires_at"));
     let metadata = read.object("metadata", true);
     read.faults.check()?;
     let change = KeyChange { key_name, is_active, expires_at, metadata };

@@ -103,8 +103,9 @@ pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Reje
 }
 
 pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
-    let row = app.store.user_get(id).await?.ok_or_else(|| {
-        Rejection::new(Code::NotFound, format!("User with id '{id}' not found"))
-    })?;
+    let row =
+        app.store.user_get(id).await?.ok_or_else(|| {
+            Rejection::new(Code::NotFound, format!("User with id '{id}' not found"))
+        })?;
     Answer::json(&user(app, &row))
 }

@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{Command, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, InitDb};
-use crate::app::open_store;
+use super::{Command, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, InitDb};
+use crate::app::{StartError, open_store};
 use crate::config::{self, Config, Flags, Sources};
 use crate::server::{self, Greeting};
+use crate::store::StoreError;
 use crate::telemetry::logs;
 use crate::{demo, mock};
 
@@ -64,7 +65,12 @@ fn start(file: Option<PathBuf>, flags: Flags, greeting: Greeting) -> u8 {
         Ok(()) => EXIT_OK,
         Err(error) => {
             complain(&error);
-            EXIT_FAILED
+            match error {
+                StartError::Store { source: StoreError::Unavailable { .. }, .. } => {
+                    EXIT_UNREACHABLE
+                }
+                _ => EXIT_FAILED,
+            }
         }
     }
 }
@@ -120,7 +126,11 @@ fn run_mock(options: &super::Mock) -> u8 {
         runtime.block_on(async {
             let address = (options.host.as_str(), options.port);
             let listener = tokio::net::TcpListener::bind(address).await?;
-            writeln!(io::stdout(), "mock provider listening on http://{}/v1", listener.local_addr()?)?;
+            writeln!(
+                io::stdout(),
+                "mock provider listening on http://{}/v1",
+                listener.local_addr()?
+            )?;
             let options = mock::Options { record: true };
             mock::serve_with(listener, options, std::future::pending()).await?;
             Ok(())

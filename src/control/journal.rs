@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,8 @@ const HEADER_BYTES: usize = 8;
 const MAX_RECORD_BYTES: usize = 1 << 20;
 /// How much is read at once; larger than any frame.
 const READ_BYTES: usize = 2 << 20;
+/// Who calls which model is nobody else's business.
+const PRIVATE: u32 = 0o600;
 /// Name of the file that says how far records have been applied.
 const CURSOR: &str = "applied";
 
@@ -273,7 +275,7 @@ impl Journal {
     pub fn reject(&self, entry: &Entry) -> io::Result<()> {
         use std::io::Write as _;
         let path = self.folder.join("rejected.jsonl");
-        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        let mut file = OpenOptions::new().create(true).append(true).mode(PRIVATE).open(path)?;
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
         file.write_all(&line)
@@ -344,13 +346,15 @@ fn read_frame(bytes: &[u8]) -> Frame {
     let size = (HEADER_BYTES + length).next_multiple_of(ALIGN as usize);
     let entry = serde_json::from_slice(payload).ok();
     if entry.is_none() {
-        tracing::error!("a journal record of an unknown form was skipped; was it written by a newer otari?");
+        tracing::error!(
+            "a journal record of an unknown form was skipped; was it written by a newer otari?"
+        );
     }
     Frame::Whole(entry.map(Box::new), size)
 }
 
 fn open_rw(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(PRIVATE).open(path)
 }
 
 fn create_segment(folder: &Path, number: u64) -> io::Result<Segment> {
@@ -358,6 +362,7 @@ fn create_segment(folder: &Path, number: u64) -> io::Result<Segment> {
         .read(true)
         .write(true)
         .create_new(true)
+        .mode(PRIVATE)
         .open(segment_path(folder, number))?;
     Ok(Segment { number, file, claimed: AtomicU64::new(0) })
 }
@@ -371,7 +376,8 @@ fn segments(folder: &Path) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for file in fs::read_dir(folder)? {
         let name = file?.file_name();
-        let number: Option<u64> = name.to_str().and_then(|name| name.strip_suffix(".journal")?.parse().ok());
+        let number: Option<u64> =
+            name.to_str().and_then(|name| name.strip_suffix(".journal")?.parse().ok());
         numbers.extend(number);
     }
     numbers.sort_unstable();

@@ -86,7 +86,7 @@ impl Local {
             // The disk is full or broken. The record is in the log then, for a person to enter by hand.
             let record = serde_json::to_string(entry).unwrap_or_default();
             tracing::error!(%error, record, "a usage record could not be journalled");
-            self.metrics.dropped();
+            self.metrics.journal.dropped();
         }
     }
 }

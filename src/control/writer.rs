@@ -1,7 +1,7 @@
 //! Journal → store: applies what was journalled, in batches, for as long as the process lives.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use otari_filters::settle::Entry;
@@ -20,6 +20,8 @@ const BATCH: usize = 500;
 const TORN_AFTER: Duration = Duration::from_secs(1);
 /// Longest pause between tries while the database is away.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// How often the claim on the database is looked at.
+const CLAIM_EVERY: Duration = Duration::from_secs(5);
 /// Uses of keys that wait to be written; more are dropped, the next use will be noted.
 const MAX_TOUCHES: usize = 10_000;
 
@@ -75,14 +77,16 @@ impl Writer {
     /// Applies what is journalled, for as long as the process lives.
     pub async fn run(&self) {
         let mut backoff = EVERY;
-        let mut stuck_since: Option<(Position, tokio::time::Instant)> = None;
+        let mut stuck_since: Option<(Position, Instant)> = None;
+        let mut claimed = Instant::now();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(backoff) => {}
                 () = self.journal.hurry.notified() => {}
             }
             let before = self.journal.applied();
-            let torn = stuck_since.is_some_and(|(at, since)| at == before && since.elapsed() > TORN_AFTER);
+            let torn =
+                stuck_since.is_some_and(|(at, since)| at == before && since.elapsed() > TORN_AFTER);
             backoff = match self.step(torn).await {
                 Ok(_) => EVERY,
                 Err(error) => {
@@ -92,14 +96,29 @@ impl Writer {
             };
             let now = self.journal.applied();
             let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-            self.metrics.journal_backlog_bytes.set(gauge(self.journal.backlog_bytes()));
-            self.metrics.queue_depth.set(gauge(self.journal.pending()));
+            self.metrics.journal.backlog_bytes.set(gauge(self.journal.backlog_bytes()));
+            self.metrics.journal.queue_depth.set(gauge(self.journal.pending()));
             stuck_since = match stuck_since {
                 _ if now >= self.journal.end() => None,
                 Some((at, since)) if at == now => Some((at, since)),
-                _ => Some((now, tokio::time::Instant::now())),
+                _ => Some((now, Instant::now())),
             };
             self.write_touches().await;
+            if claimed.elapsed() > CLAIM_EVERY {
+                claimed = Instant::now();
+                self.keep_claim().await;
+            }
+        }
+    }
+
+    /// A database that was away may have been taken by another gateway meanwhile.
+    async fn keep_claim(&self) {
+        match self.store.claim().await {
+            Err(error @ StoreError::InUse) => {
+                tracing::error!(%error, "budgets are not exact any more")
+            }
+            Err(error) => tracing::debug!(%error, "the database could not be claimed again yet"),
+            Ok(()) => {}
         }
     }
 
@@ -128,14 +147,14 @@ impl Writer {
     }
 
     async fn apply(&self, entries: &[Entry]) -> Result<usize, StoreError> {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         match self.store.apply(entries).await {
             Ok(applied) => {
-                self.metrics.flushed(entries.len(), started.elapsed(), true);
+                self.metrics.journal.flushed(entries.len(), started.elapsed(), true);
                 Ok(applied.fresh)
             }
             Err(error @ StoreError::Unavailable { .. }) => {
-                self.metrics.flushed(entries.len(), started.elapsed(), false);
+                self.metrics.journal.flushed(entries.len(), started.elapsed(), false);
                 Err(error)
             }
             // One record that the store will never take must not hold up the others.
@@ -148,7 +167,7 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!(%error, "the database refuses a usage record; it was put into rejected.jsonl in the journal folder");
-                self.metrics.dropped();
+                self.metrics.journal.dropped();
                 let kept = entries.iter().try_for_each(|entry| self.journal.reject(entry));
                 kept.map_err(|error| unreadable(&error.to_string()))?;
                 Ok(0)

@@ -24,7 +24,9 @@ pub(super) enum NoBody {
 ///
 /// One deadline covers all of it: a caller who sends a byte now and then must not hold memory for ever.
 pub(super) async fn read(s: &mut Session, limits: &Limits) -> Result<Bytes, NoBody> {
-    match tokio::time::timeout(limits.request_body_timeout, read_all(s, limits.max_request_bytes)).await {
+    match tokio::time::timeout(limits.request_body_timeout, read_all(s, limits.max_request_bytes))
+        .await
+    {
         Ok(done) => done,
         Err(_) => {
             let message = format!(
@@ -84,6 +86,7 @@ async fn read_all(s: &mut Session, limit: usize) -> Result<Bytes, NoBody> {
 }
 
 fn too_large(limit: usize) -> Rejection {
-    let message = format!("The request body is over the limit of {limit} bytes (max_request_bytes)");
+    let message =
+        format!("The request body is over the limit of {limit} bytes (max_request_bytes)");
     Rejection::new(Code::BodyTooLarge, message)
 }

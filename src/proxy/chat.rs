@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`: the gates in their order, then the exchange.
 //!
-//! Order: contract data-plane 2.1, credentials first (D5).
+//! The order is the reference gateway's, except that credentials are checked before the body is read.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -101,8 +101,7 @@ fn priced(
     resolved: Result<Vec<Attempt>, Rejection>,
     prices: Option<Prices>,
 ) -> Result<Vec<Attempt>, Rejection> {
-    let is_ambiguous =
-        resolved.as_ref().is_err_and(|refused| refused.code == Code::AmbiguousModel);
+    let is_ambiguous = resolved.as_ref().is_err_and(|refused| refused.code == Code::AmbiguousModel);
     if app.config.require_pricing && prices.is_none() && !is_ambiguous {
         let message = format!(
             "No pricing configured for model '{}', and require_pricing is on. Add a price with POST /v1/pricing or \

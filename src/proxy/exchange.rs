@@ -25,13 +25,13 @@ use pingora_proxy::Session;
 use tokio::sync::watch;
 
 use crate::app::App;
+use crate::proxy::RequestContext;
 use crate::proxy::chat::Call;
 use crate::proxy::open::Ending;
 use crate::proxy::relay;
 use crate::proxy::request::Stop;
-use crate::proxy::RequestContext;
 
-/// Pause before the first repeat on the same provider; doubles, with jitter (contract D22).
+/// Pause before the first repeat on the same provider; doubles, with jitter.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 /// All pauses of one request together.
 const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -237,12 +237,7 @@ fn absorb(call: &mut Call, failed: &FailedAttempt) {
 }
 
 /// How long to wait before the same provider is tried again; `None`: not at all.
-fn pause(
-    app: &App,
-    failed: &FailedAttempt,
-    repeats: u32,
-    waited: Duration,
-) -> Option<Duration> {
+fn pause(app: &App, failed: &FailedAttempt, repeats: u32, waited: Duration) -> Option<Duration> {
     let repeatable = failed.repeatable || (failed.status.is_none() && app.config.retry_after_sent);
     let asked = failed.rejection.retry_after_s.map(Duration::from_secs);
     let backoff = FIRST_BACKOFF * 2_u32.saturating_pow(repeats - 1);
@@ -296,7 +291,10 @@ async fn try_once(
             connect::give_back(app, up, &peer, false).await;
             Err(match failed {
                 Failed::Attempt(broken) if reused && broken.status.is_none() => {
-                    Failed::Attempt(FailedAttempt { stale: broken.reason == "connection_broken", ..broken })
+                    Failed::Attempt(FailedAttempt {
+                        stale: broken.reason == "connection_broken",
+                        ..broken
+                    })
                 }
                 other => other,
             })

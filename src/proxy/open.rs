@@ -46,7 +46,7 @@ pub(super) enum Ending {
     },
     /// The provider broke off after the first byte; only what it reported is charged.
     Broken(&'static str),
-    /// Somebody else ended it after the first byte: the caller pays for what was produced (contract D8).
+    /// Somebody else ended it after the first byte: the caller pays for what was produced.
     Cut {
         /// Outcome code.
         reason: &'static str,
@@ -162,7 +162,7 @@ impl Open {
         self.output_tokens = output_tokens;
     }
 
-    /// Lets the hold grow when the output has passed it (contract D23).
+    /// Lets the hold grow when the output has passed it.
     ///
     /// # Errors
     /// `budget_exceeded`: the stream must end.

@@ -21,6 +21,10 @@ use crate::proxy::exchange::{Answer, Watch};
 use crate::proxy::reply;
 use crate::proxy::request::Stop;
 
+/// In debug builds a provider's answer with this header makes the gateway panic: the only way for a test to see, from
+/// outside, that a panic settles its request too.
+const PANIC_HEADER: &str = "otari-test-panic";
+
 /// Passes the answer on.
 pub(super) async fn run(
     app: &Arc<App>,
@@ -33,6 +37,10 @@ pub(super) async fn run(
     let first_byte = ctx.started.elapsed();
     ctx.outcome.first_byte_ms = u32::try_from(first_byte.as_millis()).ok();
     app.metrics.first_byte(first_byte);
+    let asks_for_panic = |head: &ResponseHeader| head.headers.contains_key(PANIC_HEADER);
+    if cfg!(debug_assertions) && answer.up.response_header().is_some_and(asks_for_panic) {
+        panic!("asked for by a test");
+    }
     if answer.is_stream {
         stream::run(app, s, ctx, call, watch, answer).await
     } else {

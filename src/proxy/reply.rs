@@ -27,7 +27,11 @@ pub(super) struct Reply {
 pub(super) const JSON: &str = "application/json";
 
 impl Reply {
-    pub(super) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+    pub(super) fn new(
+        status: StatusCode,
+        content_type: &'static str,
+        body: impl Into<Bytes>,
+    ) -> Self {
         Self { status, content_type, body: body.into(), headers: Vec::new() }
     }
 }
@@ -45,7 +49,7 @@ pub(super) fn common(
         head.insert_header(CACHE_CONTROL, "private, no-store, no-cache")?;
         head.insert_header(VARY, "Authorization")?;
     }
-    // OpenAI's SDK reads the first, Anthropic's the second, ours the third (contract D18).
+    // OpenAI's SDK reads the first, Anthropic's the second, ours the third.
     let id = HeaderValue::from_str(&ctx.id).unwrap_or_else(|_| HeaderValue::from_static(""));
     head.insert_header(HeaderName::from_static("x-request-id"), id.clone())?;
     head.insert_header(HeaderName::from_static("request-id"), id.clone())?;
@@ -127,11 +131,7 @@ pub(super) async fn refuse(
 }
 
 /// The last resort: whatever failed and was not refused on the way.
-pub(super) async fn fail(
-    s: &mut Session,
-    error: &Error,
-    ctx: &mut RequestContext,
-) -> FailToProxy {
+pub(super) async fn fail(s: &mut Session, error: &Error, ctx: &mut RequestContext) -> FailToProxy {
     let refused = match error.esource() {
         // The caller is gone; there is nobody to tell.
         ErrorSource::Downstream => None,

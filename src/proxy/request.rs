@@ -50,7 +50,11 @@ impl From<body::NoBody> for Stop {
 }
 
 /// Answers the request. `Ok(true)`: it was answered; errors go to `fail_to_proxy`.
-pub(super) async fn admit(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Result<bool> {
+pub(super) async fn admit(
+    app: &Arc<App>,
+    s: &mut Session,
+    ctx: &mut RequestContext,
+) -> Result<bool> {
     prepare(app, s, ctx);
     match serve(app, s, ctx).await {
         Ok(()) => Ok(true),
@@ -64,7 +68,7 @@ fn prepare(app: &App, s: &mut Session, ctx: &mut RequestContext) {
     let limits = &app.config.limits;
     let session = &mut s.downstream_session;
     // A connection that idles is closed; while draining every connection is, after its answer.
-    let keepalive = (!app.life.is_draining()).then(|| limits.downstream_keepalive.as_secs());
+    let keepalive = (!app.life.is_draining()).then_some(limits.downstream_keepalive.as_secs());
     session.set_keepalive(keepalive);
     session.set_write_timeout(Some(limits.downstream_write_timeout));
     // A next request that arrives early would otherwise kill the stream that is running.
@@ -82,26 +86,28 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
     let path = s.req_header().uri.path().to_owned();
     let (route, id) = match routes::find(&method, &path) {
         Found::Route(route, id) => (route, id),
-        Found::OtherMethod(route) if method == Method::OPTIONS => return options(s, ctx, route).await,
+        Found::OtherMethod(route) if method == Method::OPTIONS => {
+            return options(s, ctx, route).await;
+        }
         Found::OtherMethod(route) => {
             ctx.route = Some(route);
             let message = format!("Method Not Allowed: {path} answers {}", route.method);
             let allow = Some(allow(route));
-            return Err(Rejection { allow, ..Rejection::new(Code::MethodNotAllowed, message) }.into());
+            return Err(
+                Rejection { allow, ..Rejection::new(Code::MethodNotAllowed, message) }.into()
+            );
         }
         Found::Nothing(nearest) => {
-            let message = format!("Not Found: no route {method} {path}. The nearest path is {nearest}");
+            let message =
+                format!("Not Found: no route {method} {path}. The nearest path is {nearest}");
             return Err(Rejection::new(Code::NotFound, message).into());
         }
     };
     ctx.route = Some(route);
-    let is_head = method == Method::HEAD;
-    if !is_head {
-        ctx.caller = credential(app, s, route).await?;
-    } else if route.credential != Credential::Open {
-        // A probe needs no key, and learns no more than that the route exists.
-        return Ok(reply::write(s, ctx, Reply::new(StatusCode::OK, JSON, "")).await?);
+    if method == Method::HEAD && route.credential != Credential::Open {
+        return probe(s, ctx, route).await;
     }
+    ctx.caller = credential(app, s, route).await?;
     match route.handler {
         Handler::Chat => chat::complete(app, s, ctx).await,
         Handler::ResponsesSocket => Err(no_socket(s).into()),
@@ -109,7 +115,7 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
     }
 }
 
-/// Who calls, before anything of the body is read (contract D5).
+/// Who calls, before anything of the body is read.
 async fn credential(app: &App, s: &Session, route: &Route) -> Result<Option<Caller>, Rejection> {
     let headers = &s.req_header().headers;
     let counted = |refused: Rejection| {
@@ -124,7 +130,8 @@ async fn credential(app: &App, s: &Session, route: &Route) -> Result<Option<Call
         }
         Credential::Master => {
             if app.local.master.is_none() {
-                let message = "Master key not configured. Set OTARI_MASTER_KEY environment variable.";
+                let message =
+                    "Master key not configured. Set OTARI_MASTER_KEY environment variable.";
                 return Err(Rejection::new(Code::MasterKeyNotConfigured, message));
             }
             let token = authenticate::credential(headers).map_err(counted)?;
@@ -152,7 +159,21 @@ async fn manage(
     Ok(reply::write(s, ctx, reply).await?)
 }
 
-async fn options(s: &mut Session, ctx: &mut RequestContext, route: &'static Route) -> Result<(), Stop> {
+/// Agents probe with `HEAD` before they call. It needs no key, and tells no more than that the route exists.
+async fn probe(
+    s: &mut Session,
+    ctx: &mut RequestContext,
+    route: &'static Route,
+) -> Result<(), Stop> {
+    ctx.route = Some(route);
+    Ok(reply::write(s, ctx, Reply::new(StatusCode::OK, JSON, "")).await?)
+}
+
+async fn options(
+    s: &mut Session,
+    ctx: &mut RequestContext,
+    route: &'static Route,
+) -> Result<(), Stop> {
     ctx.route = Some(route);
     let mut reply = Reply::new(StatusCode::NO_CONTENT, JSON, "");
     reply.headers.push((ALLOW, HeaderValue::from_static(allow(route))));
@@ -171,13 +192,14 @@ fn allow(route: &Route) -> &'static str {
 
 /// Codex tries a WebSocket first and falls back at once on 426; any other status costs it seven tries.
 fn no_socket(s: &Session) -> Rejection {
-    let wants = s.get_header(UPGRADE).is_some_and(|value| {
-        value.as_bytes().eq_ignore_ascii_case(b"websocket")
-    });
+    let wants = s
+        .get_header(UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if wants {
         let message = "WebSocket is not offered: POST to /v1/responses instead";
         return Rejection::new(Code::UpgradeRequired, message);
     }
-    let message = "Not Found: /v1/responses is not served by this version. Use /v1/chat/completions";
+    let message =
+        "Not Found: /v1/responses is not served by this version. Use /v1/chat/completions";
     Rejection::new(Code::NotFound, message)
 }

@@ -51,10 +51,12 @@ impl Announcer {
         let app = &self.app;
         let config = &app.config;
         let directory = &app.local.directory;
-        let file = config.file.as_ref().map_or("none".to_owned(), |file| file.display().to_string());
+        let file =
+            config.file.as_ref().map_or("none".to_owned(), |file| file.display().to_string());
         let providers: Vec<String> = config.providers.iter().map(provider).collect();
         let providers = if providers.is_empty() {
-            "none: add one under providers: in the configuration, or set e.g. OPENAI_API_KEY".to_owned()
+            "none: add one under providers: in the configuration, or set e.g. OPENAI_API_KEY"
+                .to_owned()
         } else {
             providers.join("  ")
         };
@@ -62,7 +64,11 @@ impl Announcer {
             format!("otari {}  mode standalone  config {file}", env!("CARGO_PKG_VERSION")),
             format!("database   {}", app.store.label()),
             format!("providers  {providers}"),
-            format!("models     {} with a price, {} API keys", directory.priced_models(), directory.keys()),
+            format!(
+                "models     {} with a price, {} API keys",
+                directory.priced_models(),
+                directory.keys()
+            ),
         ];
         if config.require_pricing && directory.priced_models() == 0 {
             lines.push(

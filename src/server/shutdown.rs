@@ -45,7 +45,8 @@ impl ShutdownSignalWatch for Signals {
 async fn any_signal() {
     let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
     let mut signals: Vec<Signal> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
-    futures_util::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
+    futures_util::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv())))
+        .await;
 }
 
 /// Waits for open requests, then for the journal, then ends the process.
@@ -79,7 +80,10 @@ impl BackgroundService for Drain {
         }
         tracing::info!("bye");
         app.access.flush();
-        #[expect(clippy::disallowed_methods, reason = "everything is written; Pingora would sleep on")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "everything is written; Pingora would sleep on"
+        )]
         std::process::exit(0);
     }
 }

@@ -1,4 +1,4 @@
-//! The store that several replicas share: PostgreSQL behind a pool of connections.
+//! PostgreSQL behind a pool of connections.
 
 mod codec;
 mod tls;
@@ -12,7 +12,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    ClientWrapper, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
+};
 use jiff::Timestamp;
 use otari_filters::settle::Entry;
 use tokio::time::timeout;
@@ -34,10 +36,15 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// The advisory lock of whoever migrates. Any number does, if it never changes: `otari` in ASCII.
 const MIGRATION_LOCK: i64 = 0x6f_74_61_72_69;
 
+/// The advisory lock of the gateway that decides budgets on a database.
+const CLAIM_LOCK: i64 = MIGRATION_LOCK + 1;
+
 /// A pool of connections to one PostgreSQL database.
 pub struct Postgres {
     label: String,
     pool: Pool,
+    /// The connection that holds the claim: the lock goes when it does.
+    claim: tokio::sync::Mutex<Option<ClientWrapper>>,
 }
 
 /// Connects once, to say early what is wrong. The parameters are the fields of `Database::Postgres`.
@@ -75,7 +82,11 @@ pub async fn open(
         .build()
         .map_err(|error| StoreError::Unavailable { message: error.to_string() })?;
     drop(pool.get().await?);
-    Ok(Postgres { label: format!("postgresql {label}"), pool })
+    Ok(Postgres {
+        label: format!("postgresql {label}"),
+        pool,
+        claim: tokio::sync::Mutex::default(),
+    })
 }
 
 /// `call`, or `Unavailable` when it takes too long.
@@ -131,6 +142,25 @@ impl Store for Postgres {
         let steps = run_steps(&mut db).await;
         db.execute("-- migrate\nSELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK]).await?;
         steps
+    }
+
+    async fn claim(&self) -> Result<(), StoreError> {
+        let mut claim = self.claim.lock().await;
+        if claim.as_ref().is_some_and(|connection| !connection.is_closed()) {
+            return Ok(());
+        }
+        let take = async {
+            let db = Object::take(self.pool.get().await?);
+            let sql = "-- claim\nSELECT pg_try_advisory_lock($1)";
+            let taken: bool = codec::get(&db.query_one(sql, &[&CLAIM_LOCK]).await?, 0)?;
+            Ok((db, taken))
+        };
+        let (db, taken) = within(take).await?;
+        if !taken {
+            return Err(StoreError::InUse);
+        }
+        *claim = Some(db);
+        Ok(())
     }
 
     async fn schema_check(&self) -> Result<(), StoreError> {

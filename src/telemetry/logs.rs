@@ -31,7 +31,9 @@ fn is_json(format: LogFormat) -> bool {
 pub fn start(format: LogFormat, level: LogLevel) {
     // Pingora logs every disconnect and pool event; what matters of them is in our own lines.
     let level = level.as_str();
-    let filter = format!("{level},pingora_core=warn,pingora_proxy=warn,h2=warn,tokio_postgres=warn,refinery_core=warn");
+    let filter = format!(
+        "{level},pingora_core=warn,pingora_proxy=warn,h2=warn,tokio_postgres=warn,refinery_core=warn"
+    );
     let builder = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
         .with_writer(std::io::stderr);

@@ -1,10 +1,12 @@
-//! Prometheus series, named as the reference's (contract management 9). Labels come from closed sets only.
+//! Prometheus series, named as the reference's. Labels come from closed sets only.
 
 use std::time::Duration;
 
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder,
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, Opts, Registry, TextEncoder,
 };
 
 /// The reference's buckets, in seconds; also used for dollars and rows.
@@ -30,15 +32,108 @@ pub struct Metrics {
     attempts: IntCounterVec,
     first_byte: Histogram,
     stream_aborts: IntCounterVec,
-    /// Usage records that the store does not have yet.
-    pub queue_depth: IntGauge,
-    /// The same in bytes.
-    pub journal_backlog_bytes: IntGauge,
     /// Dollars held for requests in flight.
     pub budget_held: Gauge,
+    /// The way of usage records to the store.
+    pub journal: JournalMetrics,
+}
+
+/// The way of usage records to the store.
+pub struct JournalMetrics {
+    /// Records that the store does not have yet.
+    pub queue_depth: IntGauge,
+    /// The same in bytes.
+    pub backlog_bytes: IntGauge,
     batch_size: HistogramVec,
     flush_seconds: HistogramVec,
     rows: IntCounterVec,
+}
+
+/// Registers series as it makes them.
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, series: C) -> prometheus::Result<C> {
+        self.0.register(Box::new(series.clone()))?;
+        Ok(series)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::new(name, help)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::new(name, help)?)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<HistogramVec> {
+        let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
+        self.add(HistogramVec::new(options, labels)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> prometheus::Result<Histogram> {
+        let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
+        self.add(Histogram::with_opts(options)?)
+    }
+}
+
+impl JournalMetrics {
+    /// A batch went to the store, or failed to.
+    pub fn flushed(&self, rows: usize, took: Duration, written: bool) {
+        let result = if written { "ok" } else { "error" };
+        self.flush_seconds.with_label_values(&[result, WRITER]).observe(took.as_secs_f64());
+        if written {
+            self.batch_size.with_label_values(&[WRITER]).observe(rows as f64);
+            self.rows.with_label_values(&["written", WRITER]).inc_by(rows as u64);
+        }
+    }
+
+    /// A record could not be kept where it belongs.
+    pub fn dropped(&self) {
+        self.rows.with_label_values(&["dropped", WRITER]).inc();
+    }
+
+    fn new(add: &Registrar<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            queue_depth: add.gauge(
+                "gateway_usage_log_queue_depth",
+                "Number of usage log entries waiting to be written",
+            )?,
+            backlog_bytes: add.gauge(
+                "gateway_journal_backlog_bytes",
+                "Bytes of usage records waiting to be written to the database",
+            )?,
+            batch_size: add.histograms(
+                "gateway_usage_log_batch_size",
+                "Number of rows per flush batch",
+                &["writer"],
+            )?,
+            flush_seconds: add.histograms(
+                "gateway_usage_log_flush_duration_seconds",
+                "Time spent flushing usage log batches",
+                &["result", "writer"],
+            )?,
+            rows: add.counters(
+                "gateway_usage_log_rows_total",
+                "Total usage log rows by outcome",
+                &["result", "writer"],
+            )?,
+        })
+    }
 }
 
 impl Metrics {
@@ -48,111 +143,64 @@ impl Metrics {
     /// When two series have one name: a fault of this file.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let series = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(series.clone()))?;
-            Ok::<_, prometheus::Error>(series)
-        };
-        let counter = |name: &str, help: &str| {
-            let series = IntCounter::new(name, help)?;
-            registry.register(Box::new(series.clone()))?;
-            Ok::<_, prometheus::Error>(series)
-        };
-        let gauge = |name: &str, help: &str| {
-            let series = IntGauge::new(name, help)?;
-            registry.register(Box::new(series.clone()))?;
-            Ok::<_, prometheus::Error>(series)
-        };
-        let histograms = |name: &str, help: &str, labels: &[&str]| {
-            let options = HistogramOpts::new(name, help).buckets(BUCKETS.to_vec());
-            let series = HistogramVec::new(options, labels)?;
-            registry.register(Box::new(series.clone()))?;
-            Ok::<_, prometheus::Error>(series)
-        };
-        let build = counters("gateway_build_info", "Version of the gateway", &["version"])?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).inc();
-        let process = prometheus::process_collector::ProcessCollector::for_self();
-        registry.register(Box::new(process))?;
-        let held = Gauge::new("gateway_budget_held_dollars", "Dollars held for requests in flight")?;
-        registry.register(Box::new(held.clone()))?;
-        let first_byte = Histogram::with_opts(
-            HistogramOpts::new(
-                "gateway_time_to_first_token_seconds",
-                "Time from the arrival of a request to the first byte of its answer",
-            )
-            .buckets(BUCKETS.to_vec()),
-        )?;
-        registry.register(Box::new(first_byte.clone()))?;
+        let add = Registrar(&registry);
+        add.counters("gateway_build_info", "Version of the gateway", &["version"])?
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .inc();
+        registry.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Self {
-            requests: counters(
+            requests: add.counters(
                 "gateway_requests_total",
                 "Total number of HTTP requests",
                 &["endpoint", "method", "status"],
             )?,
-            duration: histograms(
+            duration: add.histograms(
                 "gateway_request_duration_seconds",
                 "HTTP request duration in seconds",
                 &["endpoint", "method"],
             )?,
-            active: gauge("gateway_active_requests", "Number of currently in-flight requests")?,
-            tokens: counters(
+            active: add
+                .gauge("gateway_active_requests", "Number of currently in-flight requests")?,
+            tokens: add.counters(
                 "gateway_tokens_total",
                 "Total number of tokens processed",
                 &["model", "provider", "type"],
             )?,
-            cost: histograms(
+            cost: add.histograms(
                 "gateway_request_cost_dollars",
                 "Request cost in USD",
                 &["model", "provider"],
             )?,
-            rate_limit_hits: counter(
-                "gateway_rate_limit_hits_total",
-                "Total number of rate limit hits",
-            )?,
-            budget_exceeded: counter(
+            rate_limit_hits: add
+                .counter("gateway_rate_limit_hits_total", "Total number of rate limit hits")?,
+            budget_exceeded: add.counter(
                 "gateway_budget_exceeded_total",
                 "Total number of budget exceeded events",
             )?,
-            auth_failures: counters(
+            auth_failures: add.counters(
                 "gateway_auth_failures_total",
                 "Total number of authentication failures",
                 &["reason"],
             )?,
-            attempts: counters(
+            attempts: add.counters(
                 "gateway_upstream_attempts_total",
                 "Calls to providers by outcome",
                 &["outcome", "provider"],
             )?,
-            first_byte,
-            stream_aborts: counters(
+            first_byte: add.histogram(
+                "gateway_time_to_first_token_seconds",
+                "Time from the arrival of a request to the first byte of its answer",
+            )?,
+            stream_aborts: add.counters(
                 "gateway_stream_aborts_total",
                 "Streams that ended early, by the side that ended them",
                 &["side"],
             )?,
-            queue_depth: gauge(
-                "gateway_usage_log_queue_depth",
-                "Number of usage log entries waiting to be written",
-            )?,
-            journal_backlog_bytes: gauge(
-                "gateway_journal_backlog_bytes",
-                "Bytes of usage records waiting to be written to the database",
-            )?,
-            budget_held: held,
-            batch_size: histograms(
-                "gateway_usage_log_batch_size",
-                "Number of rows per flush batch",
-                &["writer"],
-            )?,
-            flush_seconds: histograms(
-                "gateway_usage_log_flush_duration_seconds",
-                "Time spent flushing usage log batches",
-                &["result", "writer"],
-            )?,
-            rows: counters(
-                "gateway_usage_log_rows_total",
-                "Total usage log rows by outcome",
-                &["result", "writer"],
-            )?,
+            budget_held: add.add(Gauge::new(
+                "gateway_budget_held_dollars",
+                "Dollars held for requests in flight",
+            )?)?,
+            journal: JournalMetrics::new(&add)?,
             registry,
         })
     }
@@ -185,7 +233,14 @@ impl Metrics {
     }
 
     /// Tokens and cost of an answer. `model` must be one that has a price, or `other`.
-    pub fn usage(&self, provider: &str, model: &str, input: u64, output: u64, cost_usd: Option<f64>) {
+    pub fn usage(
+        &self,
+        provider: &str,
+        model: &str,
+        input: u64,
+        output: u64,
+        cost_usd: Option<f64>,
+    ) {
         for (kind, count) in [("input", input), ("output", output)] {
             if count > 0 {
                 self.tokens.with_label_values(&[model, provider, kind]).inc_by(count);
@@ -194,21 +249,6 @@ impl Metrics {
         if let Some(cost) = cost_usd {
             self.cost.with_label_values(&[model, provider]).observe(cost);
         }
-    }
-
-    /// A batch went to the store, or failed to.
-    pub fn flushed(&self, rows: usize, took: Duration, written: bool) {
-        let result = if written { "ok" } else { "error" };
-        self.flush_seconds.with_label_values(&[result, WRITER]).observe(took.as_secs_f64());
-        if written {
-            self.batch_size.with_label_values(&[WRITER]).observe(rows as f64);
-            self.rows.with_label_values(&["written", WRITER]).inc_by(rows as u64);
-        }
-    }
-
-    /// A record could not be kept where it belongs.
-    pub fn dropped(&self) {
-        self.rows.with_label_values(&["dropped", WRITER]).inc();
     }
 
     /// The page for the scraper, text format 0.0.4.

@@ -480,3 +480,46 @@ on_both_databases!(
     a_stopping_gateway_lets_streams_finish,
     a_stream_longer_than_the_drain_is_ended_and_settled,
 );
+
+async fn a_panic_settles_its_request(start: Builder) {
+    let provider = Provider::start(|request| match request.json()["seed"].as_u64() {
+        Some(1) => Reply::chat(request, &["ok"]).header("otari-test-panic", "1"),
+        _ => Reply::chat(request, &["ok"]),
+    });
+    let (gateway, key) = behind(start, &provider).await;
+    let bearer = gateway.http().post(gateway.url("/v1/chat/completions")).bearer_auth(&key);
+    let answer = bearer.json(&ask_with(json!({"seed": 1}))).send().await;
+    assert!(answer.is_err(), "the connection ends with the panic");
+    let row = settled_row(&gateway, 0).await;
+    assert_eq!((&row["status"], &row["error_message"]), (&json!("error"), &json!("gateway_panic")));
+    gateway.chat(&key, &ask()).await.expect(200);
+}
+on_both_databases!(a_panic_settles_its_request);
+
+#[tokio::test]
+async fn a_stream_ends_when_its_hold_cannot_grow() {
+    // 0.01 USD: the first step of 4 output tokens costs 0.008, a second one does not fit.
+    let text = "four chars of text in a token ".repeat(4);
+    let provider = Provider::start(move |request| {
+        Reply::chat(request, &[&text, " and the rest"]).before(1, Step::Sleep(500))
+    });
+    let start = priced(Gateway::start(), &provider).config("stream_hold_output_tokens: 4");
+    let gateway = start.await;
+    let budget = gateway.budget(0.01).await;
+    gateway.user("u", Some(&budget)).await;
+    let key = gateway.key("u").await;
+    let mut body = ask_streamed();
+    body["max_tokens"] = json!(64_000);
+    let stream = gateway.stream(&key, &body).await.text().await.expect("a proper end");
+    assert!(stream.contains("budget_exceeded"), "the caller is told in the stream: {stream}");
+    assert!(!stream.contains("and the rest"), "and gets no more: {stream}");
+    let row = settled_row(&gateway, 0).await;
+    assert_eq!(
+        (&row["status"], &row["error_message"]),
+        (&json!("error"), &json!("budget_exceeded"))
+    );
+    assert!(
+        row["cost"].as_f64().is_some_and(|cost| cost > 0.0),
+        "what was produced is paid: {row}"
+    );
+}

@@ -15,6 +15,15 @@ mod budget;
 #[cfg(test)]
 mod endings;
 #[cfg(test)]
+mod retries;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod clients;
+// What is read instead of run: the walls between the rooms, and the documents.
+#[cfg(test)]
+mod tidy;
+#[cfg(test)]
+mod docs;

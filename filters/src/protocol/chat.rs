@@ -1,6 +1,6 @@
 //! OpenAI chat completions: what the gateway must know of a request, and its edits.
 //!
-//! Source: contract data-plane 1.1; <https://platform.openai.com/docs/api-reference/chat> (2026-11-22).
+//! Source: <https://platform.openai.com/docs/api-reference/chat> (2026-11-22).
 
 mod text;
 mod validate;
@@ -26,7 +26,7 @@ const GATEWAY_FIELDS: [&str; 6] = [
     "session_label",
 ];
 
-/// Fields that could steer our credentials or the address they go to: removed, and never honoured (contract D4).
+/// Fields that could steer our credentials or the address they go to: removed, and never honoured.
 const STEERING_FIELDS: [&str; 18] = [
     "api_key",
     "api_base",
@@ -116,10 +116,7 @@ impl Request {
                 .or(top.max_completion_tokens)
                 .and_then(validate::tokens),
             choices: top.n.and_then(validate::tokens).unwrap_or(1).max(1),
-            wants_usage: matches!(
-                &stream_options,
-                StreamOptions::Present { asking: None, .. }
-            ),
+            wants_usage: matches!(&stream_options, StreamOptions::Present { asking: None, .. }),
             gateway_features: top.features.clone(),
             user_at: top.user.map(|raw| range_of(body, raw)),
             model_at,
@@ -368,7 +365,8 @@ mod tests {
             ),
             r#"{"model":"m","messages":[{"role":"user"}],"stream":true,"stream_options":{"x":1,"include_usage":true}}"#
         );
-        let null = r#"{"model":"p:m","messages":[{"role":"user"}],"stream":true,"stream_options":null}"#;
+        let null =
+            r#"{"model":"p:m","messages":[{"role":"user"}],"stream":true,"stream_options":null}"#;
         assert!(rewritten(null, "m").ends_with(r#""stream_options":{"include_usage":true}}"#));
     }
 
@@ -385,7 +383,8 @@ mod tests {
 
     #[test]
     fn a_repeated_known_field_is_refused() {
-        let body = Bytes::from_static(br#"{"model":"a:b","messages":[{"role":"user"}],"model":"c:d"}"#);
+        let body =
+            Bytes::from_static(br#"{"model":"a:b","messages":[{"role":"user"}],"model":"c:d"}"#);
         let refused = Request::read(&body).unwrap_err();
         assert!(refused.message.contains("model"), "{refused}");
     }

@@ -1,7 +1,7 @@
 //! Looking into a JSON body and editing it without building a tree.
 //!
 //! The body is scanned once; unknown fields are skipped, and an edit is a splice of byte ranges, so that number
-//! spellings, key order, white space and fields nobody has heard of survive (contract D4).
+//! spellings, key order, white space and fields nobody has heard of survive.
 
 use std::ops::Range;
 

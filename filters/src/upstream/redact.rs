@@ -1,6 +1,6 @@
 //! Takes credentials, addresses and echoes of the request out of a provider's words.
 //!
-//! Source: contract data-plane 4.2. Works word by word: what is not plainly harmless is replaced.
+//! Works word by word: what is not plainly harmless is replaced.
 
 /// Longest text a caller sees, in characters.
 const MAX_CHARS: usize = 400;
@@ -116,14 +116,18 @@ mod tests {
 
     #[test]
     fn plain_sentences_stay() {
-        let plain = "max_tokens is too large: 99999. This model supports at most 16384 completion tokens";
+        let plain =
+            "max_tokens is too large: 99999. This model supports at most 16384 completion tokens";
         assert_eq!(redact(plain).as_deref(), Some(plain));
         assert_eq!(redact("  two\n lines ").as_deref(), Some("two lines"));
     }
 
     #[test]
     fn echoes_of_the_request_are_dropped_whole() {
-        assert_eq!(redact(r#"invalid value: messages: [{"role":"user","content":"my secret"}]"#), None);
+        assert_eq!(
+            redact(r#"invalid value: messages: [{"role":"user","content":"my secret"}]"#),
+            None
+        );
         assert_eq!(redact(r#"bad "content": "hello""#), None);
         assert!(redact("messages: at least one is required").is_some());
     }

@@ -33,7 +33,9 @@ pub(super) async fn connect(
         for _ in 0..2 {
             // The peer bounds this itself, TLS included; our own bound is a net below it.
             let until = Instant::now() + app.config.limits.connect_timeout * 3;
-            let error = match watch.step(s, until, app.connector.get_http_session(&**peer)).await {
+            // Boxed: connecting takes 18 KB of state, which every open stream would carry to its end.
+            let connecting = Box::pin(app.connector.get_http_session(&**peer));
+            let error = match watch.step(s, until, connecting).await {
                 Step::Got(Ok((session, reused))) => return Ok((session, peer.clone(), reused)),
                 Step::Got(Err(error)) => error,
                 Step::Gone(error) => return Err(Failed::CallerGone(error)),

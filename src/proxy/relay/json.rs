@@ -69,7 +69,9 @@ pub(super) async fn run(
     let mut is_committed = false;
     let end = loop {
         if let Some(piece) = next.take() {
-            let Some(plain) = answer.decoder.decode(piece) else { break Err(Failure::Malformed.into()) };
+            let Some(plain) = answer.decoder.decode(piece) else {
+                break Err(Failure::Malformed.into());
+            };
             pieces.push(plain);
         }
         if pieces.bytes > WHOLE_BELOW {

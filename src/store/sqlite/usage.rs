@@ -85,7 +85,14 @@ fn budget_reset(db: &Connection, reset: &BudgetReset) -> Result<bool, StoreError
     let (user, at) = (clean(&reset.user_id), Instant::journalled(reset.reset_at_us));
     let next = reset.next_reset_at_us.map(Instant::journalled);
     let due = Instant::journalled(reset.due_at_us);
-    if db.prepare_cached(RESET)?.execute(params![user, due, at, next, amount(reset.previous_spend)])? == 0 {
+    if db.prepare_cached(RESET)?.execute(params![
+        user,
+        due,
+        at,
+        next,
+        amount(reset.previous_spend)
+    ])? == 0
+    {
         return Ok(false);
     }
     db.prepare_cached(RESET_LOG)?.execute(params![

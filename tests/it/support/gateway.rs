@@ -60,6 +60,13 @@ impl Builder {
         self.config(&url)
     }
 
+    /// On a database whose server the test stops and starts.
+    pub(crate) fn postgres_at(mut self, database: postgres::Database) -> Self {
+        let url = format!("database_url: {}", database.url);
+        self.database = Some(database);
+        self.config(&url)
+    }
+
     /// Sets top-level keys, as YAML; a key set before is replaced.
     pub(crate) fn config(mut self, yaml: &str) -> Self {
         for line in yaml.lines().filter(|line| !line.is_empty()) {

@@ -193,10 +193,7 @@ mod tests {
 
     #[test]
     fn a_message_without_a_role_is_named() {
-        assert_eq!(
-            kinds(r#"{"model":"p:m","messages":[{"role":"user"},{}]}"#)[0].0,
-            "value_error"
-        );
+        assert_eq!(kinds(r#"{"model":"p:m","messages":[{"role":"user"},{}]}"#)[0].0, "value_error");
     }
 
     #[test]
