@@ -9,7 +9,7 @@ use otari_filters::control::ControlPlane;
 use otari_filters::providers::Family;
 use otari_filters::upstream::Upstream;
 use pingora_core::connectors::ConnectorOptions;
-use pingora_core::connectors::http::Connector;
+use pingora_core::connectors::http::{Connector, v1};
 use pingora_core::server::configuration::ServerConf;
 
 use crate::config::{Config, Database, ProviderConfig};
@@ -21,7 +21,7 @@ use crate::control::writer::{Touched, Writer};
 use crate::first_run;
 use crate::life::Life;
 use crate::proxy::addresses::Addresses;
-use crate::store::{Store, StoreError, postgres, sqlite};
+use crate::store::{Everything, Store, StoreError, postgres, sqlite};
 use crate::telemetry::logs::AccessLog;
 use crate::telemetry::metrics::Metrics;
 
@@ -43,8 +43,10 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Request lines.
     pub access: Arc<AccessLog>,
-    /// Pools of provider connections.
+    /// Pools of provider connections over TLS, HTTP/2 or HTTP/1.
     pub connector: Connector,
+    /// Pool of provider connections without TLS: they are always HTTP/1, and its look-up is much lighter.
+    pub plain: v1::Connector,
     /// Addresses of providers.
     pub addresses: Addresses,
     /// Requests in flight, draining.
@@ -123,8 +125,10 @@ impl App {
                 "usage of an earlier run was written from the journal"
             );
         }
-        let bootstrap_key = first_run::prepare(&config, store.as_ref()).await.map_err(failed)?;
-        let (directory, ledger) = load(&config, store.as_ref()).await.map_err(failed)?;
+        let mut everything = store.everything().await.map_err(failed)?;
+        let bootstrap_key =
+            first_run::prepare(&config, store.as_ref(), &mut everything).await.map_err(failed)?;
+        let (directory, ledger) = into_memory(&config, &everything);
         let local = Arc::new(Local {
             directory,
             ledger,
@@ -149,6 +153,7 @@ impl App {
             metrics,
             access,
             connector: Connector::new(Some(ConnectorOptions::from_server_conf(server))),
+            plain: v1::Connector::new(Some(ConnectorOptions::from_server_conf(server))),
             addresses: Addresses::default(),
             life: Arc::new(Life::default()),
             bootstrap_key,
@@ -170,19 +175,15 @@ async fn claim(store: &dyn Store) -> Result<(), StoreError> {
     }
 }
 
-/// Reads everything the request path needs into memory.
-async fn load(
-    config: &Config,
-    store: &dyn Store,
-) -> Result<(Arc<Directory>, Arc<Ledger>), StoreError> {
-    let everything = store.everything().await?;
+/// What the request path looks up.
+fn into_memory(config: &Config, everything: &Everything) -> (Arc<Directory>, Arc<Ledger>) {
     let directory = Directory::default();
     let ledger = Ledger::new(config.budgets_enabled);
     everything.keys.iter().for_each(|row| directory.put_key(row));
     directory.put_prices(&everything.prices);
     everything.budgets.iter().for_each(|row| ledger.put_budget(row));
     everything.users.iter().for_each(|row| ledger.put_user(row));
-    Ok((Arc::new(directory), Arc::new(ledger)))
+    (Arc::new(directory), Arc::new(ledger))
 }
 
 /// A provider of the configuration, ready to be called.

@@ -1,5 +1,7 @@
 //! What happens once: the first API key, and prices of the configuration for models that have none.
 
+use std::collections::HashSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use uuid::Uuid;
@@ -7,7 +9,7 @@ use uuid::Uuid;
 use crate::clock;
 use crate::config::Config;
 use crate::control::directory;
-use crate::store::{KeyRow, Page, PriceRow, Store, StoreError, UserRow};
+use crate::store::{Everything, KeyRow, PriceRow, Store, StoreError, UserRow};
 
 /// Makes a new API key: `gw-` and 48 random bytes, 67 characters.
 ///
@@ -44,17 +46,18 @@ pub fn user(user_id: &str, alias: Option<String>) -> UserRow {
     }
 }
 
-/// Seeds prices and makes the bootstrap key; returns it when it is new.
+/// Seeds prices and makes the bootstrap key, in the store and in `everything` that was read from it. Returns the key
+/// when it is new.
 ///
 /// # Errors
 /// When the store does not answer.
-pub async fn prepare(config: &Config, store: &dyn Store) -> Result<Option<String>, StoreError> {
-    seed_prices(config, store).await?;
-    if !config.bootstrap_api_key {
-        return Ok(None);
-    }
-    let any = store.key_list(Page { skip: 0, limit: 1 }).await?;
-    if !any.is_empty() {
+pub async fn prepare(
+    config: &Config,
+    store: &dyn Store,
+    everything: &mut Everything,
+) -> Result<Option<String>, StoreError> {
+    seed_prices(config, store, everything).await?;
+    if !config.bootstrap_api_key || !everything.keys.is_empty() {
         return Ok(None);
     }
     let token =
@@ -75,16 +78,19 @@ pub async fn prepare(config: &Config, store: &dyn Store) -> Result<Option<String
         id,
     };
     store.key_create(&key, Some(&owner)).await?;
+    everything.keys.push(key);
+    everything.users.push(owner);
     Ok(Some(token))
 }
 
 /// Writes a configured price only when the model has none: prices set through the API must survive a restart.
-async fn seed_prices(config: &Config, store: &dyn Store) -> Result<(), StoreError> {
-    if config.pricing.is_empty() {
-        return Ok(());
-    }
-    let known: std::collections::HashSet<String> =
-        store.everything().await?.prices.into_iter().map(|price| price.model_key).collect();
+async fn seed_prices(
+    config: &Config,
+    store: &dyn Store,
+    everything: &mut Everything,
+) -> Result<(), StoreError> {
+    let known: HashSet<String> =
+        everything.prices.iter().map(|price| price.model_key.clone()).collect();
     let now = clock::now();
     for seed in config.pricing.iter().filter(|seed| !known.contains(&seed.model_key)) {
         let row = PriceRow {
@@ -95,7 +101,7 @@ async fn seed_prices(config: &Config, store: &dyn Store) -> Result<(), StoreErro
             created_at: now,
             updated_at: now,
         };
-        store.price_put(&row).await?;
+        everything.prices.push(store.price_put(&row).await?);
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ use otari_filters::money::MicroUsd;
 use otari_filters::protocol::Protocol;
 use pingora_core::prelude::{Error, ErrorType, HttpPeer, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use prometheus::IntGauge;
 
 use crate::app::App;
 use crate::life::InFlight;
@@ -51,7 +52,26 @@ pub struct RequestContext {
     /// What the log line says of the end.
     pub outcome: Outcome,
     /// Counts the request in flight until the context is dropped.
-    pub in_flight: Option<InFlight>,
+    pub in_flight: Option<Active>,
+}
+
+/// A request in flight, for draining and for the gauge; counts down when dropped, also by a panic.
+pub struct Active {
+    gauge: IntGauge,
+    _in_flight: InFlight,
+}
+
+impl Active {
+    fn new(app: &App) -> Self {
+        app.metrics.active.inc();
+        Self { gauge: app.metrics.active.clone(), _in_flight: app.life.enter() }
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
 }
 
 /// The end of a request, as far as it is known.

@@ -54,6 +54,8 @@ pub enum Failure {
     Broken,
     /// No first byte in time.
     FirstByteTimeout,
+    /// No further piece in time.
+    IdleTimeout,
     /// The answer was not one: no JSON, no events, an unknown encoding.
     Malformed,
 }
@@ -67,19 +69,20 @@ impl Failure {
             Self::ConnectTimeout => "connect_timeout",
             Self::Broken => "connection_broken",
             Self::FirstByteTimeout => "first_byte_timeout",
+            Self::IdleTimeout => "idle_timeout",
             Self::Malformed => "malformed_answer",
         }
     }
 
     /// Whether the provider may have begun to work, and to bill.
     pub fn was_sent(self) -> bool {
-        matches!(self, Self::Broken | Self::FirstByteTimeout | Self::Malformed)
+        !matches!(self, Self::Dns | Self::Connect | Self::ConnectTimeout)
     }
 
     /// What the caller is told.
     pub fn rejection(self) -> Rejection {
         match self {
-            Self::ConnectTimeout | Self::FirstByteTimeout => {
+            Self::ConnectTimeout | Self::FirstByteTimeout | Self::IdleTimeout => {
                 Rejection::new(Code::ProviderTimeout, "LLM provider timeout")
             }
             _ => Rejection::new(Code::ProviderError, "LLM provider error"),

@@ -28,9 +28,7 @@ pub(super) fn finish(app: &App, s: &Session, error: Option<&Error>, ctx: &mut Re
     if ctx.route.is_none_or(|route| route.handler != Handler::Metrics) {
         app.metrics.request(method, endpoint, outcome.status, took);
     }
-    if ctx.in_flight.take().is_some() {
-        app.metrics.active.dec();
-    }
+    ctx.in_flight = None;
     let latency_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
     app.access.push(&Line {
         id: &ctx.id,

@@ -57,6 +57,8 @@ fn is_hop(name: &HeaderName) -> bool {
         || name.as_str().starts_with("openai-")
         || name.as_str().starts_with("x-ratelimit-")
         || name.as_str().starts_with("cf-")
+        // Which browsers may call is for us to say.
+        || name.as_str().starts_with("access-control-")
         || matches!(name.as_str(), "x-request-id" | "request-id")
 }
 

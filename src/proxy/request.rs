@@ -14,7 +14,7 @@ use pingora_proxy::Session;
 use crate::api;
 use crate::app::App;
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{RequestContext, body, chat};
+use crate::proxy::{Active, RequestContext, body, chat};
 use crate::routes::{self, Credential, Found, Handler, Route};
 
 /// A refused upload is read away for so long, so that the caller gets to read why.
@@ -76,8 +76,7 @@ fn prepare(app: &App, s: &mut Session, ctx: &mut RequestContext) {
     // Answering before the body was read would reset a caller who is still sending.
     session.set_close_on_response_before_downstream_finish(false);
     session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
-    app.metrics.active.inc();
-    ctx.in_flight = Some(app.life.enter());
+    ctx.in_flight = Some(Active::new(app));
     ctx.protocol = reply::protocol_of(s.req_header().uri.path());
 }
 
@@ -89,6 +88,7 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
         Found::OtherMethod(route) if method == Method::OPTIONS => {
             return options(s, ctx, route).await;
         }
+        Found::OtherMethod(route) if method == Method::HEAD => return probe(s, ctx, route).await,
         Found::OtherMethod(route) => {
             ctx.route = Some(route);
             let message = format!("Method Not Allowed: {path} answers {}", route.method);
@@ -119,7 +119,12 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
 async fn credential(app: &App, s: &Session, route: &Route) -> Result<Option<Caller>, Rejection> {
     let headers = &s.req_header().headers;
     let counted = |refused: Rejection| {
-        app.metrics.auth_failure(refused.code.as_str());
+        match refused.code {
+            // The reference's name for it, and its silence about master keys.
+            Code::InvalidApiKey => app.metrics.auth_failure("invalid_key"),
+            Code::InvalidMasterKey => {}
+            code => app.metrics.auth_failure(code.as_str()),
+        }
         refused
     };
     match route.credential {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ async fn caller(
     url: String,
     key: String,
     stop: Arc<AtomicBool>,
+    answers: Arc<AtomicUsize>,
 ) -> Vec<String> {
     let mut whole = Vec::new();
     for turn in 0_usize.. {
@@ -43,6 +44,7 @@ async fn caller(
             "a whole stream ends with [DONE]: {text}"
         );
         whole.push(id.expect("every answer carries x-request-id"));
+        answers.fetch_add(1, Ordering::Relaxed);
     }
     whole
 }
@@ -50,12 +52,15 @@ async fn caller(
 /// One round of load that ends with a kill; returns the ids of the whole answers.
 async fn round(gateway: &mut Gateway, key: &str) -> Vec<String> {
     let stop = Arc::new(AtomicBool::new(false));
+    let answers = Arc::new(AtomicUsize::new(0));
     let mut callers = JoinSet::new();
     for _ in 0..CONNECTIONS {
         let (http, url) = (gateway.http().clone(), gateway.url("/v1/chat/completions"));
-        callers.spawn(caller(http, url, key.to_owned(), stop.clone()));
+        callers.spawn(caller(http, url, key.to_owned(), stop.clone(), answers.clone()));
     }
     tokio::time::sleep(LOAD).await;
+    // On a busy machine a round may take longer to begin.
+    eventually("some answers", async || (answers.load(Ordering::Relaxed) > 0).then_some(())).await;
     gateway.kill9();
     stop.store(true, Ordering::Relaxed);
     callers.join_all().await.concat()

@@ -9,7 +9,7 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, 
 use otari_filters::upstream::{Failure, Upstream};
 use pingora_core::prelude::ErrorType;
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, Scheme};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -27,14 +27,20 @@ pub(super) async fn connect(
     watch: &mut Watch,
     peers: &[Arc<HttpPeer>],
 ) -> Result<(HttpSession, Arc<HttpPeer>, bool), Failed> {
+    // Boxed: connecting takes kilobytes of state, which every open stream would carry to its end. Most calls find a
+    // connection in the pool and need none of it.
+    if let Some(peer) = peers.first().filter(|peer| !is_tls(peer))
+        && let Some(session) = app.plain.reused_http_session(&**peer).await
+    {
+        return Ok((HttpSession::H1(session), peer.clone(), true));
+    }
     let mut failure = Failure::Connect;
     for peer in peers {
         // At most twice per address: with HTTP/2, then without it.
         for _ in 0..2 {
             // The peer bounds this itself, TLS included; our own bound is a net below it.
             let until = Instant::now() + app.config.limits.connect_timeout * 3;
-            // Boxed: connecting takes 18 KB of state, which every open stream would carry to its end.
-            let connecting = Box::pin(app.connector.get_http_session(&**peer));
+            let connecting = Box::pin(open(app, peer));
             let error = match watch.step(s, until, connecting).await {
                 Step::Got(Ok((session, reused))) => return Ok((session, peer.clone(), reused)),
                 Step::Got(Err(error)) => error,
@@ -61,6 +67,19 @@ pub(super) async fn connect(
         }
     }
     Err(failure.into())
+}
+
+fn is_tls(peer: &HttpPeer) -> bool {
+    peer.scheme == Scheme::HTTPS
+}
+
+/// A connection to this peer, from its pool or new.
+async fn open(app: &App, peer: &Arc<HttpPeer>) -> pingora_core::Result<(HttpSession, bool)> {
+    if is_tls(peer) {
+        return app.connector.get_http_session(&**peer).await;
+    }
+    let (session, reused) = app.plain.get_http_session(&**peer).await?;
+    Ok((HttpSession::H1(session), reused))
 }
 
 /// Sends header and body. An answer that comes early ends the sending; it is read next.
@@ -141,7 +160,13 @@ pub(in crate::proxy) async fn give_back(
     if !complete {
         up.shutdown().await;
     }
-    if complete || is_h2 {
-        app.connector.release_http_session(up, &**peer, peer.options.idle_timeout).await;
+    match up {
+        HttpSession::H1(session) if complete && !is_tls(peer) => {
+            app.plain.release_http_session(session, &**peer, peer.options.idle_timeout).await;
+        }
+        up if complete || is_h2 => {
+            app.connector.release_http_session(up, &**peer, peer.options.idle_timeout).await;
+        }
+        _ => {}
     }
 }

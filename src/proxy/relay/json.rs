@@ -97,7 +97,7 @@ pub(super) async fn run(
             Step::Gone(error) => break Err(Failed::CallerGone(error)),
             Step::Stopped => break Err(exchange::stopped()),
             Step::Timeout if watch.is_over() => break Err(exchange::out_of_time()),
-            Step::Timeout => break Err(Failure::FirstByteTimeout.into()),
+            Step::Timeout => break Err(Failure::IdleTimeout.into()),
         }
     };
     match end {
