@@ -20,7 +20,7 @@ use crate::store::StoreError;
 /// What a handler needs of the request.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The `{id}` of the path, as sent.
+    /// The variable part of the path, as sent: still escaped.
     pub id: Option<&'a str>,
     /// Without the question mark.
     pub query: &'a str,
@@ -84,8 +84,13 @@ impl From<StoreError> for Rejection {
 /// What the caller is told instead.
 pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<Answer, Rejection> {
     use http::Method;
-    let id = request.id;
-    match (route.handler, &route.method, id) {
+    let id = request.id.map(|sent| fields::path(id_name(route), sent)).transpose()?;
+    // Held until memory knows what the store was told.
+    let _turn = match route.method {
+        Method::GET => None,
+        _ => Some(app.local.ledger.turn().await),
+    };
+    match (route.handler, &route.method, id.as_deref()) {
         (Handler::Home, ..) => Ok(Answer::page("text/html; charset=utf-8", HOME)),
         (Handler::Health, ..) => health::health(app),
         (Handler::Liveness, ..) => Answer::json(&"I'm alive!"),
@@ -96,18 +101,40 @@ pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<An
         (Handler::Keys, &Method::DELETE, Some(id)) => keys::delete(app, id).await,
         (Handler::Keys, _, Some(id)) => keys::get(app, id).await,
         (Handler::Keys, _, None) => keys::list(app, request).await,
+        (Handler::KeyRotation, _, Some(id)) => keys::rotate(app, id).await,
         (Handler::Users, &Method::POST, _) => users::create(app, request).await,
+        (Handler::Users, &Method::PATCH, Some(id)) => users::update(app, id, request).await,
+        (Handler::Users, &Method::DELETE, Some(id)) => users::delete(app, id).await,
         (Handler::Users, _, Some(id)) => users::get(app, id).await,
         (Handler::Users, _, None) => users::list(app, request).await,
+        (Handler::UserUsage, _, Some(id)) => usage::of_user(app, id, request).await,
         (Handler::Budgets, &Method::POST, _) => budgets::create(app, request).await,
+        (Handler::Budgets, &Method::PATCH, Some(id)) => budgets::update(app, id, request).await,
+        (Handler::Budgets, &Method::DELETE, Some(id)) => budgets::delete(app, id).await,
         (Handler::Budgets, _, Some(id)) => budgets::get(app, id).await,
         (Handler::Budgets, _, None) => budgets::list(app, request).await,
         (Handler::Pricing, &Method::POST, _) => pricing::create(app, request).await,
-        (Handler::Pricing, ..) => pricing::list(app, request).await,
+        (Handler::Pricing, &Method::DELETE, Some(key)) => pricing::delete(app, key, request).await,
+        (Handler::Pricing, _, Some(key)) => pricing::get(app, key, request).await,
+        (Handler::Pricing, _, None) => pricing::list(app, request).await,
+        (Handler::PriceHistory, _, Some(key)) => pricing::history(app, key).await,
         (Handler::Usage, ..) => usage::list(app, request).await,
         (Handler::Chat | Handler::ResponsesSocket, ..) => {
             Err(Rejection::internal("a generation route reached the management API"))
         }
+        (Handler::KeyRotation | Handler::UserUsage | Handler::PriceHistory, _, None) => {
+            Err(Rejection::internal("a route of one resource was found without its id"))
+        }
+    }
+}
+
+/// What the reference calls the variable part of a path, for `loc` in faults.
+fn id_name(route: &Route) -> &'static str {
+    match route.handler {
+        Handler::Keys | Handler::KeyRotation => "key_id",
+        Handler::Users | Handler::UserUsage => "user_id",
+        Handler::Budgets => "budget_id",
+        _ => "model_key",
     }
 }
 

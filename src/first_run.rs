@@ -21,6 +21,11 @@ pub fn new_key() -> Result<String, getrandom::Error> {
     Ok(format!("gw-{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
 
+/// What is shown of a key for ever: enough to tell it from others, far too little to guess the rest.
+pub fn key_prefix(token: &str) -> String {
+    token.chars().take(10).collect()
+}
+
 /// A user that exists only because a key needs one.
 pub fn virtual_user(key_id: &str, key_name: Option<&str>) -> UserRow {
     let name = key_name.filter(|name| !name.is_empty()).unwrap_or("unnamed");
@@ -68,6 +73,7 @@ pub async fn prepare(
     metadata.insert("bootstrap".into(), true.into());
     let key = KeyRow {
         key_hash: directory::hex(&directory::digest(&token)),
+        key_prefix: Some(key_prefix(&token)),
         key_name: Some("bootstrap".into()),
         user_id: Some(owner.user_id.clone()),
         created_at: clock::now(),

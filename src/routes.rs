@@ -32,12 +32,18 @@ pub enum Handler {
     ResponsesSocket,
     /// Management of keys.
     Keys,
+    /// A new secret for a key.
+    KeyRotation,
     /// Management of users.
     Users,
+    /// Usage rows of one user.
+    UserUsage,
     /// Management of budgets.
     Budgets,
     /// Prices.
     Pricing,
+    /// All prices of one model.
+    PriceHistory,
     /// Usage rows.
     Usage,
 }
@@ -47,7 +53,7 @@ pub enum Handler {
 pub struct Route {
     /// Method.
     pub method: Method,
-    /// Path, `{id}` for one segment; also the metric label and the row's endpoint.
+    /// Path, `{id}` for one segment, `{model_key...}` for one or more; also the metric label and the row's endpoint.
     pub template: &'static str,
     /// Who may call it.
     pub credential: Credential,
@@ -65,7 +71,7 @@ const fn route(
 }
 
 /// All of them; of one path, the method named first in `Allow` comes first.
-pub static ROUTES: [Route; 22] = [
+pub static ROUTES: [Route; 31] = [
     route(Method::GET, "/", Credential::Open, Handler::Home),
     route(Method::GET, "/health", Credential::Open, Handler::Health),
     route(Method::GET, "/health/liveness", Credential::Open, Handler::Liveness),
@@ -78,14 +84,29 @@ pub static ROUTES: [Route; 22] = [
     route(Method::GET, "/v1/keys/{id}", Credential::Master, Handler::Keys),
     route(Method::PATCH, "/v1/keys/{id}", Credential::Master, Handler::Keys),
     route(Method::DELETE, "/v1/keys/{id}", Credential::Master, Handler::Keys),
+    route(Method::POST, "/v1/keys/{id}/rotate", Credential::Master, Handler::KeyRotation),
     route(Method::POST, "/v1/users", Credential::Master, Handler::Users),
     route(Method::GET, "/v1/users", Credential::Master, Handler::Users),
     route(Method::GET, "/v1/users/{id}", Credential::Master, Handler::Users),
+    route(Method::PATCH, "/v1/users/{id}", Credential::Master, Handler::Users),
+    route(Method::DELETE, "/v1/users/{id}", Credential::Master, Handler::Users),
+    route(Method::GET, "/v1/users/{id}/usage", Credential::Master, Handler::UserUsage),
     route(Method::POST, "/v1/budgets", Credential::Master, Handler::Budgets),
     route(Method::GET, "/v1/budgets", Credential::Master, Handler::Budgets),
     route(Method::GET, "/v1/budgets/{id}", Credential::Master, Handler::Budgets),
+    route(Method::PATCH, "/v1/budgets/{id}", Credential::Master, Handler::Budgets),
+    route(Method::DELETE, "/v1/budgets/{id}", Credential::Master, Handler::Budgets),
     route(Method::POST, "/v1/pricing", Credential::Master, Handler::Pricing),
     route(Method::GET, "/v1/pricing", Credential::Key, Handler::Pricing),
+    // Before the route that would take `/history` for a part of the key.
+    route(
+        Method::GET,
+        "/v1/pricing/{model_key...}/history",
+        Credential::Key,
+        Handler::PriceHistory,
+    ),
+    route(Method::GET, "/v1/pricing/{model_key...}", Credential::Key, Handler::Pricing),
+    route(Method::DELETE, "/v1/pricing/{model_key...}", Credential::Master, Handler::Pricing),
     route(Method::GET, "/v1/usage", Credential::Master, Handler::Usage),
     // Kept last: it answers every other method of the path.
     route(Method::POST, "/v1/responses", Credential::Key, Handler::ResponsesSocket),
@@ -97,7 +118,7 @@ const BARE: [(&str, &str); 1] = [("/chat/completions", "/v1/chat/completions")];
 /// What a path and method lead to.
 #[derive(Debug)]
 pub enum Found<'a> {
-    /// A route, and the `{id}` of the path.
+    /// A route, and what stands in the path for its variable part, as sent.
     Route(&'static Route, Option<&'a str>),
     /// The path exists with other methods; with the first of them, and whether the path is a route at all.
     OtherMethod(&'static Route),
@@ -132,15 +153,16 @@ pub fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
     }
 }
 
-/// Whether `path` is of this template: `Some` with the `{id}`, if the template has one.
+/// Whether `path` is of this template: `Some` with its variable part, if the template has one. Escapes are not looked
+/// into: an id with `%2F` in it is one segment.
 fn matches<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
-    match template.strip_suffix("{id}") {
-        None => (template == path).then_some(None),
-        Some(prefix) => {
-            let id = path.strip_prefix(prefix)?;
-            (!id.is_empty() && !id.contains('/')).then_some(Some(id))
-        }
-    }
+    let Some((prefix, rest)) = template.split_once('{') else {
+        return (template == path).then_some(None);
+    };
+    let (name, suffix) = rest.split_once('}')?;
+    let id = path.strip_prefix(prefix)?.strip_suffix(suffix)?;
+    let fits = name.ends_with("...") || !id.contains('/');
+    (!id.is_empty() && fits).then_some(Some(id))
 }
 
 fn nearest(path: &str) -> &'static str {
@@ -185,6 +207,27 @@ mod tests {
         let Found::Route(route, id) = find(&Method::GET, "/v1/keys/abc") else { panic!() };
         assert_eq!((route.template, id), ("/v1/keys/{id}", Some("abc")));
         assert!(matches!(find(&Method::GET, "/v1/keys/a/b"), Found::Nothing(_)));
+        let Found::Route(route, id) = find(&Method::GET, "/v1/users/a%2Fb/usage") else { panic!() };
+        assert_eq!((route.template, id), ("/v1/users/{id}/usage", Some("a%2Fb")));
+        assert!(matches!(find(&Method::GET, "/v1/users//usage"), Found::Nothing(_)));
+        assert_eq!(template(Method::POST, "/v1/keys/a/rotate/"), Some("/v1/keys/{id}/rotate"));
+        assert_eq!(template(Method::GET, "/v1/users/usage"), Some("/v1/users/{id}"));
+    }
+
+    #[test]
+    fn model_keys_hold_slashes() {
+        let found = |method, path| match find(&method, path) {
+            Found::Route(route, id) => (route.template, id),
+            other => panic!("{path}: {other:?}"),
+        };
+        let (one, history) = ("/v1/pricing/{model_key...}", "/v1/pricing/{model_key...}/history");
+        assert_eq!(found(Method::GET, "/v1/pricing/p:m"), (one, Some("p:m")));
+        assert_eq!(found(Method::GET, "/api/v1/pricing/p/a/b:c"), (one, Some("p/a/b:c")));
+        assert_eq!(found(Method::DELETE, "/v1/pricing/p%2Fm"), (one, Some("p%2Fm")));
+        assert_eq!(found(Method::GET, "/v1/pricing/p/m/history"), (history, Some("p/m")));
+        assert_eq!(found(Method::DELETE, "/v1/pricing/p/history"), (one, Some("p/history")));
+        assert_eq!(found(Method::GET, "/v1/pricing/history"), (one, Some("history")));
+        assert_eq!(found(Method::GET, "/v1/pricing/"), ("/v1/pricing", None));
     }
 
     #[test]

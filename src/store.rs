@@ -24,6 +24,8 @@ pub struct KeyRow {
     pub id: String,
     /// Lower-case hexadecimal SHA-256 of the whole key, prefix included.
     pub key_hash: String,
+    /// The first characters of the key, by which people tell keys apart; `None` for keys older than the column.
+    pub key_prefix: Option<String>,
     /// Free text.
     pub key_name: Option<String>,
     /// The user who is billed.
@@ -82,6 +84,32 @@ pub struct UserRow {
     pub deleted_at: Option<Timestamp>,
 }
 
+/// The budget a user is put under, and the period that begins with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assignment {
+    /// The budget.
+    pub budget_id: String,
+    /// Start of the period.
+    pub started_at: Timestamp,
+    /// End of the period; `None`: it never ends.
+    pub ends_at: Option<Timestamp>,
+}
+
+/// A change to a user: `None` keeps; an inner `None` clears. Spend and holds are not among what can be changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UserChange {
+    /// New display name.
+    pub alias: Option<Option<String>>,
+    /// New budget and period; cleared together.
+    pub budget: Option<Option<Assignment>>,
+    /// Block or let in again.
+    pub blocked: Option<bool>,
+    /// Replaces the whole object.
+    pub metadata: Option<Map<String, Value>>,
+    /// When; `None` when nothing else is given, and the row stays as it is.
+    pub updated_at: Option<Timestamp>,
+}
+
 /// A named cap with an optional period. Each user assigned to it has counters of their own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BudgetRow {
@@ -95,6 +123,17 @@ pub struct BudgetRow {
     pub updated_at: Timestamp,
     /// Length of the period.
     pub budget_duration_sec: Option<i64>,
+}
+
+/// A change to a budget: `None` keeps; an inner `None` clears. Periods that run are not rescheduled.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct BudgetChange {
+    /// New cap.
+    pub max_budget: Option<Option<MicroUsd>>,
+    /// New length of later periods.
+    pub budget_duration_sec: Option<Option<i64>>,
+    /// When; `None` when nothing else is given, and the row stays as it is.
+    pub updated_at: Option<Timestamp>,
 }
 
 /// The price of a model from an instant on. Key: `model_key` and `effective_at`.
@@ -263,6 +302,13 @@ pub trait Store: Send + Sync {
     async fn key_get(&self, id: &str) -> Result<Option<KeyRow>, StoreError>;
     /// Changes a key and returns it as it is now; `None` when there is no such key.
     async fn key_update(&self, id: &str, change: &KeyChange) -> Result<Option<KeyRow>, StoreError>;
+    /// Gives a key another secret, never used so far, and returns it as it is now; `None` when there is no such key.
+    async fn key_rotate(
+        &self,
+        id: &str,
+        key_hash: &str,
+        key_prefix: &str,
+    ) -> Result<Option<KeyRow>, StoreError>;
     /// Removes a key; its usage rows stay, without it. `false` when there is no such key.
     async fn key_delete(&self, id: &str) -> Result<bool, StoreError>;
     /// Sets `last_used_at` of several keys; unknown ids are ignored.
@@ -275,6 +321,15 @@ pub trait Store: Send + Sync {
     async fn user_list(&self, page: Page) -> Result<Vec<UserRow>, StoreError>;
     /// One live user.
     async fn user_get(&self, user_id: &str) -> Result<Option<UserRow>, StoreError>;
+    /// Changes a live user and returns it as it is now; `None` when there is no such user.
+    async fn user_update(
+        &self,
+        user_id: &str,
+        change: &UserChange,
+    ) -> Result<Option<UserRow>, StoreError>;
+    /// Marks a live user as deleted and switches all of its keys off, in one transaction. The row and its usage stay.
+    /// `false` when there is no such user.
+    async fn user_delete(&self, user_id: &str, at: Timestamp) -> Result<bool, StoreError>;
 
     /// Inserts a budget.
     async fn budget_create(&self, budget: &BudgetRow) -> Result<(), StoreError>;
@@ -282,12 +337,36 @@ pub trait Store: Send + Sync {
     async fn budget_list(&self, page: Page) -> Result<Vec<BudgetRow>, StoreError>;
     /// One budget.
     async fn budget_get(&self, budget_id: &str) -> Result<Option<BudgetRow>, StoreError>;
+    /// Changes a budget and returns it as it is now; `None` when there is no such budget.
+    async fn budget_update(
+        &self,
+        budget_id: &str,
+        change: &BudgetChange,
+    ) -> Result<Option<BudgetRow>, StoreError>;
+    /// Removes a budget. Its users, deleted ones included, are left without one and keep the dates of their period; its
+    /// reset logs go with it, because a log cannot name a budget that is not there. `false` when there is no such budget.
+    async fn budget_delete(&self, budget_id: &str, at: Timestamp) -> Result<bool, StoreError>;
 
     /// Inserts a price, or replaces the rates of the row with the same key and instant (`created_at` kept).
     /// Returns the row as stored.
     async fn price_put(&self, price: &PriceRow) -> Result<PriceRow, StoreError>;
     /// All prices, by `model_key` ascending, then `effective_at` descending.
     async fn price_list(&self, page: Page) -> Result<Vec<PriceRow>, StoreError>;
+    /// The price of exactly this key that applied at `as_of`.
+    async fn price_get(
+        &self,
+        model_key: &str,
+        as_of: Timestamp,
+    ) -> Result<Option<PriceRow>, StoreError>;
+    /// All prices of exactly this key, newest first.
+    async fn price_history(&self, model_key: &str) -> Result<Vec<PriceRow>, StoreError>;
+    /// Removes the price of this key that is effective from exactly this instant on, or all prices of the key.
+    /// `false` when there is none.
+    async fn price_delete(
+        &self,
+        model_key: &str,
+        effective_at: Option<Timestamp>,
+    ) -> Result<bool, StoreError>;
 
     /// Applies journal entries in one transaction, in order, each at most once however often it is called:
     /// a usage record inserts its row and, only if the row is new, adds its cost to a live user's spend; a reset takes

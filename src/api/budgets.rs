@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Answer, Request, fields};
 use crate::app::App;
 use crate::clock;
-use crate::store::BudgetRow;
+use crate::store::{BudgetChange, BudgetRow};
 
 /// The largest amount the databases hold: NUMERIC(18,6).
 const MAX_BUDGET_USD: f64 = 999_999_999_999.0;
@@ -40,8 +40,7 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
     let body = fields::body(request)?;
     let mut read = Fields::new("body", &body);
     let max_budget = max_budget(&mut read);
-    let above_zero = Bounds { at_least: None, above: Some(0), at_most: Some(i64::from(i32::MAX)) };
-    let budget_duration_sec = read.integer("budget_duration_sec", above_zero);
+    let budget_duration_sec = duration(&mut read);
     read.faults.check()?;
     let now = clock::now();
     let row = BudgetRow {
@@ -66,6 +65,12 @@ fn max_budget(read: &mut Fields<'_>) -> Option<MicroUsd> {
     amount
 }
 
+/// As far as the reference's column goes: 68 years.
+fn duration(read: &mut Fields<'_>) -> Option<i64> {
+    let above_zero = Bounds { at_least: None, above: Some(0), at_most: Some(i64::from(i32::MAX)) };
+    read.integer("budget_duration_sec", above_zero)
+}
+
 pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
     let mut read = Fields::new("query", &query);
@@ -76,8 +81,33 @@ pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Reje
 }
 
 pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
-    let row = app.store.budget_get(id).await?.ok_or_else(|| {
-        Rejection::new(Code::NotFound, format!("Budget with id '{id}' not found"))
-    })?;
+    let row = app.store.budget_get(id).await?.ok_or_else(|| not_found(id))?;
     Answer::json(&Budget::from(&row))
+}
+
+pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
+    let body = fields::body(request)?;
+    let mut read = Fields::new("body", &body);
+    // Absent keeps, null clears, a value sets.
+    let max_budget = read.has("max_budget").then(|| max_budget(&mut read));
+    let budget_duration_sec = read.has("budget_duration_sec").then(|| duration(&mut read));
+    read.faults.check()?;
+    let is_change = max_budget.is_some() || budget_duration_sec.is_some();
+    let updated_at = is_change.then(clock::now);
+    let change = BudgetChange { max_budget, budget_duration_sec, updated_at };
+    let row = app.store.budget_update(id, &change).await?.ok_or_else(|| not_found(id))?;
+    app.local.ledger.put_budget(&row);
+    Answer::json(&Budget::from(&row))
+}
+
+pub(super) async fn delete(app: &App, id: &str) -> Result<Answer, Rejection> {
+    if !app.store.budget_delete(id, clock::now()).await? {
+        return Err(not_found(id));
+    }
+    app.local.ledger.remove_budget(id);
+    Ok(Answer::nothing())
+}
+
+pub(super) fn not_found(id: &str) -> Rejection {
+    Rejection::new(Code::NotFound, format!("Budget with id '{id}' not found"))
 }

@@ -32,6 +32,59 @@ pub(super) fn query(request: Request<'_>) -> Map<String, Value> {
         .collect()
 }
 
+/// The variable part of the path, its escapes decoded: once, and after routing, so that `%2F` is a part of an id.
+///
+/// # Errors
+/// `invalid_fields`.
+pub(super) fn path(name: &str, sent: &str) -> Result<String, Rejection> {
+    let object = Map::from_iter([(name.to_owned(), Value::String(decode(sent)))]);
+    let mut read = Fields::new("path", &object);
+    let id = required_string(&mut read, name);
+    read.faults.check()?;
+    Ok(id)
+}
+
+/// `%2F` and its kind; a percent sign that escapes nothing stays, and so does a plus sign.
+fn decode(sent: &str) -> String {
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let mut rest = sent.as_bytes();
+    let mut plain = Vec::with_capacity(rest.len());
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        match (byte, digit(after.first()), digit(after.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                // Two hexadecimal digits make a byte.
+                plain.push(u8::try_from(high * 16 + low).unwrap_or(b'%'));
+                rest = &after[2..];
+            }
+            _ => plain.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}
+
+/// A string, or nothing.
+pub(super) fn string(fields: &mut Fields<'_>, name: &str) -> Option<String> {
+    let text = fields.string(name)?;
+    has_no_nul(fields, name, &text).then_some(text)
+}
+
+/// A string that must be there; empty when it is not, with the fault noted.
+pub(super) fn required_string(fields: &mut Fields<'_>, name: &str) -> String {
+    let text = fields.required_string(name);
+    if has_no_nul(fields, name, &text) { text } else { String::new() }
+}
+
+/// PostgreSQL's text cannot hold NUL, and a name that one database takes and the other refuses is no name.
+fn has_no_nul(fields: &mut Fields<'_>, name: &str, text: &str) -> bool {
+    let is_fine = !text.contains('\0');
+    if !is_fine {
+        let message = "Value error, must not contain NUL characters";
+        fields.wrong(name, "value_error", message, json!({"error": {}}));
+    }
+    is_fine
+}
+
 /// `skip` and `limit`.
 pub(super) fn page(fields: &mut Fields<'_>) -> Page {
     let from_zero = Bounds { at_least: Some(0), above: None, at_most: None };
@@ -52,7 +105,7 @@ pub(super) fn datetime(fields: &mut Fields<'_>, name: &str) -> Option<Timestamp>
             return None;
         }
     };
-    match read {
+    match read.and_then(in_calendar) {
         Ok(at) => Some(at),
         Err(reason) => {
             let message = format!("Input should be a valid datetime or date, {reason}");
@@ -91,6 +144,15 @@ fn instant(text: &str) -> Result<Timestamp, &'static str> {
 }
 
 const OUT_OF_RANGE: &str = "dates after 9999 are not supported as unix timestamps";
+
+/// SQLite compares instants as texts, which works for years of four digits.
+fn in_calendar(at: Timestamp) -> Result<Timestamp, &'static str> {
+    const YEAR_1_S: i64 = -62_135_596_800;
+    if at.as_second() < YEAR_1_S {
+        return Err("dates before 0001 are not supported");
+    }
+    Ok(at)
+}
 
 fn reason(text: &str) -> &'static str {
     let number = |range: std::ops::Range<usize>| text.get(range).and_then(|t| t.parse::<u8>().ok());
@@ -168,6 +230,15 @@ mod tests {
         assert_eq!(read("0"), "1970-01-01T00:00:00+00:00");
         assert_eq!(read("1700000000000"), "2023-11-14T22:13:20+00:00", "milliseconds");
         assert_eq!(read("2030-01-01T00:00:00.1234567Z"), "2030-01-01T00:00:00.123456+00:00");
+    }
+
+    #[test]
+    fn escapes_are_decoded_once() {
+        assert_eq!(decode("a%2Fb%3ac%252F%C3%A9"), "a/b:c%2Fé");
+        assert_eq!(decode("100%+%2+%zz%"), "100%+%2+%zz%", "nothing is escaped here");
+        assert_eq!(path("user_id", "a%20b").unwrap(), "a b");
+        let refused = path("user_id", "a%00").unwrap_err();
+        assert_eq!(refused.detail.unwrap()[0]["loc"], json!(["path", "user_id"]));
     }
 
     #[test]

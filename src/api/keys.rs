@@ -16,6 +16,7 @@ use crate::{clock, first_run};
 #[derive(Serialize)]
 struct KeyInfo<'a> {
     id: &'a str,
+    key_prefix: Option<&'a str>,
     key_name: Option<&'a str>,
     user_id: Option<&'a str>,
     created_at: String,
@@ -25,11 +26,12 @@ struct KeyInfo<'a> {
     metadata: &'a Map<String, Value>,
 }
 
-/// A key as it is created.
+/// A key with its secret: as it is created, and as it is rotated.
 #[derive(Serialize)]
 struct CreatedKey<'a> {
     id: &'a str,
     key: &'a str,
+    key_prefix: Option<&'a str>,
     key_name: Option<&'a str>,
     user_id: Option<&'a str>,
     created_at: String,
@@ -42,6 +44,7 @@ impl<'a> From<&'a KeyRow> for KeyInfo<'a> {
     fn from(row: &'a KeyRow) -> Self {
         Self {
             id: &row.id,
+            key_prefix: row.key_prefix.as_deref(),
             key_name: row.key_name.as_deref().filter(|name| !name.is_empty()),
             user_id: row.user_id.as_deref().filter(|user| !user.is_empty()),
             created_at: fields::iso(row.created_at),
@@ -53,11 +56,27 @@ impl<'a> From<&'a KeyRow> for KeyInfo<'a> {
     }
 }
 
+impl<'a> CreatedKey<'a> {
+    fn new(row: &'a KeyRow, token: &'a str) -> Self {
+        Self {
+            id: &row.id,
+            key: token,
+            key_prefix: row.key_prefix.as_deref(),
+            key_name: row.key_name.as_deref(),
+            user_id: row.user_id.as_deref(),
+            created_at: fields::iso(row.created_at),
+            expires_at: row.expires_at.map(fields::iso),
+            is_active: row.is_active,
+            metadata: &row.metadata,
+        }
+    }
+}
+
 pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = Fields::new("body", &body);
-    let key_name = read.string("key_name");
-    let user_id = read.string("user_id").filter(|user| !user.is_empty());
+    let key_name = fields::string(&mut read, "key_name");
+    let user_id = fields::string(&mut read, "user_id").filter(|user| !user.is_empty());
     let expires_at = fields::datetime(&mut read, "expires_at");
     let metadata = read.object("metadata", false).unwrap_or_default();
     read.faults.check()?;
@@ -67,6 +86,7 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
     let owner = owner(app, user_id.as_deref(), &id, key_name.as_deref()).await?;
     let row = KeyRow {
         key_hash: directory::hex(&directory::digest(&token)),
+        key_prefix: Some(first_run::key_prefix(&token)),
         user_id: user_id.or_else(|| owner.as_ref().map(|user| user.user_id.clone())),
         key_name,
         created_at: clock::now(),
@@ -81,16 +101,17 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
         app.local.ledger.put_user(user);
     }
     app.local.directory.put_key(&row);
-    Answer::json(&CreatedKey {
-        id: &row.id,
-        key: &token,
-        key_name: row.key_name.as_deref(),
-        user_id: row.user_id.as_deref(),
-        created_at: fields::iso(row.created_at),
-        expires_at: row.expires_at.map(fields::iso),
-        is_active: row.is_active,
-        metadata: &row.metadata,
-    })
+    Answer::json(&CreatedKey::new(&row, &token))
+}
+
+/// A new secret on the same row; the old one is worth nothing from here on.
+pub(super) async fn rotate(app: &App, id: &str) -> Result<Answer, Rejection> {
+    let token = first_run::new_key().map_err(Rejection::internal)?;
+    let hash = directory::hex(&directory::digest(&token));
+    let rotated = app.store.key_rotate(id, &hash, &first_run::key_prefix(&token)).await?;
+    let row = rotated.ok_or_else(|| not_found(id))?;
+    app.local.directory.put_key(&row);
+    Answer::json(&CreatedKey::new(&row, &token))
 }
 
 /// The user to create with the key: none when the named one exists.
@@ -132,7 +153,7 @@ pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<
     let body = fields::body(request)?;
     let mut read = Fields::new("body", &body);
     // Absent keeps, null clears where the field can be null, a value sets.
-    let key_name = read.has("key_name").then(|| read.string("key_name"));
+    let key_name = read.has("key_name").then(|| fields::string(&mut read, "key_name"));
     let is_active = read.boolean("is_active", true);
     let expires_at = read.has("expires_at").then(|| fields::datetime(&mut read, "expires_at"));
     let metadata = read.object("metadata", true);

@@ -1,7 +1,7 @@
 //! `/v1/pricing`: what models cost, from when on.
 
 use otari_filters::money::Rate;
-use otari_filters::rejection::Rejection;
+use otari_filters::rejection::{Code, Rejection};
 use otari_filters::resolve;
 use otari_filters::validate::Fields;
 use serde::Serialize;
@@ -62,8 +62,8 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
 
 /// `provider:model`, whichever separator was sent.
 fn model_key(app: &App, read: &mut Fields<'_>) -> String {
-    let sent = read.required_string("model_key");
-    if sent.is_empty() {
+    let sent = fields::required_string(read, "model_key");
+    if !read.faults.is_empty() {
         return sent;
     }
     let Some((provider, model)) = resolve::split(&sent) else {
@@ -73,13 +73,29 @@ fn model_key(app: &App, read: &mut Fields<'_>) -> String {
         read.wrong("model_key", "value_error", &message, json!({"error": {}}));
         return sent;
     };
-    let is_configured =
-        app.local.providers.iter().any(|configured| *configured.upstream.instance == *provider);
-    if !is_configured && otari_filters::providers::find(provider).is_none() {
+    if !is_provider(app, provider) {
         let message = format!("Value error, '{provider}' is not a supported provider");
         read.wrong("model_key", "value_error", &message, json!({"error": {}}));
     }
     format!("{provider}:{model}")
+}
+
+/// Whether the name is that of a configured provider, or of one the gateway knows.
+fn is_provider(app: &App, name: &str) -> bool {
+    app.local.providers.iter().any(|configured| *configured.upstream.instance == *name)
+        || otari_filters::providers::find(name).is_some()
+}
+
+/// The keys under which rows may stand for the one that was asked for, in the order in which they are tried.
+fn candidates(app: &App, sent: &str) -> Vec<String> {
+    let mut keys = vec![sent.to_owned()];
+    if let Some((provider, model)) = resolve::split(sent).filter(|(name, _)| is_provider(app, name))
+    {
+        let spelt = [':', '/'].map(|separator| format!("{provider}{separator}{model}"));
+        // The text as sent is one of the two.
+        keys.extend(spelt.into_iter().filter(|key| key != sent));
+    }
+    keys
 }
 
 fn rate(read: &mut Fields<'_>, name: &str) -> Rate {
@@ -101,4 +117,57 @@ pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Reje
     read.faults.check()?;
     let rows = app.store.price_list(page).await?;
     Answer::json(&rows.iter().map(Pricing::from).collect::<Vec<_>>())
+}
+
+pub(super) async fn get(app: &App, key: &str, request: Request<'_>) -> Result<Answer, Rejection> {
+    let query = fields::query(request);
+    let mut read = Fields::new("query", &query);
+    let as_of = fields::datetime(&mut read, "as_of");
+    read.faults.check()?;
+    let as_of = as_of.unwrap_or_else(clock::now);
+    for candidate in candidates(app, key) {
+        if let Some(row) = app.store.price_get(&candidate, as_of).await? {
+            return Answer::json(&Pricing::from(&row));
+        }
+    }
+    Err(not_found(key))
+}
+
+pub(super) async fn history(app: &App, key: &str) -> Result<Answer, Rejection> {
+    for candidate in candidates(app, key) {
+        let rows = app.store.price_history(&candidate).await?;
+        if !rows.is_empty() {
+            return Answer::json(&rows.iter().map(Pricing::from).collect::<Vec<_>>());
+        }
+    }
+    Err(not_found(key))
+}
+
+pub(super) async fn delete(
+    app: &App,
+    key: &str,
+    request: Request<'_>,
+) -> Result<Answer, Rejection> {
+    let query = fields::query(request);
+    let mut read = Fields::new("query", &query);
+    let effective_at = fields::datetime(&mut read, "effective_at");
+    read.faults.check()?;
+    for candidate in candidates(app, key) {
+        if app.store.price_delete(&candidate, effective_at).await? {
+            app.local.directory.remove_price(&candidate, effective_at);
+            return Ok(Answer::nothing());
+        }
+    }
+    Err(match effective_at {
+        None => not_found(key),
+        Some(at) => {
+            let at = fields::iso(at);
+            let message = format!("Pricing for model '{key}' with effective_at {at} not found");
+            Rejection::new(Code::NotFound, message)
+        }
+    })
+}
+
+fn not_found(key: &str) -> Rejection {
+    Rejection::new(Code::NotFound, format!("Pricing for model '{key}' not found"))
 }

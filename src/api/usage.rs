@@ -1,13 +1,13 @@
 //! `/v1/usage`: what was called, by whom, and what it cost.
 
 use otari_filters::money::MicroUsd;
-use otari_filters::rejection::Rejection;
+use otari_filters::rejection::{Code, Rejection};
 use otari_filters::validate::Fields;
 use serde::Serialize;
 
 use super::{Answer, Request, fields};
 use crate::app::{App, FLUSH_AT_MOST};
-use crate::store::{UsageFilter, UsageRow};
+use crate::store::{Page, UsageFilter, UsageRow};
 
 /// A row, in the order of the reference's later version.
 #[derive(Serialize)]
@@ -71,12 +71,34 @@ pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Reje
     let filter = UsageFilter {
         start: fields::datetime(&mut read, "start_date"),
         end: fields::datetime(&mut read, "end_date"),
-        user_id: read.string("user_id"),
+        user_id: fields::string(&mut read, "user_id"),
     };
     let page = fields::page(&mut read);
     read.faults.check()?;
+    rows(app, &filter, page).await
+}
+
+/// One user's rows, deleted or not.
+pub(super) async fn of_user(
+    app: &App,
+    id: &str,
+    request: Request<'_>,
+) -> Result<Answer, Rejection> {
+    let query = fields::query(request);
+    let mut read = Fields::new("query", &query);
+    let page = fields::page(&mut read);
+    read.faults.check()?;
+    // Memory knows deleted users too; only another process may have made one that it does not know.
+    if app.local.ledger.counters(id).is_none() && app.store.user_get(id).await?.is_none() {
+        return Err(Rejection::new(Code::NotFound, format!("User with id '{id}' not found")));
+    }
+    let filter = UsageFilter { user_id: Some(id.to_owned()), ..UsageFilter::default() };
+    rows(app, &filter, page).await
+}
+
+async fn rows(app: &App, filter: &UsageFilter, page: Page) -> Result<Answer, Rejection> {
     // Whoever asks after an answer expects to find its row.
     app.local.journal.flush(FLUSH_AT_MOST).await;
-    let rows = app.store.usage_list(&filter, page).await?;
+    let rows = app.store.usage_list(filter, page).await?;
     Answer::json(&rows.iter().map(Usage::from).collect::<Vec<_>>())
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use jiff::Timestamp;
 use otari_filters::control::Prices;
-use papaya::HashMap;
+use papaya::{HashMap, Operation};
 use sha2::{Digest, Sha256};
 
 use crate::store::{KeyRow, PriceRow};
@@ -38,6 +39,16 @@ impl Key {
                 .last_used_us
                 .compare_exchange(last, now_us, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
+    }
+
+    fn switched_off(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            user_id: self.user_id.clone(),
+            is_active: false,
+            expires_at_us: self.expires_at_us,
+            last_used_us: AtomicI64::new(self.last_used_us.load(Ordering::Relaxed)),
+        }
     }
 }
 
@@ -119,6 +130,20 @@ impl Directory {
         }
     }
 
+    /// Switches off all keys of a user.
+    pub fn deactivate_keys_of(&self, user_id: &str) {
+        let keys = self.keys.pin();
+        let theirs = |key: &Key| key.is_active && key.user_id.as_deref() == Some(user_id);
+        let found: Vec<(KeyDigest, Key)> = keys
+            .iter()
+            .filter(|(_, key)| theirs(key))
+            .map(|(digest, key)| (*digest, key.switched_off()))
+            .collect();
+        for (digest, key) in found {
+            keys.insert(digest, Arc::new(key));
+        }
+    }
+
     /// Takes over many prices at once.
     pub fn put_prices(&self, rows: &[PriceRow]) {
         let mut sorted: Vec<&PriceRow> = rows.iter().collect();
@@ -144,6 +169,20 @@ impl Directory {
             },
             || Arc::from([point]),
         );
+    }
+
+    /// Forgets the price of this key from exactly this instant on, or all prices of the key.
+    pub fn remove_price(&self, model_key: &str, effective_at: Option<Timestamp>) {
+        let at_us = effective_at.map(|at| at.as_microsecond());
+        self.prices.pin().compute(model_key.into(), |entry| {
+            let Some((_, points)) = entry else { return Operation::Abort(()) };
+            let left: Vec<PricePoint> = points
+                .iter()
+                .filter(|p| at_us.is_some_and(|at| p.from_us != at))
+                .copied()
+                .collect();
+            if left.is_empty() { Operation::Remove } else { Operation::Insert(left.into()) }
+        });
     }
 
     /// The price of `provider:model` now; the older spelling `provider/model` is looked up second.
@@ -209,6 +248,7 @@ mod tests {
         KeyRow {
             id: id.into(),
             key_hash: hex(&digest(token)),
+            key_prefix: None,
             key_name: None,
             user_id: Some(String::new()),
             created_at: timestamp(0),
@@ -231,6 +271,36 @@ mod tests {
         directory.put_price(&price("p:m", 150, 5));
         directory.put_price(&price("p:m", 200, 3));
         assert_eq!((input("p", 160), input("p", 1000)), (Some(5), Some(3)));
+    }
+
+    #[test]
+    fn a_removed_price_uncovers_the_one_before() {
+        let directory = Directory::default();
+        directory.put_prices(&[price("p:m", 200, 2), price("p:m", 100, 1), price("p/m", 0, 9)]);
+        let input = |now| directory.price("p", "m", now).map(|p| p.input.0);
+        directory.remove_price("p:m", Some(timestamp(150)));
+        assert_eq!(input(200), Some(2), "there is none of that instant");
+        directory.remove_price("p:m", Some(timestamp(200)));
+        assert_eq!(input(200), Some(1));
+        directory.remove_price("p:m", Some(timestamp(100)));
+        assert!(!directory.has_price("p:m"), "nothing is left of the key");
+        assert_eq!(input(200), Some(9));
+        directory.put_price(&price("p/m", 5, 8));
+        directory.remove_price("p/m", None);
+        directory.remove_price("p/m", None);
+        assert_eq!(input(200), None);
+    }
+
+    #[test]
+    fn the_keys_of_a_user_are_switched_off_together() {
+        let directory = Directory::default();
+        let owned = |id: &str, user: &str| KeyRow { user_id: Some(user.into()), ..key(id, id) };
+        for row in [owned("a", "u"), owned("b", "u"), owned("c", "v")] {
+            directory.put_key(&row);
+        }
+        directory.deactivate_keys_of("u");
+        let active = |token| directory.key(&digest(token)).map(|key| key.is_active);
+        assert_eq!(["a", "b", "c"].map(active), [Some(false), Some(false), Some(true)]);
     }
 
     #[test]

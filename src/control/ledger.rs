@@ -12,7 +12,7 @@ use otari_filters::settle::BudgetReset;
 use papaya::HashMap;
 use parking_lot::Mutex;
 
-use crate::store::{BudgetRow, UserRow};
+use crate::store::{BudgetRow, UserChange, UserRow};
 
 /// Cap and period of a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,22 +52,42 @@ pub struct Ledger {
     accounts: HashMap<Arc<str>, Arc<Mutex<Account>>>,
     budgets: HashMap<Arc<str>, Terms>,
     enforces: bool,
+    changes: tokio::sync::Mutex<()>,
 }
 
 impl Ledger {
     /// An empty ledger. `enforces`: caps and holds are on.
     pub fn new(enforces: bool) -> Self {
-        Self { accounts: HashMap::new(), budgets: HashMap::new(), enforces }
+        let changes = tokio::sync::Mutex::new(());
+        Self { accounts: HashMap::new(), budgets: HashMap::new(), enforces, changes }
     }
 
-    /// Takes over a budget, new or changed.
+    /// The right to change keys, users, budgets or prices, one at a time: two changes of the same row could otherwise
+    /// reach memory in another order than the store, and stay different. Requests never ask for it.
+    ///
+    /// Whoever holds it waits for the store only, whose calls have limits of their own.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changes.lock().await
+    }
+
+    /// Takes over a budget, new or changed. A new cap counts for the next hold, and for what is held already.
     pub fn put_budget(&self, row: &BudgetRow) {
         let duration_us = row.budget_duration_sec.map(|seconds| seconds.saturating_mul(1_000_000));
         let terms = Terms { max: row.max_budget, duration_us };
         self.budgets.pin().insert(row.budget_id.as_str().into(), terms);
     }
 
-    /// Takes over a user, new or changed. Holds of a user who was known stay.
+    /// Forgets a budget. Its users are capped no more; their periods keep their dates.
+    pub fn remove_budget(&self, budget_id: &str) {
+        self.budgets.pin().remove(budget_id);
+        for account in self.accounts.pin().values() {
+            let mut account = account.lock();
+            account.budget_id.take_if(|id| **id == *budget_id);
+        }
+    }
+
+    /// Takes over a user who was read at start, created, or revived: the row's spend counts from here on. Holds of a
+    /// user who was known stay.
     pub fn put_user(&self, row: &UserRow) {
         let accounts = self.accounts.pin();
         let account = accounts.get_or_insert_with(row.user_id.as_str().into(), Arc::default);
@@ -82,6 +102,34 @@ impl Ledger {
             blocked: row.blocked,
             deleted: row.deleted_at.is_some(),
         };
+    }
+
+    /// Changes a user; `row` is what the store made of it. Spend and holds of a live user stay, because the store is
+    /// behind: it does not know yet what was settled a moment ago.
+    pub fn change_user(&self, row: &UserRow, change: &UserChange) {
+        if !self.knows(&row.user_id) {
+            return self.put_user(row);
+        }
+        let accounts = self.accounts.pin();
+        let Some(account) = accounts.get(row.user_id.as_str()) else { return };
+        let mut account = account.lock();
+        if let Some(blocked) = change.blocked {
+            account.blocked = blocked;
+        }
+        if let Some(budget) = &change.budget {
+            let budget = budget.as_ref();
+            account.budget_id = budget.map(|budget| budget.budget_id.as_str().into());
+            account.started_us = budget.map(|budget| budget.started_at.as_microsecond());
+            account.next_reset_us =
+                budget.and_then(|budget| budget.ends_at).map(|at| at.as_microsecond());
+        }
+    }
+
+    /// Refuses a user from now on. Requests in flight end as they would have, and give their holds back.
+    pub fn delete_user(&self, user_id: &str) {
+        if let Some(account) = self.accounts.pin().get(user_id) {
+            account.lock().deleted = true;
+        }
     }
 
     /// Whether a live user of this id exists.
@@ -215,6 +263,7 @@ fn exceeded(user_id: &str) -> Rejection {
 mod tests {
     use super::*;
     use crate::clock::timestamp;
+    use crate::store::Assignment;
 
     const DAY_US: i64 = 86_400_000_000;
 
@@ -306,6 +355,81 @@ mod tests {
         assert_eq!(reset.previous_spend, MicroUsd(100));
         assert_eq!(reset.next_reset_at_us, Some(2 * DAY_US + 7), "the window starts now");
         assert!(ledger.reserve(&user, MicroUsd(1), false, DAY_US + 8).1.is_none());
+    }
+
+    #[test]
+    fn a_change_leaves_spend_and_holds_alone() {
+        let (ledger, user_id) = ledger(Some(100), Some(1));
+        ledger.settle("u", MicroUsd(40), None);
+        let held = hold(&ledger, &user_id, 30).unwrap();
+        let stale = UserRow { spend: MicroUsd(1), ..user(Some(DAY_US)) };
+        ledger.change_user(&stale, &UserChange { blocked: Some(true), ..UserChange::default() });
+        assert_eq!(hold(&ledger, &user_id, 1).unwrap_err(), Code::UserBlocked);
+        let restart = Assignment {
+            budget_id: "b".into(),
+            started_at: timestamp(5),
+            ends_at: Some(timestamp(2 * DAY_US)),
+        };
+        let change = UserChange {
+            blocked: Some(false),
+            budget: Some(Some(restart)),
+            ..UserChange::default()
+        };
+        ledger.change_user(&stale, &change);
+        let expected = Counters {
+            spend: MicroUsd(40),
+            held: MicroUsd(30),
+            started_us: Some(5),
+            next_reset_us: Some(2 * DAY_US),
+        };
+        assert_eq!(ledger.counters("u"), Some(expected));
+        assert_eq!(hold(&ledger, &user_id, 31).unwrap_err(), Code::BudgetExceeded);
+
+        ledger.change_user(&stale, &UserChange { budget: Some(None), ..UserChange::default() });
+        let detached = Counters { started_us: None, next_reset_us: None, ..expected };
+        assert_eq!(ledger.counters("u"), Some(detached), "both dates go with the budget");
+        assert_eq!(hold(&ledger, &user_id, 1_000).unwrap().held, MicroUsd::ZERO, "no cap, no hold");
+        ledger.settle("u", MicroUsd(25), Some(held));
+        assert_eq!(ledger.total_held(), MicroUsd::ZERO);
+    }
+
+    #[test]
+    fn a_changed_cap_counts_at_once_also_for_what_is_held() {
+        let (ledger, user_id) = ledger(Some(100), None);
+        let budget = |max: i64| BudgetRow {
+            budget_id: "b".into(),
+            max_budget: Some(MicroUsd(max)),
+            created_at: timestamp(0),
+            updated_at: timestamp(0),
+            budget_duration_sec: None,
+        };
+        let mut held = hold(&ledger, &user_id, 60).unwrap();
+        ledger.put_budget(&budget(70));
+        assert!(ledger.top_up(&mut held, MicroUsd(20)).is_err(), "60 + 20 is over the new cap");
+        assert_eq!(hold(&ledger, &user_id, 11).unwrap_err(), Code::BudgetExceeded);
+        ledger.put_budget(&budget(200));
+        assert!(ledger.top_up(&mut held, MicroUsd(20)).is_ok());
+        ledger.remove_budget("b");
+        assert!(ledger.top_up(&mut held, MicroUsd(1_000_000)).is_ok(), "no budget, no cap");
+        ledger.settle("u", MicroUsd(7), Some(held));
+        let now = ledger.counters("u").unwrap();
+        assert_eq!((now.spend, now.held), (MicroUsd(7), MicroUsd::ZERO));
+    }
+
+    #[test]
+    fn a_deleted_user_is_refused_until_revived_with_nothing_spent() {
+        let (ledger, user_id) = ledger(Some(100), None);
+        ledger.settle("u", MicroUsd(40), None);
+        let held = hold(&ledger, &user_id, 30).unwrap();
+        ledger.delete_user("u");
+        assert_eq!(hold(&ledger, &user_id, 1).unwrap_err(), Code::UserNotFound);
+        assert!(!ledger.knows("u"));
+        ledger.put_user(&user(None));
+        let now = ledger.counters("u").unwrap();
+        assert_eq!((now.spend, now.held), (MicroUsd::ZERO, MicroUsd(30)), "still in flight");
+        ledger.settle("u", MicroUsd(5), Some(held));
+        let now = ledger.counters("u").unwrap();
+        assert_eq!((now.spend, now.held), (MicroUsd(5), MicroUsd::ZERO));
     }
 
     #[test]

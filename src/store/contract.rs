@@ -2,6 +2,7 @@
 
 mod rows;
 mod management;
+mod changes;
 mod journal;
 mod backends;
 
@@ -15,6 +16,9 @@ use super::Store;
 use super::postgres::{self, Postgres};
 use super::sqlite::{self, Sqlite};
 use crate::config::{PostgresTls, Secret};
+
+/// From an empty database to the schema of this binary.
+const STEPS: usize = super::migrations::SQLITE.len();
 
 /// Turns a list of facts into a test per fact and backend.
 macro_rules! facts {
@@ -58,6 +62,15 @@ facts! {
     management::prices_are_listed_by_key_and_newest_first,
     management::everything_is_read_at_once,
     management::instants_keep_their_microseconds,
+    changes::a_rotated_key_has_a_new_secret_that_was_never_used,
+    changes::a_user_change_touches_only_what_it_names,
+    changes::a_deleted_user_is_hidden_unbilled_and_revivable,
+    changes::the_keys_of_a_deleted_user_are_off_and_stay_off,
+    changes::a_budget_change_touches_only_what_it_names,
+    changes::a_deleted_budget_leaves_its_users_their_dates,
+    changes::a_budget_can_go_while_its_users_spend,
+    changes::the_price_of_an_instant_is_the_newest_before_it,
+    changes::prices_are_deleted_one_or_all,
     journal::an_entry_applied_twice_counts_once,
     journal::repeats_inside_one_batch_count_once,
     journal::every_column_of_a_record_is_kept,
@@ -76,7 +89,7 @@ facts! {
 async fn sqlite() -> (Sqlite, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = sqlite::open(&folder.path().join("otari.db")).await.unwrap();
-    assert_eq!(store.migrate().await.unwrap(), 1);
+    assert_eq!(store.migrate().await.unwrap(), STEPS);
     (store, folder)
 }
 
@@ -84,7 +97,7 @@ async fn sqlite() -> (Sqlite, tempfile::TempDir) {
 async fn postgres() -> (Postgres, Database) {
     let database = postgres_server::database();
     let store = connect(&database.url, Duration::from_secs(30)).await.unwrap();
-    assert_eq!(store.migrate().await.unwrap(), 1);
+    assert_eq!(store.migrate().await.unwrap(), STEPS);
     (store, database)
 }
 

@@ -13,12 +13,16 @@ pub(super) const HISTORY: &str = "refinery_schema_history";
 type Step = (&'static str, &'static str);
 
 /// SQLite's steps. A published step never changes: databases hold its checksum.
-pub(super) const SQLITE: &[Step] =
-    &[("V1__initial", include_str!("migrations/sqlite/V1__initial.sql"))];
+pub(super) const SQLITE: &[Step] = &[
+    ("V1__initial", include_str!("migrations/sqlite/V1__initial.sql")),
+    ("V2__key_prefix", include_str!("migrations/sqlite/V2__key_prefix.sql")),
+];
 
 /// PostgreSQL's steps: the same names in the same order.
-pub(super) const POSTGRES: &[Step] =
-    &[("V1__initial", include_str!("migrations/postgres/V1__initial.sql"))];
+pub(super) const POSTGRES: &[Step] = &[
+    ("V1__initial", include_str!("migrations/postgres/V1__initial.sql")),
+    ("V2__key_prefix", include_str!("migrations/postgres/V2__key_prefix.sql")),
+];
 
 /// What a database says about its schema.
 #[derive(Debug, Default)]

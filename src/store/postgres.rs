@@ -22,8 +22,8 @@ use tokio_postgres::IsolationLevel;
 
 use super::migrations::{self, Found, HISTORY};
 use super::{
-    Applied, BudgetRow, Everything, KeyChange, KeyRow, Page, PriceRow, Store, StoreError,
-    UsageFilter, UsageRow, UserRow,
+    Applied, BudgetChange, BudgetRow, Everything, KeyChange, KeyRow, Page, PriceRow, Store,
+    StoreError, UsageFilter, UsageRow, UserChange, UserRow,
 };
 use crate::config::{PostgresTls, Secret};
 
@@ -215,6 +215,16 @@ impl Store for Postgres {
         within(async { keys::key_update(&self.pool.get().await?, id, change).await }).await
     }
 
+    async fn key_rotate(
+        &self,
+        id: &str,
+        key_hash: &str,
+        key_prefix: &str,
+    ) -> Result<Option<KeyRow>, StoreError> {
+        within(async { keys::key_rotate(&self.pool.get().await?, id, key_hash, key_prefix).await })
+            .await
+    }
+
     async fn key_delete(&self, id: &str) -> Result<bool, StoreError> {
         within(async { keys::key_delete(&self.pool.get().await?, id).await }).await
     }
@@ -235,6 +245,18 @@ impl Store for Postgres {
         within(async { users::user_get(&self.pool.get().await?, user_id).await }).await
     }
 
+    async fn user_update(
+        &self,
+        user_id: &str,
+        change: &UserChange,
+    ) -> Result<Option<UserRow>, StoreError> {
+        within(async { users::user_update(&self.pool.get().await?, user_id, change).await }).await
+    }
+
+    async fn user_delete(&self, user_id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        within(async { users::user_delete(&self.pool.get().await?, user_id, at).await }).await
+    }
+
     async fn budget_create(&self, budget: &BudgetRow) -> Result<(), StoreError> {
         within(async { budgets::budget_create(&self.pool.get().await?, budget).await }).await
     }
@@ -247,12 +269,55 @@ impl Store for Postgres {
         within(async { budgets::budget_get(&self.pool.get().await?, budget_id).await }).await
     }
 
+    async fn budget_update(
+        &self,
+        budget_id: &str,
+        change: &BudgetChange,
+    ) -> Result<Option<BudgetRow>, StoreError> {
+        within(async { budgets::budget_update(&self.pool.get().await?, budget_id, change).await })
+            .await
+    }
+
+    async fn budget_delete(&self, budget_id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        let delete = async {
+            let mut db = self.pool.get().await?;
+            let transaction = db.transaction().await?;
+            let deleted = budgets::budget_delete(&transaction, budget_id, at).await?;
+            transaction.commit().await?;
+            Ok(deleted)
+        };
+        within(delete).await
+    }
+
     async fn price_put(&self, price: &PriceRow) -> Result<PriceRow, StoreError> {
         within(async { prices::price_put(&self.pool.get().await?, price).await }).await
     }
 
     async fn price_list(&self, page: Page) -> Result<Vec<PriceRow>, StoreError> {
         within(async { prices::price_list(&self.pool.get().await?, page).await }).await
+    }
+
+    async fn price_get(
+        &self,
+        model_key: &str,
+        as_of: Timestamp,
+    ) -> Result<Option<PriceRow>, StoreError> {
+        within(async { prices::price_get(&self.pool.get().await?, model_key, as_of).await }).await
+    }
+
+    async fn price_history(&self, model_key: &str) -> Result<Vec<PriceRow>, StoreError> {
+        within(async { prices::price_history(&self.pool.get().await?, model_key).await }).await
+    }
+
+    async fn price_delete(
+        &self,
+        model_key: &str,
+        effective_at: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
+        within(async {
+            prices::price_delete(&self.pool.get().await?, model_key, effective_at).await
+        })
+        .await
     }
 
     async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError> {

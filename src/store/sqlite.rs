@@ -19,8 +19,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 use self::actor::Actor;
 use super::migrations::{self, Found, HISTORY};
 use super::{
-    Applied, BudgetRow, Everything, KeyChange, KeyRow, Page, PriceRow, Store, StoreError,
-    UsageFilter, UsageRow, UserRow,
+    Applied, BudgetChange, BudgetRow, Everything, KeyChange, KeyRow, Page, PriceRow, Store,
+    StoreError, UsageFilter, UsageRow, UserChange, UserRow,
 };
 
 /// Threads that read beside the writer, so that a long usage query does not hold up a short one.
@@ -195,6 +195,16 @@ impl Store for Sqlite {
         self.write(move |db| keys::key_update(db, &id, &change)).await
     }
 
+    async fn key_rotate(
+        &self,
+        id: &str,
+        key_hash: &str,
+        key_prefix: &str,
+    ) -> Result<Option<KeyRow>, StoreError> {
+        let (id, hash, prefix) = (id.to_owned(), key_hash.to_owned(), key_prefix.to_owned());
+        self.write(move |db| keys::key_rotate(db, &id, &hash, &prefix)).await
+    }
+
     async fn key_delete(&self, id: &str) -> Result<bool, StoreError> {
         let id = id.to_owned();
         self.write(move |db| keys::key_delete(db, &id)).await
@@ -219,6 +229,20 @@ impl Store for Sqlite {
         self.read(move |db| users::user_get(db, &user_id)).await
     }
 
+    async fn user_update(
+        &self,
+        user_id: &str,
+        change: &UserChange,
+    ) -> Result<Option<UserRow>, StoreError> {
+        let (user_id, change) = (user_id.to_owned(), change.clone());
+        self.write(move |db| users::user_update(db, &user_id, &change)).await
+    }
+
+    async fn user_delete(&self, user_id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        let user_id = user_id.to_owned();
+        self.write(move |db| users::user_delete(db, &user_id, at)).await
+    }
+
     async fn budget_create(&self, budget: &BudgetRow) -> Result<(), StoreError> {
         let budget = budget.clone();
         self.write(move |db| budgets::budget_create(db, &budget)).await
@@ -233,6 +257,20 @@ impl Store for Sqlite {
         self.read(move |db| budgets::budget_get(db, &budget_id)).await
     }
 
+    async fn budget_update(
+        &self,
+        budget_id: &str,
+        change: &BudgetChange,
+    ) -> Result<Option<BudgetRow>, StoreError> {
+        let (budget_id, change) = (budget_id.to_owned(), *change);
+        self.write(move |db| budgets::budget_update(db, &budget_id, &change)).await
+    }
+
+    async fn budget_delete(&self, budget_id: &str, at: Timestamp) -> Result<bool, StoreError> {
+        let budget_id = budget_id.to_owned();
+        self.write(move |db| budgets::budget_delete(db, &budget_id, at)).await
+    }
+
     async fn price_put(&self, price: &PriceRow) -> Result<PriceRow, StoreError> {
         let price = price.clone();
         self.write(move |db| prices::price_put(db, &price)).await
@@ -240,6 +278,29 @@ impl Store for Sqlite {
 
     async fn price_list(&self, page: Page) -> Result<Vec<PriceRow>, StoreError> {
         self.read(move |db| prices::price_list(db, page)).await
+    }
+
+    async fn price_get(
+        &self,
+        model_key: &str,
+        as_of: Timestamp,
+    ) -> Result<Option<PriceRow>, StoreError> {
+        let model_key = model_key.to_owned();
+        self.read(move |db| prices::price_get(db, &model_key, as_of)).await
+    }
+
+    async fn price_history(&self, model_key: &str) -> Result<Vec<PriceRow>, StoreError> {
+        let model_key = model_key.to_owned();
+        self.read(move |db| prices::price_history(db, &model_key)).await
+    }
+
+    async fn price_delete(
+        &self,
+        model_key: &str,
+        effective_at: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
+        let model_key = model_key.to_owned();
+        self.write(move |db| prices::price_delete(db, &model_key, effective_at)).await
     }
 
     async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError> {

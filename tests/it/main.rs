@@ -22,6 +22,16 @@ mod outage;
 mod crash;
 #[cfg(test)]
 mod clients;
+#[cfg(test)]
+mod keys;
+#[cfg(test)]
+mod users;
+#[cfg(test)]
+mod budgets;
+#[cfg(test)]
+mod pricing;
+#[cfg(test)]
+mod usage;
 // What is read instead of run: the walls between the rooms, and the documents.
 #[cfg(test)]
 mod tidy;

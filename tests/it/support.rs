@@ -1,6 +1,7 @@
 //! A real gateway and its neighbours, and the little that every file of facts shares.
 
 pub(crate) mod gateway;
+pub(crate) mod manage;
 pub(crate) mod postgres;
 pub(crate) mod provider;
 pub(crate) mod raw;

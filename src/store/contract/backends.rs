@@ -1,61 +1,14 @@
-//! Facts that need to look behind the trait: deletion, schemas of others, servers that go away.
+//! Facts that need to look behind the trait: schemas of others and of earlier versions, servers that go away.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use otari_filters::money::MicroUsd;
 use rusqlite::Connection;
 
 use super::postgres_server::{self, Cluster};
-use super::rows::{at, budget, key, page, reset, spend, usage, user, with_period};
-use super::{connect, postgres, sqlite};
-use crate::store::{Store, StoreError, UserRow, sqlite as backend};
-
-const DELETE_U1: &str =
-    "UPDATE users SET deleted_at = '2026-01-02 00:00:00+00' WHERE user_id = 'u1'";
-
-#[tokio::test]
-async fn a_deleted_user_is_hidden_unbilled_and_revivable_on_sqlite() {
-    let (store, folder) = sqlite().await;
-    let file = folder.path().join("otari.db");
-    let sql = DELETE_U1.replace("+00", ".000000");
-    deleted_user(&store, || Connection::open(&file).unwrap().execute_batch(&sql).unwrap()).await;
-}
-
-#[tokio::test]
-async fn a_deleted_user_is_hidden_unbilled_and_revivable_on_postgres() {
-    let (store, database) = postgres().await;
-    deleted_user(&store, || postgres_server::execute(&database.url, DELETE_U1).unwrap()).await;
-}
-
-async fn deleted_user(store: &dyn Store, delete: impl FnOnce()) {
-    with_period(store, "u1", 100).await;
-    store.apply(&[usage("r1", "u1", 5, 0)]).await.unwrap();
-    delete();
-    assert_eq!(store.user_get("u1").await.unwrap(), None);
-    assert!(store.user_list(page(0, 10)).await.unwrap().is_empty());
-    assert_eq!(store.everything().await.unwrap().users.len(), 1, "deleted ones included");
-    let owned = store.key_create(&key("k1", Some("u1")), Some(&user("u1"))).await;
-    assert!(matches!(owned, Err(StoreError::Conflict(id)) if id == "u1"));
-
-    let late = [usage("r2", "u1", 7, 1), reset("u1", 100, None)];
-    assert_eq!(store.apply(&late).await.unwrap().fresh, 1, "the row is kept, the reset is void");
-    let row = store.everything().await.unwrap().users.remove(0);
-    assert_eq!((row.spend, row.next_budget_reset_at), (MicroUsd(5), Some(at(100))));
-
-    let request = UserRow {
-        alias: None,
-        blocked: true,
-        reserved: MicroUsd(99),
-        created_at: at(500),
-        updated_at: at(500),
-        ..user("u1")
-    };
-    let revived = store.user_create(&request).await.unwrap();
-    let kept = UserRow { reserved: MicroUsd(0), created_at: at(0), ..request };
-    assert_eq!(revived, kept, "created_at and reserved are those of the old row");
-    assert_eq!(spend(store, "u1").await, 0);
-}
+use super::rows::{budget, key, page, user};
+use super::{STEPS, connect, postgres, sqlite};
+use crate::store::{KeyRow, Store, StoreError, sqlite as backend};
 
 #[tokio::test]
 async fn schemas_of_others_are_refused_on_sqlite() {
@@ -87,13 +40,42 @@ async fn schemas(store: &dyn Store, execute: impl Fn(&str)) {
     assert_eq!(refusal(store.schema_check().await), text);
 
     execute("DROP TABLE alembic_version");
-    assert_eq!(store.migrate().await.unwrap(), 1);
+    assert_eq!(store.migrate().await.unwrap(), STEPS);
     execute("UPDATE refinery_schema_history SET checksum = '1'");
     assert!(refusal(store.migrate().await.map(drop)).contains("another build of otari"));
-    execute("UPDATE refinery_schema_history SET version = 99");
+    execute(
+        "UPDATE refinery_schema_history SET version = version + 99 - (SELECT max(version) FROM refinery_schema_history)",
+    );
     let text = refusal(store.migrate().await.map(drop));
-    assert!(text.contains("newer otari (schema 99, this binary knows 1)"), "{text}");
+    let words = format!("newer otari (schema 99, this binary knows {STEPS})");
+    assert!(text.contains(&words), "{text}");
     assert_eq!(refusal(store.schema_check().await), text);
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_upgraded_on_sqlite() {
+    let (store, folder) = sqlite().await;
+    let file = folder.path().join("otari.db");
+    first_version(&store, |sql| Connection::open(&file).unwrap().execute_batch(sql).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_upgraded_on_postgres() {
+    let (store, database) = postgres().await;
+    first_version(&store, |sql| postgres_server::execute(&database.url, sql).unwrap()).await;
+}
+
+async fn first_version(store: &dyn Store, execute: impl Fn(&str)) {
+    store.key_create(&key("k1", Some("u1")), Some(&user("u1"))).await.unwrap();
+    execute("ALTER TABLE api_keys DROP COLUMN key_prefix");
+    execute("DELETE FROM refinery_schema_history WHERE version > 1");
+    let Err(StoreError::Schema(text)) = store.schema_check().await else {
+        panic!("a schema that is too old was taken");
+    };
+    assert!(text.contains("has schema 1 and this binary needs"), "{text}");
+    assert_eq!(store.migrate().await.unwrap(), STEPS - 1);
+    let kept = KeyRow { key_prefix: None, ..key("k1", Some("u1")) };
+    assert_eq!(store.key_get("k1").await.unwrap(), Some(kept), "its prefix was never written");
 }
 
 #[tokio::test]
@@ -102,7 +84,7 @@ async fn replicas_that_start_together_migrate_once() {
     let store = connect(&database.url, Duration::from_secs(30)).await.unwrap();
     let other = connect(&database.url, Duration::from_secs(30)).await.unwrap();
     let (a, b, c) = tokio::join!(store.migrate(), other.migrate(), other.migrate());
-    assert_eq!(a.unwrap() + b.unwrap() + c.unwrap(), 1);
+    assert_eq!(a.unwrap() + b.unwrap() + c.unwrap(), STEPS);
 }
 
 #[tokio::test]

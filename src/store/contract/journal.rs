@@ -198,7 +198,7 @@ pub(super) async fn a_reset_stands_between_the_usage_before_and_after_it(store: 
     with_period(store, "u1", 100).await;
     let entries = [
         usage("r1", "u1", 1, 98),
-        usage("r2", "u1", 2, 99),
+        usage("r2", "u1", 4, 99),
         reset("u1", 100, Some(200)),
         usage("r3", "u1", 4, 101),
         usage("r4", "u1", 8, 102),

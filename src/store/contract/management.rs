@@ -34,6 +34,7 @@ pub(super) async fn a_key_comes_back_as_it_was_written(store: &dyn Store) {
     let full = KeyRow { last_used_at: Some(at(1)), is_active: false, ..key("k1", None) };
     let bare = KeyRow {
         key_name: None,
+        key_prefix: None,
         expires_at: None,
         metadata: serde_json::Map::new(),
         ..key("k2", None)

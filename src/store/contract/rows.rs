@@ -36,6 +36,7 @@ pub(super) fn key(id: &str, user_id: Option<&str>) -> KeyRow {
     KeyRow {
         id: id.into(),
         key_hash: format!("hash of {id}"),
+        key_prefix: Some(format!("prefix of {id}")),
         key_name: Some(format!("name of {id}")),
         user_id: user_id.map(Into::into),
         created_at: at(0),

@@ -1,12 +1,13 @@
 //! `budgets` in PostgreSQL.
 
 use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
 use otari_filters::money::MicroUsd;
 use tokio_postgres::Row;
 
-use super::codec::{get, time};
+use super::codec::{get, racing, time};
 use crate::store::values::Instant;
-use crate::store::{BudgetRow, Page, StoreError};
+use crate::store::{BudgetChange, BudgetRow, Page, StoreError};
 
 macro_rules! columns {
     () => {
@@ -77,4 +78,56 @@ pub(super) async fn budget_get(
     let sql = concat!("-- budget_get\nSELECT ", columns!(), " FROM budgets WHERE budget_id = $1");
     let statement = db.prepare_cached(sql).await?;
     db.query_opt(&statement, &[&id]).await?.as_ref().map(read).transpose()
+}
+
+pub(super) async fn budget_update(
+    db: &impl GenericClient,
+    id: &str,
+    change: &BudgetChange,
+) -> Result<Option<BudgetRow>, StoreError> {
+    // `greatest` passes over a null.
+    let sql = concat!(
+        "-- budget_update\nUPDATE budgets SET
+             max_budget = CASE WHEN $2 THEN $3::int8 * 0.000001 ELSE max_budget END,
+             budget_duration_sec = CASE WHEN $4 THEN $5 ELSE budget_duration_sec END,
+             updated_at = greatest(updated_at, $6)
+         WHERE budget_id = $1 RETURNING ",
+        columns!()
+    );
+    let statement = db.prepare_cached(sql).await?;
+    let changed = db
+        .query_opt(
+            &statement,
+            &[
+                &id,
+                &change.max_budget.is_some(),
+                &change.max_budget.flatten().map(|amount| amount.0),
+                &change.budget_duration_sec.is_some(),
+                &change.budget_duration_sec.flatten(),
+                &change.updated_at.map(Instant::from),
+            ],
+        )
+        .await;
+    changed?.as_ref().map(read).transpose()
+}
+
+/// Wants a transaction. Users first and in the order of `apply`, then the budget: in another order, or locked as they
+/// are found, the two would deadlock.
+pub(super) async fn budget_delete(
+    db: &impl GenericClient,
+    id: &str,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    let lock = "-- budget_delete
+        SELECT 1 FROM users WHERE budget_id = $1 ORDER BY user_id FOR NO KEY UPDATE";
+    let users = "-- budget_delete
+        UPDATE users SET budget_id = NULL, updated_at = greatest(updated_at, $2) WHERE budget_id = $1";
+    let logs = "-- budget_delete\nDELETE FROM budget_reset_logs WHERE budget_id = $1";
+    let budget = "-- budget_delete\nDELETE FROM budgets WHERE budget_id = $1";
+    db.execute(&db.prepare_cached(lock).await?, &[&id]).await?;
+    db.execute(&db.prepare_cached(users).await?, &[&id, &Instant::from(at)]).await?;
+    db.execute(&db.prepare_cached(logs).await?, &[&id]).await?;
+    // A user or a log that came in between is in the way; the next try finds it.
+    let deleted = db.execute(&db.prepare_cached(budget).await?, &[&id]).await;
+    Ok(deleted.map_err(|error| racing(&error))? > 0)
 }

@@ -8,6 +8,7 @@ use deadpool_postgres::{PoolError, TimeoutType};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, IsNull, Json, ToSql, Type, accepts, to_sql_checked};
 
 use crate::store::StoreError;
@@ -88,6 +89,19 @@ impl From<&tokio_postgres::Error> for StoreError {
             | (_, "08" | "40" | "53" | "57" | "58") => Self::Unavailable { message },
             _ => Self::Refused { message },
         }
+    }
+}
+
+/// What an error means of a statement that has just looked after its foreign keys: one that fails all the same was
+/// broken in between, and the next try sees how things are now.
+pub(super) fn racing(error: &tokio_postgres::Error) -> StoreError {
+    match StoreError::from(error) {
+        StoreError::Refused { message }
+            if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) =>
+        {
+            StoreError::Unavailable { message }
+        }
+        other => other,
     }
 }
 

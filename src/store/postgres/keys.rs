@@ -12,7 +12,7 @@ use crate::store::{KeyChange, KeyRow, Page, StoreError, UserRow};
 
 macro_rules! columns {
     () => {
-        "id, key_hash, key_name, user_id, created_at, last_used_at, expires_at, is_active, metadata"
+        "id, key_hash, key_name, user_id, created_at, last_used_at, expires_at, is_active, metadata, key_prefix"
     };
 }
 
@@ -27,6 +27,7 @@ fn read(row: &Row) -> Result<KeyRow, StoreError> {
         expires_at: maybe_time(row, 6)?,
         is_active: get(row, 7)?,
         metadata: metadata(row, 8)?,
+        key_prefix: get(row, 9)?,
     })
 }
 
@@ -52,7 +53,7 @@ pub(super) async fn key_create(
     let sql = concat!(
         "-- key_create\nINSERT INTO api_keys (",
         columns!(),
-        ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+        ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
     );
     let statement = db.prepare_cached(sql).await?;
     let inserted = db
@@ -68,6 +69,7 @@ pub(super) async fn key_create(
                 &key.expires_at.map(Instant::from),
                 &key.is_active,
                 &Json(&key.metadata),
+                &key.key_prefix,
             ],
         )
         .await;
@@ -126,6 +128,23 @@ pub(super) async fn key_update(
         )
         .await;
     changed?.as_ref().map(read).transpose()
+}
+
+pub(super) async fn key_rotate(
+    db: &impl GenericClient,
+    id: &str,
+    key_hash: &str,
+    key_prefix: &str,
+) -> Result<Option<KeyRow>, StoreError> {
+    let sql = concat!(
+        "-- key_rotate\nUPDATE api_keys SET key_hash = $2, key_prefix = $3, last_used_at = NULL
+         WHERE id = $1 RETURNING ",
+        columns!()
+    );
+    let statement = db.prepare_cached(sql).await?;
+    let rotated = db.query_opt(&statement, &[&id, &key_hash, &key_prefix]).await;
+    let rotated = rotated.map_err(|error| StoreError::from(error).naming(id))?;
+    rotated.as_ref().map(read).transpose()
 }
 
 pub(super) async fn key_delete(db: &impl GenericClient, id: &str) -> Result<bool, StoreError> {

@@ -1,6 +1,7 @@
 //! `model_pricing` in PostgreSQL.
 
 use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
 use otari_filters::money::Rate;
 use tokio_postgres::Row;
 
@@ -84,4 +85,44 @@ pub(super) async fn price_list(
     );
     let statement = db.prepare_cached(sql).await?;
     db.query(&statement, &[&page.limit, &page.skip]).await?.iter().map(read).collect()
+}
+
+pub(super) async fn price_get(
+    db: &impl GenericClient,
+    model_key: &str,
+    as_of: Timestamp,
+) -> Result<Option<PriceRow>, StoreError> {
+    let sql = concat!(
+        "-- price_get\nSELECT ",
+        columns!(),
+        " FROM model_pricing WHERE model_key = $1 AND effective_at <= $2 ORDER BY effective_at DESC LIMIT 1"
+    );
+    let statement = db.prepare_cached(sql).await?;
+    let row = db.query_opt(&statement, &[&model_key, &Instant::from(as_of)]).await?;
+    row.as_ref().map(read).transpose()
+}
+
+pub(super) async fn price_history(
+    db: &impl GenericClient,
+    model_key: &str,
+) -> Result<Vec<PriceRow>, StoreError> {
+    let sql = concat!(
+        "-- price_history\nSELECT ",
+        columns!(),
+        " FROM model_pricing WHERE model_key = $1 ORDER BY effective_at DESC"
+    );
+    let statement = db.prepare_cached(sql).await?;
+    db.query(&statement, &[&model_key]).await?.iter().map(read).collect()
+}
+
+pub(super) async fn price_delete(
+    db: &impl GenericClient,
+    model_key: &str,
+    effective_at: Option<Timestamp>,
+) -> Result<bool, StoreError> {
+    let sql = "-- price_delete\nDELETE FROM model_pricing
+               WHERE model_key = $1 AND ($2::timestamptz IS NULL OR effective_at = $2)";
+    let statement = db.prepare_cached(sql).await?;
+    let instant = effective_at.map(Instant::from);
+    Ok(db.execute(&statement, &[&model_key, &instant]).await? > 0)
 }

@@ -6,9 +6,8 @@ use deadpool_postgres::{GenericClient, Transaction};
 use otari_filters::money::MicroUsd;
 use otari_filters::settle::{BudgetReset, Entry};
 use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
 
-use super::codec::{get, time};
+use super::codec::{get, racing, time};
 use crate::store::values::{Instant, Usage, amount, clean};
 use crate::store::{Applied, Page, StoreError, UsageFilter, UsageRow};
 
@@ -157,18 +156,6 @@ async fn budget_reset(db: &Transaction<'_>, reset: &BudgetReset) -> Result<i64, 
         )
         .await;
     get(&row.map_err(|error| racing(&error))?, 0)
-}
-
-/// A foreign key that fails although the row was just seen was deleted in between: the next try writes null.
-fn racing(error: &tokio_postgres::Error) -> StoreError {
-    match StoreError::from(error) {
-        StoreError::Refused { message }
-            if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) =>
-        {
-            StoreError::Unavailable { message }
-        }
-        other => other,
-    }
 }
 
 macro_rules! list {

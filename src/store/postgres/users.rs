@@ -1,13 +1,14 @@
 //! `users` in PostgreSQL.
 
 use deadpool_postgres::GenericClient;
+use jiff::Timestamp;
 use otari_filters::money::MicroUsd;
 use tokio_postgres::types::{Json, ToSql};
 use tokio_postgres::{Row, Statement};
 
 use super::codec::{get, maybe_time, metadata, time};
 use crate::store::values::Instant;
-use crate::store::{Page, StoreError, UserRow};
+use crate::store::{Page, StoreError, UserChange, UserRow};
 
 macro_rules! columns {
     () => {
@@ -128,4 +129,62 @@ pub(super) async fn user_get(
     );
     let statement = db.prepare_cached(sql).await?;
     db.query_opt(&statement, &[&user_id]).await?.as_ref().map(read).transpose()
+}
+
+pub(super) async fn user_update(
+    db: &impl GenericClient,
+    user_id: &str,
+    change: &UserChange,
+) -> Result<Option<UserRow>, StoreError> {
+    // `greatest` passes over a null.
+    let sql = concat!(
+        "-- user_update\nUPDATE users SET
+             alias = CASE WHEN $2 THEN $3 ELSE alias END,
+             budget_id = CASE WHEN $4 THEN $5 ELSE budget_id END,
+             budget_started_at = CASE WHEN $4 THEN $6 ELSE budget_started_at END,
+             next_budget_reset_at = CASE WHEN $4 THEN $7 ELSE next_budget_reset_at END,
+             blocked = coalesce($8, blocked),
+             metadata = coalesce($9, metadata),
+             updated_at = greatest(updated_at, $10)
+         WHERE user_id = $1 AND deleted_at IS NULL RETURNING ",
+        columns!()
+    );
+    let statement = db.prepare_cached(sql).await?;
+    let budget = change.budget.as_ref().and_then(Option::as_ref);
+    let changed = db
+        .query_opt(
+            &statement,
+            &[
+                &user_id,
+                &change.alias.is_some(),
+                &change.alias.as_ref().and_then(Option::as_ref),
+                &change.budget.is_some(),
+                &budget.map(|budget| &budget.budget_id),
+                &budget.map(|budget| Instant::from(budget.started_at)),
+                &budget.and_then(|budget| budget.ends_at).map(Instant::from),
+                &change.blocked,
+                &change.metadata.as_ref().map(Json),
+                &change.updated_at.map(Instant::from),
+            ],
+        )
+        .await;
+    changed?.as_ref().map(read).transpose()
+}
+
+pub(super) async fn user_delete(
+    db: &impl GenericClient,
+    user_id: &str,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    let sql = "-- user_delete
+        WITH gone AS (
+            UPDATE users SET deleted_at = $2, updated_at = greatest(updated_at, $2)
+            WHERE user_id = $1 AND deleted_at IS NULL RETURNING user_id
+        ), off AS (
+            UPDATE api_keys SET is_active = false FROM gone WHERE api_keys.user_id = gone.user_id
+        )
+        SELECT count(*) FROM gone";
+    let statement = db.prepare_cached(sql).await?;
+    let row = db.query_one(&statement, &[&user_id, &Instant::from(at)]).await?;
+    Ok(get::<i64>(&row, 0)? > 0)
 }

@@ -10,7 +10,7 @@ use crate::store::{KeyChange, KeyRow, Page, StoreError, UserRow};
 
 macro_rules! columns {
     () => {
-        "id, key_hash, key_name, user_id, created_at, last_used_at, expires_at, is_active, metadata"
+        "id, key_hash, key_name, user_id, created_at, last_used_at, expires_at, is_active, metadata, key_prefix"
     };
 }
 
@@ -25,6 +25,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<KeyRow> {
         expires_at: row.get::<_, Option<Read<_>>>(6)?.map(|at| at.0),
         is_active: row.get(7)?,
         metadata: row.get::<_, Read<_>>(8)?.0,
+        key_prefix: row.get(9)?,
     })
 }
 
@@ -45,7 +46,7 @@ pub(super) fn key_create(
     let sql = concat!(
         "-- key_create\nINSERT INTO api_keys (",
         columns!(),
-        ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+        ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
     );
     let inserted = db.prepare_cached(sql)?.execute(params![
         key.id,
@@ -57,6 +58,7 @@ pub(super) fn key_create(
         key.expires_at.map(Instant::from),
         key.is_active,
         json(&key.metadata)?,
+        key.key_prefix,
     ]);
     inserted.map(drop).map_err(|error| StoreError::from(error).naming(&key.id))
 }
@@ -100,6 +102,21 @@ pub(super) fn key_update(
         change.metadata.as_ref().map(json).transpose()?,
     ];
     Ok(db.prepare_cached(sql)?.query_row(values, read).optional()?)
+}
+
+pub(super) fn key_rotate(
+    db: &Connection,
+    id: &str,
+    key_hash: &str,
+    key_prefix: &str,
+) -> Result<Option<KeyRow>, StoreError> {
+    let sql = concat!(
+        "-- key_rotate\nUPDATE api_keys SET key_hash = ?2, key_prefix = ?3, last_used_at = NULL
+         WHERE id = ?1 RETURNING ",
+        columns!()
+    );
+    let rotated = db.prepare_cached(sql)?.query_row([id, key_hash, key_prefix], read).optional();
+    rotated.map_err(|error| StoreError::from(error).naming(id))
 }
 
 pub(super) fn key_delete(db: &Connection, id: &str) -> Result<bool, StoreError> {

@@ -1,6 +1,7 @@
 //! `model_pricing` in SQLite.
 
-use rusqlite::{Connection, Row, params};
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::codec::Read;
 use crate::store::values::Instant;
@@ -63,4 +64,38 @@ pub(super) fn price_list(db: &Connection, page: Page) -> Result<Vec<PriceRow>, S
     );
     let mut statement = db.prepare_cached(sql)?;
     Ok(statement.query_map([page.limit, page.skip], read)?.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn price_get(
+    db: &Connection,
+    model_key: &str,
+    as_of: Timestamp,
+) -> Result<Option<PriceRow>, StoreError> {
+    let sql = concat!(
+        "-- price_get\nSELECT ",
+        columns!(),
+        " FROM model_pricing WHERE model_key = ?1 AND effective_at <= ?2 ORDER BY effective_at DESC LIMIT 1"
+    );
+    let values = params![model_key, Instant::from(as_of)];
+    Ok(db.prepare_cached(sql)?.query_row(values, read).optional()?)
+}
+
+pub(super) fn price_history(db: &Connection, model_key: &str) -> Result<Vec<PriceRow>, StoreError> {
+    let sql = concat!(
+        "-- price_history\nSELECT ",
+        columns!(),
+        " FROM model_pricing WHERE model_key = ?1 ORDER BY effective_at DESC"
+    );
+    Ok(db.prepare_cached(sql)?.query_map([model_key], read)?.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn price_delete(
+    db: &Connection,
+    model_key: &str,
+    effective_at: Option<Timestamp>,
+) -> Result<bool, StoreError> {
+    let sql = "-- price_delete\nDELETE FROM model_pricing
+               WHERE model_key = ?1 AND (?2 IS NULL OR effective_at = ?2)";
+    let values = params![model_key, effective_at.map(Instant::from)];
+    Ok(db.prepare_cached(sql)?.execute(values)? > 0)
 }

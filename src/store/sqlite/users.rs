@@ -1,10 +1,11 @@
 //! `users` in SQLite.
 
+use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
 use super::codec::{Read, json};
 use crate::store::values::Instant;
-use crate::store::{Page, StoreError, UserRow};
+use crate::store::{Page, StoreError, UserChange, UserRow};
 
 macro_rules! columns {
     () => {
@@ -110,4 +111,53 @@ pub(super) fn user_get(db: &Connection, user_id: &str) -> Result<Option<UserRow>
         " FROM users WHERE user_id = ?1 AND deleted_at IS NULL"
     );
     Ok(db.prepare_cached(sql)?.query_row([user_id], read).optional()?)
+}
+
+pub(super) fn user_update(
+    db: &Connection,
+    user_id: &str,
+    change: &UserChange,
+) -> Result<Option<UserRow>, StoreError> {
+    let sql = concat!(
+        "-- user_update\nUPDATE users SET
+             alias = CASE WHEN ?2 THEN ?3 ELSE alias END,
+             budget_id = CASE WHEN ?4 THEN ?5 ELSE budget_id END,
+             budget_started_at = CASE WHEN ?4 THEN ?6 ELSE budget_started_at END,
+             next_budget_reset_at = CASE WHEN ?4 THEN ?7 ELSE next_budget_reset_at END,
+             blocked = coalesce(?8, blocked),
+             metadata = coalesce(?9, metadata),
+             updated_at = max(updated_at, coalesce(?10, updated_at))
+         WHERE user_id = ?1 AND deleted_at IS NULL RETURNING ",
+        columns!()
+    );
+    let budget = change.budget.as_ref().and_then(Option::as_ref);
+    let values = params![
+        user_id,
+        change.alias.is_some(),
+        change.alias.as_ref().and_then(Option::as_ref),
+        change.budget.is_some(),
+        budget.map(|budget| &budget.budget_id),
+        budget.map(|budget| Instant::from(budget.started_at)),
+        budget.and_then(|budget| budget.ends_at).map(Instant::from),
+        change.blocked,
+        change.metadata.as_ref().map(json).transpose()?,
+        change.updated_at.map(Instant::from),
+    ];
+    Ok(db.prepare_cached(sql)?.query_row(values, read).optional()?)
+}
+
+/// Wants a transaction.
+pub(super) fn user_delete(
+    db: &Connection,
+    user_id: &str,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    let user = "-- user_delete\nUPDATE users SET deleted_at = ?2, updated_at = max(updated_at, ?2)
+                WHERE user_id = ?1 AND deleted_at IS NULL";
+    let keys = "-- user_delete\nUPDATE api_keys SET is_active = 0 WHERE user_id = ?1";
+    if db.prepare_cached(user)?.execute(params![user_id, Instant::from(at)])? == 0 {
+        return Ok(false);
+    }
+    db.prepare_cached(keys)?.execute([user_id])?;
+    Ok(true)
 }

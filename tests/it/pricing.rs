@@ -1,0 +1,150 @@
+//! `/v1/pricing`: what a model cost when, and prices that go.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::gateway::{Builder, Gateway};
+use crate::support::manage::names;
+use crate::support::provider::Provider;
+use crate::support::{ask, on_both_databases, priced};
+
+const SHAPE: &str = "model_key effective_at input_price_per_million output_price_per_million \
+                     created_at updated_at";
+
+async fn price(gateway: &Gateway, key: &str, from: &str, input: f64) -> Value {
+    let body = json!({"model_key": key, "effective_at": from, "input_price_per_million": input,
+                      "output_price_per_million": 0});
+    gateway.manage(Method::POST, "/v1/pricing", body).await
+}
+
+/// The input prices in a list.
+fn inputs(rows: &Value) -> Vec<f64> {
+    let rows = rows.as_array().expect("a list");
+    rows.iter().map(|row| row["input_price_per_million"].as_f64().expect("a number")).collect()
+}
+
+async fn a_price_is_found_by_every_spelling_of_its_key(start: Builder) {
+    let gateway = start.await;
+    let made = price(&gateway, "openrouter/meta/llama:free", "2020-01-01", 1.0).await;
+    assert_eq!(names(&made), SHAPE);
+    assert_eq!(made["model_key"], "openrouter:meta/llama:free", "stored in one spelling");
+    for sent in [
+        "openrouter:meta/llama:free",
+        "openrouter/meta/llama:free",
+        "openrouter:meta%2Fllama%3Afree",
+        "openrouter%2fmeta%2fllama:free",
+    ] {
+        let path = format!("/v1/pricing/{sent}");
+        assert_eq!(gateway.read(&path).await, made, "{sent}");
+        assert_eq!(gateway.read(&format!("{path}/history")).await, json!([made]), "{sent}");
+    }
+    gateway.delete("/v1/pricing/openrouter/meta/llama:free").await;
+    assert_eq!(gateway.read("/v1/pricing").await, json!([]));
+}
+
+async fn a_price_is_that_of_the_instant(start: Builder) {
+    let gateway = start.await;
+    for (from, input) in
+        [("2020-01-01", 1.0), ("2090-01-01", 3.0), ("2021-01-01T02:00:00+02:00", 2.0)]
+    {
+        price(&gateway, "openai:gpt", from, input).await;
+    }
+    let path = "/v1/pricing/openai:gpt";
+    let as_of = async |instant: &str| {
+        let price = gateway.read(&format!("{path}?as_of={instant}")).await;
+        price["input_price_per_million"].clone()
+    };
+    assert_eq!(gateway.read(path).await["input_price_per_million"], 2.0, "now");
+    assert_eq!(as_of("2020-12-31T23:59:59.999999").await, 1.0);
+    assert_eq!(as_of("2021-01-01").await, 2.0);
+    assert_eq!(as_of("2090-01-01T01:00:00%2B01:00").await, 3.0, "from that instant on");
+    let missing = "Pricing for model 'openai:gpt' not found";
+    let early = format!("{path}?as_of=2019-12-31");
+    gateway.refuses((Method::GET, &early, Value::Null), 404, missing).await;
+    let history = gateway.read(&format!("{path}/history")).await;
+    assert_eq!(inputs(&history), [3.0, 2.0, 1.0], "newest first");
+
+    gateway.delete(&format!("{path}?effective_at=2021-01-01T00:00:00Z")).await;
+    assert_eq!(gateway.read(path).await["input_price_per_million"], 1.0);
+    let gone = format!("{path}?effective_at=2021-01-01T00:00:00.5Z");
+    let told = "Pricing for model 'openai:gpt' with effective_at 2021-01-01T00:00:00.500000+00:00 not found";
+    gateway.refuses((Method::DELETE, &gone, Value::Null), 404, told).await;
+    gateway.delete(path).await;
+    gateway.refuses((Method::DELETE, path, Value::Null), 404, missing).await;
+    let history = format!("{path}/history");
+    gateway.refuses((Method::GET, &history, Value::Null), 404, missing).await;
+}
+
+async fn a_deleted_price_counts_no_more_at_once(start: Builder) {
+    let provider = Provider::streams(["ok"]);
+    let gateway = priced(start, &provider).await;
+    let key = gateway.key("u").await;
+    gateway.chat(&key, &ask()).await.expect(200);
+    let free = price(&gateway, "p:m", "2021-01-01", 0.0).await;
+    assert_eq!(free["model_key"], "p:m", "a provider of the configuration's own name");
+    gateway.delete("/v1/pricing/p:m?effective_at=2021-01-01").await;
+    gateway.chat(&key, &ask()).await.expect(200);
+    gateway.delete("/v1/pricing/p%2Fm").await;
+    gateway.chat(&key, &ask()).await.refused_for_good(402);
+    assert_eq!(provider.count(), 2);
+}
+
+async fn what_a_price_cannot_be_is_refused(start: Builder) {
+    let gateway = start.await;
+    for key in ["zzz:z", "zzz/z", "bare", ":", "openai:none"] {
+        let told = format!("Pricing for model '{key}' not found");
+        let path = format!("/v1/pricing/{key}");
+        gateway.refuses((Method::GET, &path, Value::Null), 404, &told).await;
+        gateway.refuses((Method::DELETE, &path, Value::Null), 404, &told).await;
+        let path = format!("/v1/pricing/{key}/history");
+        gateway.refuses((Method::GET, &path, Value::Null), 404, &told).await;
+    }
+    let with = |name: &str, value: Value| {
+        let mut body = json!({"model_key": "openai:gpt", "input_price_per_million": 1,
+                              "output_price_per_million": 1});
+        body[name] = value;
+        (Method::POST, "/v1/pricing", body)
+    };
+    let get = |path| (Method::GET, path, Value::Null);
+    let place = |name: &str| json!(["body", name]);
+    let (input, output) = ("input_price_per_million", "output_price_per_million");
+    let instant = "datetime_from_date_parsing";
+    for (call, kind, place) in [
+        (with("model_key", json!("bare")), "value_error", place("model_key")),
+        (with("model_key", json!("")), "value_error", place("model_key")),
+        (with("model_key", json!("zzz:z")), "value_error", place("model_key")),
+        (with("model_key", json!("openai:a\0")), "value_error", place("model_key")),
+        (with("model_key", Value::Null), "string_type", place("model_key")),
+        (with(input, json!(1e10)), "less_than_equal", place(input)),
+        (with(input, json!(-1)), "greater_than_equal", place(input)),
+        (with(output, json!("inf")), "less_than_equal", place(output)),
+        (with(output, Value::Null), "float_type", place(output)),
+        (with("effective_at", json!("soon")), instant, place("effective_at")),
+        (get("/v1/pricing/openai:a?as_of=soon"), instant, json!(["query", "as_of"])),
+        (get("/v1/pricing/openai:%00"), "value_error", json!(["path", "model_key"])),
+    ] {
+        gateway.faults(call, kind, place).await;
+    }
+    assert_eq!(gateway.read("/v1/pricing").await, json!([]));
+}
+
+#[tokio::test]
+async fn a_key_may_read_prices_and_not_delete_them() {
+    let provider = Provider::streams(["ok"]);
+    let gateway = priced(Gateway::start(), &provider).await;
+    let bearer = format!("Bearer {}", gateway.key("u").await);
+    let headers = [("authorization", bearer.as_str())];
+    for path in ["/v1/pricing", "/v1/pricing/p:m", "/v1/pricing/p:m/history"] {
+        gateway.send(Method::GET, path, &headers, "").await.expect(200);
+        gateway.get(path).await.refused(401);
+    }
+    let answer = gateway.send(Method::DELETE, "/v1/pricing/p:m", &headers, "").await;
+    assert_eq!(answer.refused(401)["detail"], "Invalid master key");
+}
+
+on_both_databases!(
+    a_price_is_found_by_every_spelling_of_its_key,
+    a_price_is_that_of_the_instant,
+    a_deleted_price_counts_no_more_at_once,
+    what_a_price_cannot_be_is_refused,
+);
