@@ -97,7 +97,7 @@ pub struct BudgetReset {
 
 /// What the journal holds, in the order in which it happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Entry {
     /// A finished attempt.
     Usage(UsageRecord),

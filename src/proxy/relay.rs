@@ -70,7 +70,7 @@ fn header(
 ) -> pingora_core::Result<ResponseHeader> {
     let theirs = answer.up.response_header();
     let status = theirs.map_or(StatusCode::OK, |head| head.status);
-    let mut head = ResponseHeader::build(status, Some(24))?;
+    let mut head = ResponseHeader::build_no_case(status, Some(24))?;
     for (name, value) in theirs.iter().flat_map(|head| &head.headers) {
         if !is_hop(name) && name != CONTENT_LENGTH {
             head.append_header(name.clone(), value.clone())?;

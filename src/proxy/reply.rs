@@ -42,12 +42,13 @@ pub(super) fn common(
     ctx: &RequestContext,
     is_health: bool,
 ) -> Result<()> {
-    head.insert_header(X_CONTENT_TYPE_OPTIONS, "nosniff")?;
-    head.insert_header(X_FRAME_OPTIONS, "DENY")?;
-    head.insert_header(REFERRER_POLICY, "strict-origin-when-cross-origin")?;
+    let fixed = HeaderValue::from_static;
+    head.insert_header(X_CONTENT_TYPE_OPTIONS, fixed("nosniff"))?;
+    head.insert_header(X_FRAME_OPTIONS, fixed("DENY"))?;
+    head.insert_header(REFERRER_POLICY, fixed("strict-origin-when-cross-origin"))?;
     if !is_health {
-        head.insert_header(CACHE_CONTROL, "private, no-store, no-cache")?;
-        head.insert_header(VARY, "Authorization")?;
+        head.insert_header(CACHE_CONTROL, fixed("private, no-store, no-cache"))?;
+        head.insert_header(VARY, fixed("Authorization"))?;
     }
     // OpenAI's SDK reads the first, Anthropic's the second, ours the third.
     let id = HeaderValue::from_str(&ctx.id).unwrap_or_else(|_| HeaderValue::from_static(""));
@@ -81,7 +82,7 @@ pub(super) fn is_health(s: &Session) -> bool {
 /// Writes a whole answer.
 pub(super) async fn write(s: &mut Session, ctx: &mut RequestContext, reply: Reply) -> Result<()> {
     let is_head = s.req_header().method == Method::HEAD;
-    let mut head = ResponseHeader::build(reply.status, Some(16))?;
+    let mut head = ResponseHeader::build_no_case(reply.status, Some(16))?;
     common(&mut head, ctx, is_health(s))?;
     if reply.status != StatusCode::NO_CONTENT {
         head.insert_header(CONTENT_TYPE, reply.content_type)?;

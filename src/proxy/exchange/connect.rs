@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use http::HeaderValue;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use otari_filters::upstream::{Failure, Upstream};
 use pingora_core::prelude::ErrorType;
@@ -17,6 +18,7 @@ use crate::app::App;
 
 use super::{Failed, Step, Watch, out_of_time, stopped};
 
+const AGENT: &str = concat!("otari/", env!("CARGO_PKG_VERSION"));
 /// Upstream writes are unbuffered: larger pieces than this are cut, so that an early answer is noticed in between.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -125,7 +127,7 @@ fn header(
     body: &[Bytes],
 ) -> pingora_core::Result<RequestHeader> {
     let path = format!("{}/chat/completions", upstream.base_path);
-    let mut header = RequestHeader::build("POST", path.as_bytes(), Some(8))?;
+    let mut header = RequestHeader::build_no_case("POST", path.as_bytes(), Some(8))?;
     if matches!(up, HttpSession::H2(_)) {
         let scheme = if upstream.tls { "https" } else { "http" };
         let authority = upstream.authority.to_str().unwrap_or_default();
@@ -135,12 +137,12 @@ fn header(
     } else {
         header.insert_header(HOST, upstream.authority.clone())?;
     }
-    header.insert_header(CONTENT_TYPE, "application/json")?;
+    header.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
     header.insert_header(CONTENT_LENGTH, body.iter().map(Bytes::len).sum::<usize>())?;
-    header.insert_header(ACCEPT, "*/*")?;
+    header.insert_header(ACCEPT, HeaderValue::from_static("*/*"))?;
     // The meter reads plain bytes.
-    header.insert_header(ACCEPT_ENCODING, "identity")?;
-    header.insert_header(USER_AGENT, concat!("otari/", env!("CARGO_PKG_VERSION")))?;
+    header.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
+    header.insert_header(USER_AGENT, HeaderValue::from_static(AGENT))?;
     for (name, value) in &upstream.headers {
         header.insert_header(name.clone(), value.clone())?;
     }

@@ -1,5 +1,7 @@
 //! `usage_logs` and `budget_reset_logs` in SQLite: what the journal brings, and what it left.
 
+use std::collections::HashMap;
+
 use otari_filters::settle::{BudgetReset, Entry};
 use rusqlite::{Connection, Row, params};
 
@@ -32,9 +34,11 @@ const RESET_LOG: &str = "-- apply
 
 pub(super) fn apply(db: &Connection, entries: &[Entry]) -> Result<Applied, StoreError> {
     let mut applied = Applied::default();
+    // One update per user and batch instead of one per row.
+    let mut spent = Spent::default();
     for entry in entries {
         let fresh = match entry {
-            Entry::Usage(record) => usage(db, &Usage::from(record))?,
+            Entry::Usage(record) => usage(db, &Usage::from(record), &mut spent)?,
             Entry::Reset(reset) => budget_reset(db, reset)?,
         };
         if fresh {
@@ -43,11 +47,17 @@ pub(super) fn apply(db: &Connection, entries: &[Entry]) -> Result<Applied, Store
             applied.repeated += 1;
         }
     }
+    for (user, (cost, at)) in spent {
+        db.prepare_cached(SPEND)?.execute(params![user, cost, at, MAX_AMOUNT])?;
+    }
     Ok(applied)
 }
 
+/// What the new rows of a batch add to each user's spend, and the time of the last.
+type Spent = HashMap<String, (i64, Instant)>;
+
 /// Whether the row is new.
-fn usage(db: &Connection, usage: &Usage<'_>) -> Result<bool, StoreError> {
+fn usage(db: &Connection, usage: &Usage<'_>, spent: &mut Spent) -> Result<bool, StoreError> {
     let inserted = db.prepare_cached(INSERT)?.execute(params![
         usage.id,
         usage.api_key_id,
@@ -75,7 +85,9 @@ fn usage(db: &Connection, usage: &Usage<'_>) -> Result<bool, StoreError> {
     }
     if let (Some(user), Some(cost), true) = (&usage.user_id, usage.cost, usage.counts_toward_budget)
     {
-        db.prepare_cached(SPEND)?.execute(params![user, cost, usage.timestamp, MAX_AMOUNT])?;
+        let sum = spent.entry(user.to_string()).or_insert((0, usage.timestamp));
+        sum.0 = sum.0.saturating_add(cost);
+        sum.1 = sum.1.max(usage.timestamp);
     }
     Ok(true)
 }
