@@ -30,6 +30,8 @@ pub(crate) struct Builder {
     config: Vec<(String, String)>,
     providers: String,
     pricing: String,
+    /// Its whole environment, besides what every process needs.
+    env: Vec<(String, String)>,
     /// Keeps the database alive as long as the gateway.
     database: Option<postgres::Database>,
 }
@@ -44,7 +46,15 @@ impl Builder {
              files_local_dir: {path}/files\n"
         );
         let (providers, pricing) = (String::new(), String::new());
-        Self { dir, config: Vec::new(), providers, pricing, database: None }.config(&config)
+        let empty =
+            Self { dir, config: Vec::new(), providers, pricing, env: Vec::new(), database: None };
+        empty.config(&config)
+    }
+
+    /// Sets an environment variable.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
     }
 
     /// On a SQLite file of its own; the default.
@@ -248,6 +258,7 @@ impl Gateway {
         command.arg("serve").arg("--config").arg(&self.file);
         // Nothing of the developer's shell may reach it: no keys, no proxies, no .env.
         command.env_clear().env("RUST_BACKTRACE", "1").env("HOME", self.kept.dir.path());
+        command.envs(self.kept.env.iter().map(|(name, value)| (name, value)));
         command.current_dir(self.kept.dir.path()).stdin(Stdio::null());
         let mut child = command
             .stdout(Stdio::piped())
