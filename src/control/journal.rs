@@ -3,8 +3,8 @@
 //!
 //! A folder of numbered segments. A record is one frame: length, CRC-32, JSON, padded to 32 bytes. Writers claim their
 //! place with one atomic addition and write it with one `pwrite`: no lock, and no order between them is needed, because
-//! applying records commutes. A place that was claimed and never written (the process died in between) reads as zeros
-//! and is skipped.
+//! applying records commutes. A place that was claimed and never written (the process died in between, or the disk
+//! refused) reads as zeros; it is skipped once no writer can still be about to fill it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -88,6 +88,8 @@ pub struct Journal {
     applied: Mutex<Position>,
     /// Records appended by this process and not yet read back.
     pending: AtomicU64,
+    /// Appends under way: from before a place is claimed until it has been written.
+    writing: AtomicU64,
     /// Woken when records should be applied sooner than the timer would.
     pub hurry: Notify,
     /// Woken whenever `applied` has moved.
@@ -125,6 +127,7 @@ impl Journal {
             cursor,
             applied: Mutex::new(start),
             pending: AtomicU64::new(0),
+            writing: AtomicU64::new(0),
             hurry: Notify::new(),
             moved: Notify::new(),
             _lock: lock,
@@ -137,14 +140,21 @@ impl Journal {
     /// When the disk refuses it, or the record is absurdly long.
     pub fn append(&self, entry: &Entry) -> io::Result<()> {
         let frame = frame(entry)?;
+        self.writing.fetch_add(1, Ordering::SeqCst);
+        let written = self.place(&frame);
+        self.writing.fetch_sub(1, Ordering::SeqCst);
+        written
+    }
+
+    fn place(&self, frame: &[u8]) -> io::Result<()> {
         let size = frame.len() as u64;
         // Each failed try means that another thread rotated or that we do: a handful at most.
         for _ in 0..100 {
             let segment = self.current.load();
-            let at = segment.claimed.fetch_add(size, Ordering::Relaxed);
+            let at = segment.claimed.fetch_add(size, Ordering::SeqCst);
             if at + size <= SEGMENT_BYTES {
                 self.pending.fetch_add(1, Ordering::Relaxed);
-                return segment.file.write_all_at(&frame, at);
+                return segment.file.write_all_at(frame, at);
             }
             self.rotate(segment.number)?;
         }
@@ -194,18 +204,20 @@ impl Journal {
 
     /// Reads records from `from` on: one piece of one segment. Blocks on the disk.
     ///
-    /// `settled`: no writer can still be at work on what is there, so that a torn frame is skipped instead of awaited.
+    /// Stops at a place that a writer may still be about to fill; the next read begins there.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn read(&self, from: Position, settled: bool) -> io::Result<Batch> {
+    pub fn read(&self, from: Position) -> io::Result<Batch> {
         let current = self.current.load_full();
         let (end, closed) = if from.segment == current.number {
-            (current.claimed.load(Ordering::Acquire), false)
+            (current.claimed.load(Ordering::SeqCst), false)
         } else {
             (u64::MAX, true)
         };
         let end = end.min(SEGMENT_BYTES);
+        // Asked after the end was read: with no append under way, every place before that end is as it will stay.
+        let is_quiet = self.writing.load(Ordering::SeqCst) == 0;
         let file = match File::open(segment_path(&self.folder, from.segment)) {
             Ok(file) => file,
             // A number without a file: the next one.
@@ -217,7 +229,7 @@ impl Journal {
         let length = file.metadata()?.len();
         let end = if closed { end.min(length) } else { end };
         if from.offset >= end {
-            let next = if closed { after(from.segment) } else { from };
+            let next = if closed && is_quiet { after(from.segment) } else { from };
             return Ok(Batch { entries: Vec::new(), next });
         }
         let want = usize::try_from(end - from.offset).unwrap_or(READ_BYTES).min(READ_BYTES);
@@ -225,7 +237,7 @@ impl Journal {
         let got = read_up_to(&file, &mut bytes, from.offset)?;
         bytes.resize(want.max(got), 0);
         let whole = from.offset + want as u64 >= end;
-        let (entries, used) = scan(&bytes, settled || closed, whole);
+        let (entries, used) = scan(&bytes, is_quiet, whole);
         Ok(Batch { entries, next: Position { offset: from.offset + used, ..from } })
     }
 
@@ -423,10 +435,10 @@ mod tests {
         })
     }
 
-    fn read_all(journal: &Journal, settled: bool) -> Vec<Entry> {
+    fn read_all(journal: &Journal) -> Vec<Entry> {
         let (mut all, mut at) = (Vec::new(), journal.applied());
         for _ in 0..100 {
-            let batch = journal.read(at, settled).unwrap();
+            let batch = journal.read(at).unwrap();
             all.extend(batch.entries);
             if batch.next == at {
                 break;
@@ -443,10 +455,10 @@ mod tests {
         {
             let journal = Journal::open(folder.path()).unwrap();
             written.iter().for_each(|entry| journal.append(entry).unwrap());
-            assert_eq!(read_all(&journal, false), written);
+            assert_eq!(read_all(&journal), written);
         }
         let journal = Journal::open(folder.path()).unwrap();
-        assert_eq!(read_all(&journal, false), written, "nothing was applied, so all is replayed");
+        assert_eq!(read_all(&journal), written, "nothing was applied, so all is replayed");
     }
 
     #[test]
@@ -459,7 +471,7 @@ mod tests {
             journal.append(&entry(2)).unwrap();
         }
         let journal = Journal::open(folder.path()).unwrap();
-        assert_eq!(read_all(&journal, false), [entry(2)]);
+        assert_eq!(read_all(&journal), [entry(2)]);
         journal.advance(journal.end());
         assert_eq!(segments(folder.path()).unwrap().len(), 1, "only the open segment is left");
     }
@@ -472,8 +484,28 @@ mod tests {
         // A place that was claimed and never written, longer than one step of alignment.
         journal.current.load().claimed.fetch_add(5 * ALIGN, Ordering::Relaxed);
         journal.append(&entry(2)).unwrap();
-        assert_eq!(read_all(&journal, false), [entry(1)], "a writer may still be at work");
-        assert_eq!(read_all(&journal, true), [entry(1), entry(2)]);
+        journal.writing.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(read_all(&journal), [entry(1)], "a writer may still be at work");
+        journal.writing.fetch_sub(1, Ordering::SeqCst);
+        assert_eq!(read_all(&journal), [entry(1), entry(2)]);
+    }
+
+    #[test]
+    fn a_full_segment_is_kept_while_a_writer_is_at_work_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        journal.append(&entry(1)).unwrap();
+        journal.rotate(0).unwrap();
+        journal.writing.fetch_add(1, Ordering::SeqCst);
+        let (mut at, mut seen) = (Position::default(), 0);
+        for _ in 0..10 {
+            let batch = journal.read(at).unwrap();
+            seen += batch.entries.len();
+            at = batch.next;
+        }
+        assert_eq!((seen, at.segment), (1, 0), "a late record may still come");
+        journal.writing.fetch_sub(1, Ordering::SeqCst);
+        assert_eq!(journal.read(at).unwrap().next.segment, 1);
     }
 
     #[test]
@@ -489,7 +521,7 @@ mod tests {
             }
         });
         assert_eq!(journal.end().segment, 1);
-        let mut users: Vec<_> = read_all(&journal, true)
+        let mut users: Vec<_> = read_all(&journal)
             .into_iter()
             .map(|e| match e {
                 Entry::Reset(reset) => reset.previous_spend.0,

@@ -16,8 +16,10 @@ use crate::telemetry::metrics::Metrics;
 const EVERY: Duration = Duration::from_millis(100);
 /// Entries of one transaction.
 const BATCH: usize = 500;
-/// A writer may be between claiming a place and filling it for this long; then the place counts as abandoned.
-const TORN_AFTER: Duration = Duration::from_secs(1);
+/// More than this waiting means that one read a batch is not enough.
+const BEHIND_BYTES: u64 = 1 << 20;
+/// Between two reads while there is more.
+const SOON: Duration = Duration::from_millis(1);
 /// Longest pause between tries while the database is away.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// How often the claim on the database is looked at.
@@ -66,7 +68,7 @@ impl Writer {
         let mut fresh = 0;
         while self.journal.applied() < self.journal.end() {
             let before = self.journal.applied();
-            fresh += self.step(true).await?;
+            fresh += self.step().await?;
             if self.journal.applied() == before {
                 break;
             }
@@ -76,39 +78,37 @@ impl Writer {
 
     /// Applies what is journalled, for as long as the process lives.
     pub async fn run(&self) {
-        let mut backoff = EVERY;
-        let mut stuck_since: Option<(Position, Instant)> = None;
+        let mut pause = EVERY;
         let mut claimed = Instant::now();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(backoff) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.journal.hurry.notified() => {}
             }
             let before = self.journal.applied();
-            let torn =
-                stuck_since.is_some_and(|(at, since)| at == before && since.elapsed() > TORN_AFTER);
-            backoff = match self.step(torn).await {
+            pause = match self.step().await {
+                // One read is bounded: what is left is taken at once.
+                Ok(_) if self.is_behind(before) => SOON,
                 Ok(_) => EVERY,
                 Err(error) => {
                     tracing::warn!(%error, "usage waits in the journal until the database answers");
-                    (backoff * 2).min(MAX_BACKOFF)
+                    (pause * 2).clamp(EVERY, MAX_BACKOFF)
                 }
             };
-            let now = self.journal.applied();
             let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
             self.metrics.journal.backlog_bytes.set(gauge(self.journal.backlog_bytes()));
             self.metrics.journal.queue_depth.set(gauge(self.journal.pending()));
-            stuck_since = match stuck_since {
-                _ if now >= self.journal.end() => None,
-                Some((at, since)) if at == now => Some((at, since)),
-                _ => Some((now, Instant::now())),
-            };
             self.write_touches().await;
             if claimed.elapsed() > CLAIM_EVERY {
                 claimed = Instant::now();
                 self.keep_claim().await;
             }
         }
+    }
+
+    /// Whether the last step got somewhere and a good part is left. A few fresh records may wait for the next batch.
+    fn is_behind(&self, before: Position) -> bool {
+        self.journal.applied() > before && self.journal.backlog_bytes() > BEHIND_BYTES
     }
 
     /// A database that was away may have been taken by another gateway meanwhile.
@@ -123,13 +123,13 @@ impl Writer {
     }
 
     /// Reads once and applies what was read, batch by batch.
-    async fn step(&self, skip_torn: bool) -> Result<usize, StoreError> {
+    async fn step(&self) -> Result<usize, StoreError> {
         let from = self.journal.applied();
         if from >= self.journal.end() {
             return Ok(0);
         }
         let journal = self.journal.clone();
-        let read = tokio::task::spawn_blocking(move || journal.read(from, skip_torn)).await;
+        let read = tokio::task::spawn_blocking(move || journal.read(from)).await;
         let batch = match read {
             Ok(Ok(batch)) => batch,
             Ok(Err(error)) => return Err(unreadable(&error.to_string())),
