@@ -4,6 +4,7 @@ pub mod addresses;
 mod request;
 mod body;
 mod chat;
+mod call;
 mod open;
 mod exchange;
 mod relay;

@@ -13,22 +13,12 @@ use otari_filters::reserve::Estimate;
 use pingora_proxy::Session;
 
 use crate::app::App;
+use crate::proxy::call::{Call, Stop};
+use crate::proxy::exchange::Watch;
 use crate::proxy::open::{Open, Origin};
-use crate::proxy::request::Stop;
-use crate::proxy::{RequestContext, body, exchange};
+use crate::proxy::{RequestContext, body, exchange, relay};
 
 const ENDPOINT: &str = "/v1/chat/completions";
-
-/// A chat completion that has passed the gates.
-pub(super) struct Call {
-    pub(super) request: Request,
-    pub(super) body: Bytes,
-    /// `user` is the caller's own label and goes on to the provider.
-    pub(super) keeps_user: bool,
-    /// Best first; never empty.
-    pub(super) attempts: Vec<Attempt>,
-    pub(super) open: Open,
-}
 
 /// Serves one chat completion.
 pub(super) async fn complete(
@@ -41,11 +31,23 @@ pub(super) async fn complete(
     let request = Request::read(&body)?;
     ctx.outcome.model = Some(request.model.as_str().into());
     let mut call = pass_gates(app, ctx, request, body).await?;
-    let result = exchange::run(app, s, ctx, &mut call).await;
+    let result = answer(app, s, ctx, &mut call).await;
     ctx.outcome.attempts = call.open.attempts();
     ctx.outcome.usage = call.open.usage();
     ctx.outcome.cost = call.open.cost();
     result
+}
+
+/// Asks the providers and passes the first answer on.
+async fn answer(
+    app: &Arc<App>,
+    s: &mut Session,
+    ctx: &mut RequestContext,
+    call: &mut Call,
+) -> Result<(), Stop> {
+    let mut watch = Watch::new(app, ctx.started, call.request.stream);
+    let answer = exchange::run(app, s, ctx, call, &mut watch).await?;
+    relay::run(app, s, ctx, call, &mut watch, answer).await
 }
 
 async fn pass_gates(

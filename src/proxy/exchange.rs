@@ -26,10 +26,8 @@ use tokio::sync::watch;
 
 use crate::app::App;
 use crate::proxy::RequestContext;
-use crate::proxy::chat::Call;
+use crate::proxy::call::{Call, Stop};
 use crate::proxy::open::Ending;
-use crate::proxy::relay;
-use crate::proxy::request::Stop;
 
 /// Pause before the first repeat on the same provider; doubles, with jitter.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
@@ -111,6 +109,12 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// `caller`: see the field.
+    pub(super) fn new(app: &App, started: Instant, caller: bool) -> Self {
+        let deadline = started + app.config.limits.request_timeout;
+        Self { stop: app.life.stopped(), caller, deadline }
+    }
+
     /// Waits for `f`, the caller's leaving, the end of draining or `until`, whichever comes first; a result that is
     /// there already wins. `f` is dropped when it loses: it must be cancel-safe.
     pub(super) async fn step<T>(
@@ -139,20 +143,16 @@ impl Watch {
     }
 }
 
-/// Walks the attempts and relays the first answer.
+/// The first answer, or what the caller is told instead. Whatever failed has been settled.
 pub(super) async fn run(
     app: &Arc<App>,
     s: &mut Session,
     ctx: &mut RequestContext,
     call: &mut Call,
-) -> Result<(), Stop> {
-    let mut watch = Watch {
-        stop: app.life.stopped(),
-        caller: call.request.stream,
-        deadline: ctx.started + app.config.limits.request_timeout,
-    };
-    match walk(app, s, &mut watch, call, ctx).await {
-        Ok(answer) => relay::run(app, s, ctx, call, &mut watch, answer).await,
+    watch: &mut Watch,
+) -> Result<Answer, Stop> {
+    match walk(app, s, watch, call, ctx).await {
+        Ok(answer) => Ok(answer),
         Err(Failed::Attempt(failed)) => {
             let status = failed.status.unwrap_or(failed.rejection.code.status().as_u16());
             ctx.outcome.error = Some(failed.reason.clone().into_owned());

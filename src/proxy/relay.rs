@@ -16,10 +16,9 @@ use pingora_proxy::Session;
 
 use crate::app::App;
 use crate::proxy::RequestContext;
-use crate::proxy::chat::Call;
+use crate::proxy::call::{Call, Stop};
 use crate::proxy::exchange::{Answer, Watch};
 use crate::proxy::reply;
-use crate::proxy::request::Stop;
 
 /// In debug builds a provider's answer with this header makes the gateway panic: the only way for a test to see, from
 /// outside, that a panic settles its request too.

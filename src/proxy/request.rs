@@ -8,46 +8,18 @@ use http::{HeaderValue, Method, StatusCode};
 use otari_filters::authenticate;
 use otari_filters::control::Caller;
 use otari_filters::rejection::{Code, Rejection};
-use pingora_core::prelude::{Error, Result};
+use pingora_core::prelude::Result;
 use pingora_proxy::Session;
 
 use crate::api;
 use crate::app::App;
+use crate::proxy::call::Stop;
 use crate::proxy::reply::{self, JSON, Reply};
 use crate::proxy::{Active, RequestContext, body, chat};
 use crate::routes::{self, Credential, Found, Handler, Route};
 
 /// A refused upload is read away for so long, so that the caller gets to read why.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Why a step did not finish.
-pub(super) enum Stop {
-    /// The caller is told.
-    Refused(Box<Rejection>),
-    /// The connection is of no use any more.
-    Broken(Box<Error>),
-}
-
-impl From<Rejection> for Stop {
-    fn from(refused: Rejection) -> Self {
-        Self::Refused(Box::new(refused))
-    }
-}
-
-impl From<Box<Error>> for Stop {
-    fn from(error: Box<Error>) -> Self {
-        Self::Broken(error)
-    }
-}
-
-impl From<body::NoBody> for Stop {
-    fn from(why: body::NoBody) -> Self {
-        match why {
-            body::NoBody::Refused(refused) => refused.into(),
-            body::NoBody::Gone(error) => Self::Broken(error.into_down()),
-        }
-    }
-}
 
 /// Answers the request. `Ok(true)`: it was answered; errors go to `fail_to_proxy`.
 pub(super) async fn admit(

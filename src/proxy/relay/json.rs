@@ -14,10 +14,9 @@ use pingora_proxy::Session;
 
 use crate::app::App;
 use crate::proxy::RequestContext;
-use crate::proxy::chat::Call;
+use crate::proxy::call::{Call, Stop};
 use crate::proxy::exchange::{self, Answer, Failed, Step, Watch};
 use crate::proxy::open::Ending;
-use crate::proxy::request::Stop;
 
 /// Answers up to this size are read whole first.
 const WHOLE_BELOW: usize = 1 << 20;

@@ -16,10 +16,9 @@ use pingora_proxy::Session;
 
 use crate::app::App;
 use crate::proxy::RequestContext;
-use crate::proxy::chat::Call;
+use crate::proxy::call::{Call, Stop};
 use crate::proxy::exchange::{self, Answer, Step, Watch};
 use crate::proxy::open::Ending;
-use crate::proxy::request::Stop;
 
 /// Pieces are joined up to this size.
 const JOIN_BELOW: usize = 16 << 10;
