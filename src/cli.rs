@@ -55,7 +55,7 @@ pub enum Command {
     Migrate(Migrate),
     /// Create the database: the same as `migrate`.
     InitDb(InitDb),
-    /// Serve with a mock provider and a throw-away database.
+    /// Serve with the built-in mock provider, everything in one folder.
     Demo(Demo),
     /// Serve the mock provider alone.
     #[command(hide = true)]

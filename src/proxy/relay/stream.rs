@@ -30,6 +30,8 @@ const KEEPALIVE: &[u8] = b": keepalive\n\n";
 enum End {
     /// The provider said that it is complete.
     Complete,
+    /// The provider said itself, in an event, that it failed.
+    Reported,
     /// The provider broke off or went silent.
     Broken(&'static str),
     /// The caller left.
@@ -104,7 +106,7 @@ async fn relay(
     }
     stream.finish(&mut out);
     match write(s, &mut out).await {
-        Ok(()) if stream.has_failed() => End::Broken("provider_error_event"),
+        Ok(()) if stream.has_failed() => End::Reported,
         Ok(()) => End::Complete,
         Err(error) => End::CallerGone(error.into_down()),
     }
@@ -203,10 +205,17 @@ async fn finish(
     end: End,
     inside_event: bool,
 ) -> Result<(), Stop> {
-    let is_complete = matches!(end, End::Complete);
+    let is_complete = matches!(end, End::Complete | End::Reported);
     let result = match end {
         End::Complete => {
             call.open.end(&Ending::Complete { streamed: true });
+            s.write_response_body(None, true).await.map_err(Stop::Broken)
+        }
+        End::Reported => {
+            // The caller has the provider's own event: a second one would say less.
+            call.open.end(&Ending::Broken("provider_error_event"));
+            app.metrics.stream_abort("provider");
+            ctx.outcome.code = Some(Code::ProviderError.as_str());
             s.write_response_body(None, true).await.map_err(Stop::Broken)
         }
         End::Broken(reason) => {
