@@ -204,7 +204,7 @@ model_capabilities:
         "provider \"anthropic\" (Anthropic) cannot be called",
         "providers.vertexai.credentials: unknown key, not used.",
         "Cannot set pricing for model 'mistral:mistral-large': provider 'mistral' is not configured",
-        "does not use it yet: model_capabilities, files_enabled",
+        "does not use it yet: cors_allow_origins, model_capabilities, files_enabled",
     ] {
         assert!(warnings.contains(part), "{part}\n{warnings}");
     }
