@@ -152,8 +152,7 @@ async fn a_stream_cut_by_the_provider_is_an_error_and_settled(start: Builder) {
     }
 }
 
-#[tokio::test]
-async fn a_plain_answer_cut_or_reset_by_the_provider_is_502() {
+async fn a_plain_answer_cut_or_reset_by_the_provider_is_502(start: Builder) {
     let provider = Provider::start(|request| {
         let body = completion("hello").to_string().into_bytes();
         let half = body.len() / 2;
@@ -166,7 +165,7 @@ async fn a_plain_answer_cut_or_reset_by_the_provider_is_502() {
             _ => Reply::silence().before(0, Step::Silence),
         }
     });
-    let (gateway, key) = behind(Gateway::start(), &provider).await;
+    let (gateway, key) = behind(start, &provider).await;
     for cut in 0..3 {
         let bearer = gateway.http().post(gateway.url("/v1/chat/completions")).bearer_auth(&key);
         let answer = bearer.json(&ask_with(json!({"seed": cut}))).send().await.expect("a head");
@@ -178,10 +177,9 @@ async fn a_plain_answer_cut_or_reset_by_the_provider_is_502() {
     }
 }
 
-#[tokio::test]
-async fn a_provider_that_is_not_there_is_502() {
+async fn a_provider_that_is_not_there_is_502(start: Builder) {
     let provider = Provider::streams(["ok"]);
-    let (gateway, key) = behind(Gateway::start(), &provider).await;
+    let (gateway, key) = behind(start, &provider).await;
     drop(provider);
     for (before, body) in [ask(), ask_streamed()].into_iter().enumerate() {
         let answer = gateway.chat(&key, &body).await;
@@ -212,11 +210,10 @@ async fn a_provider_that_never_answers_is_504(start: Builder) {
     }
 }
 
-#[tokio::test]
-async fn a_stream_that_falls_silent_ends_with_an_error() {
+async fn a_stream_that_falls_silent_ends_with_an_error(start: Builder) {
     let provider =
         Provider::start(|request| Reply::chat(request, &PIECES).before(2, Step::Silence));
-    let start = Gateway::start().config("idle_timeout_s: 1\nstreaming_keepalive_interval_ms: 0");
+    let start = start.config("idle_timeout_s: 1\nstreaming_keepalive_interval_ms: 0");
     let (gateway, key) = behind(start, &provider).await;
     let mut answer = gateway.stream(&key, &ask_streamed()).await;
     let seen = read_rest(&mut answer).await;
@@ -229,12 +226,11 @@ async fn a_stream_that_falls_silent_ends_with_an_error() {
     assert_eq!(settled_row(&gateway, 0).await["status"], "error");
 }
 
-#[tokio::test]
-async fn a_silent_stream_is_kept_alive_with_comments() {
+async fn a_silent_stream_is_kept_alive_with_comments(start: Builder) {
     let gate = Gate::closed();
     let held = gate.clone();
     let provider = Provider::start(move |request| Reply::chat(request, &PIECES).gated(1, &held));
-    let start = Gateway::start().config("streaming_keepalive_interval_ms: 50");
+    let start = start.config("streaming_keepalive_interval_ms: 50");
     let (gateway, key) = behind(start, &provider).await;
     let mut answer = gateway.stream(&key, &ask_streamed()).await;
     read_until(&mut answer, ": keepalive\n\n").await;
@@ -244,15 +240,14 @@ async fn a_silent_stream_is_kept_alive_with_comments() {
     assert_eq!(settled_row(&gateway, 0).await["status"], "success");
 }
 
-#[tokio::test]
-async fn a_stream_past_its_deadline_is_ended() {
+async fn a_stream_past_its_deadline_is_ended(start: Builder) {
     let provider = Provider::start(|request| {
         let pieces = ["x"; 600];
         (0..600).fold(Reply::chat(request, &pieces), |reply, piece| {
             reply.before(piece, Step::Sleep(50))
         })
     });
-    let (gateway, key) = behind(Gateway::start().config("request_timeout_s: 1"), &provider).await;
+    let (gateway, key) = behind(start.config("request_timeout_s: 1"), &provider).await;
     let mut answer = gateway.stream(&key, &ask_streamed()).await;
     let seen = tokio::time::timeout(Duration::from_secs(15), read_rest(&mut answer)).await;
     let seen = seen.expect("the whole stream would take 30 s; the deadline is 1 s");
@@ -289,11 +284,10 @@ async fn a_caller_who_hangs_up_pays_for_what_was_produced(start: Builder) {
     assert!((spend - paid).abs() < 1e-9, "rows and spend agree: {spend} and {paid}");
 }
 
-#[tokio::test]
-async fn a_caller_who_is_reset_in_mid_stream_is_settled() {
+async fn a_caller_who_is_reset_in_mid_stream_is_settled(start: Builder) {
     let gate = Gate::closed();
     let provider = Provider::start(move |request| Reply::chat(request, &PIECES).gated(1, &gate));
-    let (gateway, key) = behind(Gateway::start(), &provider).await;
+    let (gateway, key) = behind(start, &provider).await;
     let body = ask_streamed().to_string();
     let mut raw = gateway.connect().await;
     raw.send(format!(
@@ -309,30 +303,29 @@ async fn a_caller_who_is_reset_in_mid_stream_is_settled() {
     assert!(row["error_message"].to_string().contains("client_disconnected"), "{row}");
 }
 
-#[tokio::test]
-async fn a_caller_who_leaves_before_the_answer_is_settled_once() {
-    for body in [ask(), ask_streamed()] {
-        let gate = Gate::closed();
-        let held = gate.clone();
-        let provider = Provider::start(move |request| {
-            Reply::chat(request, &PIECES).before(0, Step::WaitFor(held.clone()))
-        });
-        let (gateway, key) = behind(Gateway::start(), &provider).await;
+async fn a_caller_who_leaves_before_the_answer_is_settled_once(start: Builder) {
+    let gates = [Gate::closed(), Gate::closed()];
+    let held = gates.clone();
+    let provider = Provider::start(move |request| {
+        let gate = &held[usize::from(request.json()["stream"] == true)];
+        Reply::chat(request, &PIECES).before(0, Step::WaitFor(gate.clone()))
+    });
+    let (gateway, key) = behind(start, &provider).await;
+    for (before, body) in [ask(), ask_streamed()].into_iter().enumerate() {
         let call =
             gateway.http().post(gateway.url("/v1/chat/completions")).bearer_auth(&key).json(&body);
         let mut caller = JoinSet::new();
         caller.spawn(call.send());
-        provider.received(1).await;
+        provider.received(before + 1).await;
         caller.abort_all();
         while caller.join_next().await.is_some() {}
         // Cancelled or run to its end: the gate lets both come to an end.
-        gate.open(1);
-        settled_row(&gateway, 0).await;
+        gates[before].open(1);
+        settled_row(&gateway, before).await;
     }
 }
 
-#[tokio::test]
-async fn segments_fall_anywhere() {
+async fn segments_fall_anywhere(start: Builder) {
     let text = ["h\u{e9}llo \u{1f600}", " fin"];
     let provider = Provider::start(move |request| {
         let whole = chat_events(&text, true).concat().into_bytes();
@@ -346,7 +339,7 @@ async fn segments_fall_anywhere() {
         let framing = if request.json()["n"] == 1 { Framing::Close } else { Framing::Chunked };
         Reply::events(segments).framing(framing)
     });
-    let (gateway, key) = behind(Gateway::start(), &provider).await;
+    let (gateway, key) = behind(start, &provider).await;
     let mut before = 0;
     for size in [1, 2, 7, 0] {
         for ends_by_close in [0, 1] {
@@ -372,8 +365,7 @@ async fn segments_fall_anywhere() {
     gateway.settled("u").await;
 }
 
-#[tokio::test]
-async fn a_compressed_answer_nobody_asked_for_is_readable_and_counted() {
+async fn a_compressed_answer_nobody_asked_for_is_readable_and_counted(start: Builder) {
     let packed = |text: &str| {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(text.as_bytes()).expect("memory takes all");
@@ -388,7 +380,7 @@ async fn a_compressed_answer_nobody_asked_for_is_readable_and_counted() {
         };
         Reply::bytes(200, kind, packed(&text)).header("Content-Encoding", "gzip")
     });
-    let (gateway, key) = behind(Gateway::start(), &provider).await;
+    let (gateway, key) = behind(start, &provider).await;
     for (before, (body, word)) in
         [(ask(), "packed"), (ask_streamed(), "Hel")].into_iter().enumerate()
     {
@@ -405,25 +397,23 @@ async fn a_compressed_answer_nobody_asked_for_is_readable_and_counted() {
     }
 }
 
-#[tokio::test]
-async fn an_error_inside_a_stream_is_an_error() {
+async fn an_error_inside_a_stream_is_an_error(start: Builder) {
     let provider = Provider::start(|_| {
         let error = "data: {\"error\":{\"message\":\"overloaded\",\"type\":\"server_error\"}}\n\n";
         Reply::events(
             [chat_events(&PIECES, false)[0].as_str(), error].map(|event| Step::Send(event.into())),
         )
     });
-    let (gateway, key) = behind(Gateway::start(), &provider).await;
+    let (gateway, key) = behind(start, &provider).await;
     let answer = gateway.chat(&key, &ask_streamed()).await.expect(200);
     assert!(answer.text().contains("\"error\""), "{}", answer.text());
     assert_eq!(settled_row(&gateway, 0).await["status"], "error");
 }
 
-#[tokio::test]
-async fn an_answer_without_sense_is_502() {
+async fn an_answer_without_sense_is_502(start: Builder) {
     let provider =
         Provider::start(|_| Reply::bytes(200, "text/html", "<html>captive portal</html>"));
-    let (gateway, key) = behind(Gateway::start(), &provider).await;
+    let (gateway, key) = behind(start, &provider).await;
     gateway.chat(&key, &ask()).await.refused(502);
     let row = settled_row(&gateway, 0).await;
     assert_eq!(row["status"], "error", "{row}");
@@ -496,14 +486,13 @@ async fn a_panic_settles_its_request(start: Builder) {
 }
 on_both_databases!(a_panic_settles_its_request);
 
-#[tokio::test]
-async fn a_stream_ends_when_its_hold_cannot_grow() {
+async fn a_stream_ends_when_its_hold_cannot_grow(start: Builder) {
     // 0.01 USD: the first step of 4 output tokens costs 0.008, a second one does not fit.
     let text = "four chars of text in a token ".repeat(4);
     let provider = Provider::start(move |request| {
         Reply::chat(request, &[&text, " and the rest"]).before(1, Step::Sleep(500))
     });
-    let start = priced(Gateway::start(), &provider).config("stream_hold_output_tokens: 4");
+    let start = priced(start, &provider).config("stream_hold_output_tokens: 4");
     let gateway = start.await;
     let budget = gateway.budget(0.01).await;
     gateway.user("u", Some(&budget)).await;
@@ -523,3 +512,18 @@ async fn a_stream_ends_when_its_hold_cannot_grow() {
         "what was produced is paid: {row}"
     );
 }
+
+on_both_databases!(
+    a_plain_answer_cut_or_reset_by_the_provider_is_502,
+    a_provider_that_is_not_there_is_502,
+    a_stream_that_falls_silent_ends_with_an_error,
+    a_silent_stream_is_kept_alive_with_comments,
+    a_stream_past_its_deadline_is_ended,
+    a_caller_who_is_reset_in_mid_stream_is_settled,
+    a_caller_who_leaves_before_the_answer_is_settled_once,
+    segments_fall_anywhere,
+    a_compressed_answer_nobody_asked_for_is_readable_and_counted,
+    an_error_inside_a_stream_is_an_error,
+    an_answer_without_sense_is_502,
+    a_stream_ends_when_its_hold_cannot_grow,
+);

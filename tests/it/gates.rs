@@ -21,9 +21,8 @@ async fn untouched(provider: &Provider, gateway: &Gateway) {
     assert_eq!(gateway.settled("u").await, 0.0, "a refusal costs nothing");
 }
 
-#[tokio::test]
-async fn a_credential_is_taken_from_every_header_that_clients_use() {
-    let (provider, gateway, key) = guarded(Gateway::start()).await;
+async fn a_credential_is_taken_from_every_header_that_clients_use(start: Builder) {
+    let (provider, gateway, key) = guarded(start).await;
     let bearer = format!("Bearer {key}");
     for header in [
         ("authorization", bearer.as_str()),
@@ -49,9 +48,8 @@ async fn a_credential_is_taken_from_every_header_that_clients_use() {
     assert_eq!(provider.count(), 7);
 }
 
-#[tokio::test]
-async fn a_missing_or_wrong_credential_is_401() {
-    let (provider, gateway, key) = guarded(Gateway::start()).await;
+async fn a_missing_or_wrong_credential_is_401(start: Builder) {
+    let (provider, gateway, key) = guarded(start).await;
     let bearer = format!("Bearer {key}");
     let unknown = format!("Bearer gw-{}", "x".repeat(64));
     for (headers, words) in [
@@ -83,18 +81,16 @@ async fn a_missing_or_wrong_credential_is_401() {
     untouched(&provider, &gateway).await;
 }
 
-#[tokio::test]
-async fn a_credential_is_checked_before_the_body() {
-    let (provider, gateway, _) = guarded(Gateway::start()).await;
+async fn a_credential_is_checked_before_the_body(start: Builder) {
+    let (provider, gateway, _) = guarded(start).await;
     for body in ["", "{", "[]", "{\"model\":3}"] {
         gateway.post("gw-nobody", "/v1/chat/completions", body).await.refused(401);
     }
     untouched(&provider, &gateway).await;
 }
 
-#[tokio::test]
-async fn a_body_of_the_wrong_shape_is_422_and_says_where() {
-    let (provider, gateway, key) = guarded(Gateway::start()).await;
+async fn a_body_of_the_wrong_shape_is_422_and_says_where(start: Builder) {
+    let (provider, gateway, key) = guarded(start).await;
     let no_role = json!({"model": "p:m", "messages": [{"content": "hi"}]}).to_string();
     for (body, kind, place) in [
         ("{", "json_invalid", json!(["body", 1])),
@@ -129,9 +125,8 @@ async fn a_body_of_the_wrong_shape_is_422_and_says_where() {
     untouched(&provider, &gateway).await;
 }
 
-#[tokio::test]
-async fn a_body_that_is_not_declared_as_json_is_422() {
-    let (provider, gateway, key) = guarded(Gateway::start()).await;
+async fn a_body_that_is_not_declared_as_json_is_422(start: Builder) {
+    let (provider, gateway, key) = guarded(start).await;
     let bearer = format!("Bearer {key}");
     let headers = [("authorization", bearer.as_str()), ("content-type", "text/plain")];
     let answer =
@@ -140,9 +135,8 @@ async fn a_body_that_is_not_declared_as_json_is_422() {
     untouched(&provider, &gateway).await;
 }
 
-#[tokio::test]
-async fn a_blank_model_is_400() {
-    let (provider, gateway, key) = guarded(Gateway::start()).await;
+async fn a_blank_model_is_400(start: Builder) {
+    let (provider, gateway, key) = guarded(start).await;
     for model in ["", "   "] {
         let body =
             gateway.chat(&key, &ask_with(json!({"model": model}))).await.refused_for_good(400);
@@ -151,9 +145,8 @@ async fn a_blank_model_is_400() {
     untouched(&provider, &gateway).await;
 }
 
-#[tokio::test]
-async fn the_master_key_must_say_who_pays() {
-    let (provider, gateway, _) = guarded(Gateway::start()).await;
+async fn the_master_key_must_say_who_pays(start: Builder) {
+    let (provider, gateway, _) = guarded(start).await;
     for body in [ask(), ask_with(json!({"user": ""})), ask_with(json!({"user": null}))] {
         let refusal = gateway.chat(MASTER, &body).await.refused_for_good(400);
         assert_eq!(
@@ -167,9 +160,8 @@ async fn the_master_key_must_say_who_pays() {
     assert_eq!((&row["user_id"], &row["api_key_id"]), (&json!("u"), &Value::Null), "{row}");
 }
 
-#[tokio::test]
-async fn a_key_cannot_spend_anothers_money() {
-    let (provider, gateway, key) = guarded(Gateway::start()).await;
+async fn a_key_cannot_spend_anothers_money(start: Builder) {
+    let (provider, gateway, key) = guarded(start).await;
     gateway.user("other", None).await;
     let refusal =
         gateway.chat(&key, &ask_with(json!({"user": "other"}))).await.refused_for_good(403);
@@ -183,18 +175,15 @@ async fn a_key_cannot_spend_anothers_money() {
     }
 }
 
-#[tokio::test]
-async fn a_mismatch_can_be_allowed_and_the_keys_user_still_pays() {
-    let (_provider, gateway, key) =
-        guarded(Gateway::start().config("reject_user_mismatch: false")).await;
+async fn a_mismatch_can_be_allowed_and_the_keys_user_still_pays(start: Builder) {
+    let (_provider, gateway, key) = guarded(start.config("reject_user_mismatch: false")).await;
     gateway.user("other", None).await;
     gateway.chat(&key, &ask_with(json!({"user": "other"}))).await.expect(200);
     assert_eq!(gateway.usage(1).await[0]["user_id"], "u");
 }
 
-#[tokio::test]
-async fn too_many_requests_are_told_when_to_come_back() {
-    let (provider, gateway, key) = guarded(Gateway::start().config("rate_limit_rpm: 2")).await;
+async fn too_many_requests_are_told_when_to_come_back(start: Builder) {
+    let (provider, gateway, key) = guarded(start.config("rate_limit_rpm: 2")).await;
     for left in ["1", "0"] {
         let answer = gateway.chat(&key, &ask()).await.expect(200);
         assert_eq!(answer.header("x-ratelimit-limit"), Some("2"));
@@ -223,17 +212,15 @@ async fn too_many_requests_are_told_when_to_come_back() {
     gateway.settled("u").await;
 }
 
-#[tokio::test]
-async fn an_unknown_user_is_404() {
-    let (provider, gateway, _) = guarded(Gateway::start()).await;
+async fn an_unknown_user_is_404(start: Builder) {
+    let (provider, gateway, _) = guarded(start).await;
     let refusal = gateway.chat(MASTER, &ask_with(json!({"user": "ghost"}))).await.refused(404);
     assert_eq!(refusal["detail"], "User 'ghost' not found");
     untouched(&provider, &gateway).await;
 }
 
-#[tokio::test]
-async fn a_deleted_user_is_refused() {
-    let (provider, gateway, key) = guarded(Gateway::start()).await;
+async fn a_deleted_user_is_refused(start: Builder) {
+    let (provider, gateway, key) = guarded(start).await;
     gateway.manage(Method::DELETE, "/v1/users/u", Value::Null).await;
     let refusal = gateway.chat(&key, &ask()).await.refused(401);
     assert_eq!(refusal["detail"], "API key is inactive", "a deleted user's keys are switched off");
@@ -242,9 +229,8 @@ async fn a_deleted_user_is_refused() {
     assert_eq!(provider.count(), 0);
 }
 
-#[tokio::test]
-async fn a_blocked_user_is_403_at_once_and_welcome_again_at_once() {
-    let (provider, gateway, key) = guarded(Gateway::start()).await;
+async fn a_blocked_user_is_403_at_once_and_welcome_again_at_once(start: Builder) {
+    let (provider, gateway, key) = guarded(start).await;
     gateway.manage(Method::PATCH, "/v1/users/u", json!({"blocked": true})).await;
     let refusal = gateway.chat(&key, &ask()).await.refused_for_good(403);
     assert_eq!(refusal["detail"], "User 'u' is blocked");
@@ -264,9 +250,8 @@ async fn a_spent_budget_is_403(start: Builder) {
     untouched(&provider, &gateway).await;
 }
 
-#[tokio::test]
-async fn a_model_without_a_price_is_402() {
-    let (provider, gateway, key) = guarded(Gateway::start()).await;
+async fn a_model_without_a_price_is_402(start: Builder) {
+    let (provider, gateway, key) = guarded(start).await;
     for model in ["p:unpriced", "nope:m", "bare-name"] {
         let refusal = gateway.chat(&key, &ask_with(json!({"model": model}))).await;
         if model == "p:unpriced" {
@@ -283,9 +268,8 @@ async fn a_model_without_a_price_is_402() {
     untouched(&provider, &gateway).await;
 }
 
-#[tokio::test]
-async fn an_unknown_model_is_400_when_prices_are_not_required() {
-    let (provider, gateway, key) = guarded(Gateway::start().config("require_pricing: false")).await;
+async fn an_unknown_model_is_400_when_prices_are_not_required(start: Builder) {
+    let (provider, gateway, key) = guarded(start.config("require_pricing: false")).await;
     for model in ["nope:m", "p:", ":m"] {
         let refusal =
             gateway.chat(&key, &ask_with(json!({"model": model}))).await.refused_for_good(400);
@@ -320,3 +304,21 @@ async fn a_key_that_ends_is_refused_at_once(start: Builder) {
     gateway.usage(3).await;
 }
 on_both_databases!(a_spent_budget_is_403, a_key_that_ends_is_refused_at_once);
+
+on_both_databases!(
+    a_credential_is_taken_from_every_header_that_clients_use,
+    a_missing_or_wrong_credential_is_401,
+    a_credential_is_checked_before_the_body,
+    a_body_of_the_wrong_shape_is_422_and_says_where,
+    a_body_that_is_not_declared_as_json_is_422,
+    a_blank_model_is_400,
+    the_master_key_must_say_who_pays,
+    a_key_cannot_spend_anothers_money,
+    a_mismatch_can_be_allowed_and_the_keys_user_still_pays,
+    too_many_requests_are_told_when_to_come_back,
+    an_unknown_user_is_404,
+    a_deleted_user_is_refused,
+    a_blocked_user_is_403_at_once_and_welcome_again_at_once,
+    a_model_without_a_price_is_402,
+    an_unknown_model_is_400_when_prices_are_not_required,
+);
