@@ -8,6 +8,8 @@ mod budgets;
 mod prices;
 mod usage;
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -53,6 +55,9 @@ pub async fn open(path: &Path) -> Result<Sqlite, StoreError> {
 }
 
 fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    // Whoever may log in to the machine need not read who calls what. SQLite gives its other files the same mode; what
+    // is wrong with the path is said by the open below.
+    let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         let message = format!(
