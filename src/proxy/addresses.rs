@@ -6,11 +6,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT};
 use otari_filters::upstream::{Failure, Upstream};
 use papaya::HashMap;
 use pingora_core::protocols::tls::ALPN;
 use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::RequestHeader;
 
+const AGENT: &str = concat!("otari/", env!("CARGO_PKG_VERSION"));
 /// An answer is used for so long before the name is asked for again.
 const FRESH: Duration = Duration::from_secs(30);
 /// A look-up may take so long.
@@ -20,33 +24,36 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 /// HTTP/2 streams on one connection; Pingora's default is one.
 const MAX_H2_STREAMS: usize = 100;
 
-/// The known addresses of one provider.
+/// What is needed to call one provider.
 #[derive(Debug)]
-struct Known {
-    peers: Vec<Arc<HttpPeer>>,
+pub(super) struct Known {
+    /// The peers to connect to, in the order to try them; never empty.
+    pub(super) peers: Vec<Arc<HttpPeer>>,
+    /// The request's header but for its length: made once, because every call would make the same.
+    pub(super) header: RequestHeader,
     since: Instant,
 }
 
-/// The known addresses of all providers, by instance.
+/// All providers that were called, by instance.
 #[derive(Debug, Default)]
 pub struct Addresses(HashMap<Box<str>, Arc<Known>>);
 
 impl Addresses {
-    /// The peers to connect to, in the order to try them; never empty.
+    /// Where the provider is.
     ///
     /// # Errors
     /// `Dns` when the name has no address and never had one.
-    pub async fn peers(
+    pub(super) async fn find(
         &self,
         upstream: &Upstream,
         connect_timeout: Duration,
         now: Instant,
-    ) -> Result<Vec<Arc<HttpPeer>>, Failure> {
+    ) -> Result<Arc<Known>, Failure> {
         let known = self.0.pin().get(&upstream.instance).cloned();
         if let Some(known) = &known
             && (upstream.address.is_some() || now.duration_since(known.since) < FRESH)
         {
-            return Ok(known.peers.clone());
+            return Ok(known.clone());
         }
         let addresses = match upstream.address {
             Some(address) => vec![address],
@@ -54,16 +61,34 @@ impl Addresses {
         };
         if addresses.is_empty() {
             // The last good answer is better than none.
-            return known.map(|known| known.peers.clone()).ok_or(Failure::Dns);
+            return known.ok_or(Failure::Dns);
         }
-        let peers: Vec<_> = addresses
+        let peers = addresses
             .into_iter()
             .map(|address| Arc::new(peer(upstream, address, connect_timeout)))
             .collect();
-        let fresh = Arc::new(Known { peers: peers.clone(), since: now });
-        self.0.pin().insert(upstream.instance.clone(), fresh);
-        Ok(peers)
+        let header = header(upstream).map_err(|_| Failure::Connect)?;
+        let fresh = Arc::new(Known { peers, header, since: now });
+        self.0.pin().insert(upstream.instance.clone(), fresh.clone());
+        Ok(fresh)
     }
+}
+
+/// An allow-list, never a copy of the caller's header.
+fn header(upstream: &Upstream) -> pingora_core::Result<RequestHeader> {
+    let path = format!("{}/chat/completions", upstream.base_path);
+    let mut header = RequestHeader::build_no_case("POST", path.as_bytes(), Some(8))?;
+    let fixed = HeaderValue::from_static;
+    header.insert_header(HOST, upstream.authority.clone())?;
+    header.insert_header(CONTENT_TYPE, fixed("application/json"))?;
+    header.insert_header(ACCEPT, fixed("*/*"))?;
+    // The meter reads plain bytes.
+    header.insert_header(ACCEPT_ENCODING, fixed("identity"))?;
+    header.insert_header(USER_AGENT, fixed(AGENT))?;
+    for (name, value) in &upstream.headers {
+        header.insert_header(name.clone(), value.clone())?;
+    }
+    Ok(header)
 }
 
 async fn lookup(host: &str, port: u16) -> Vec<SocketAddr> {

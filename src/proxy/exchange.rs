@@ -268,12 +268,12 @@ async fn try_once(
 ) -> Result<Answer, Failed> {
     let upstream = &attempt.upstream;
     let limits = &app.config.limits;
-    let peers = app.addresses.peers(upstream, limits.connect_timeout, Instant::now()).await?;
-    let (mut up, peer, reused) = connect::connect(app, s, watch, &peers).await?;
+    let known = app.addresses.find(upstream, limits.connect_timeout, Instant::now()).await?;
+    let (mut up, peer, reused) = connect::connect(app, s, watch, &known.peers).await?;
     up.set_read_timeout(None);
     up.set_write_timeout(Some(limits.idle_timeout));
     call.open.mark_sent();
-    let sent = connect::send(s, watch, &mut up, upstream, body).await;
+    let sent = connect::send(s, watch, &mut up, upstream, &known, body).await;
     let received = match sent {
         Ok(()) => receive::first_piece(s, watch, &mut up, upstream).await,
         Err(failed) => Err(failed),

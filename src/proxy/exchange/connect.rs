@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::HeaderValue;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{CONTENT_LENGTH, HOST};
 use otari_filters::upstream::{Failure, Upstream};
 use pingora_core::prelude::ErrorType;
 use pingora_core::protocols::http::client::HttpSession;
@@ -15,10 +14,10 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use crate::app::App;
+use crate::proxy::addresses::Known;
 
 use super::{Failed, Step, Watch, out_of_time, stopped};
 
-const AGENT: &str = concat!("otari/", env!("CARGO_PKG_VERSION"));
 /// Upstream writes are unbuffered: larger pieces than this are cut, so that an early answer is noticed in between.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -90,13 +89,15 @@ pub(super) async fn send(
     watch: &mut Watch,
     up: &mut HttpSession,
     upstream: &Upstream,
+    known: &Known,
     body: &[Bytes],
 ) -> Result<(), Failed> {
-    let header = header(up, upstream, body).map_err(|_| Failed::from(Failure::Connect))?;
+    let length = body.iter().map(Bytes::len).sum();
+    let header = header(up, upstream, known, length).map_err(|_| Failed::from(Failure::Connect))?;
     if up.write_request_header(Box::new(header)).await.is_err() {
         return Err(Failure::Broken.into());
     }
-    let is_large = body.iter().map(Bytes::len).sum::<usize>() > PIECE_BYTES;
+    let is_large = length > PIECE_BYTES;
     for whole in body {
         let mut rest = whole.clone();
         while !rest.is_empty() {
@@ -120,31 +121,23 @@ pub(super) async fn send(
     }
 }
 
-/// An allow-list, never a copy of the caller's header.
+/// The provider's header with the length of this body.
 fn header(
     up: &HttpSession,
     upstream: &Upstream,
-    body: &[Bytes],
+    known: &Known,
+    length: usize,
 ) -> pingora_core::Result<RequestHeader> {
-    let path = format!("{}/chat/completions", upstream.base_path);
-    let mut header = RequestHeader::build_no_case("POST", path.as_bytes(), Some(8))?;
+    let mut header = known.header.clone();
+    header.insert_header(CONTENT_LENGTH, length)?;
     if matches!(up, HttpSession::H2(_)) {
         let scheme = if upstream.tls { "https" } else { "http" };
         let authority = upstream.authority.to_str().unwrap_or_default();
+        let path = header.uri.path().to_owned();
+        header.remove_header(&HOST);
         if let Ok(uri) = format!("{scheme}://{authority}{path}").parse() {
             header.set_uri(uri);
         }
-    } else {
-        header.insert_header(HOST, upstream.authority.clone())?;
-    }
-    header.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
-    header.insert_header(CONTENT_LENGTH, body.iter().map(Bytes::len).sum::<usize>())?;
-    header.insert_header(ACCEPT, HeaderValue::from_static("*/*"))?;
-    // The meter reads plain bytes.
-    header.insert_header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))?;
-    header.insert_header(USER_AGENT, HeaderValue::from_static(AGENT))?;
-    for (name, value) in &upstream.headers {
-        header.insert_header(name.clone(), value.clone())?;
     }
     Ok(header)
 }
