@@ -381,6 +381,68 @@ mod tests {
         assert!(Request::read(&silent).unwrap().hides_usage());
     }
 
+    /// A request of these fields in this order, with this white space around everything.
+    fn body_of(fields: &[(String, serde_json::Value)], space: &str) -> Bytes {
+        let inner: Vec<String> = fields
+            .iter()
+            .map(|(name, value)| format!("{space}{}{space}:{space}{value}{space}", quoted(name)))
+            .collect();
+        Bytes::from(format!("{space}{{{}}}{space}", inner.join(",")))
+    }
+
+    fn quoted(name: &str) -> String {
+        serde_json::Value::from(name).to_string()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn an_edit_changes_what_it_must_and_nothing_else(
+            names in proptest::sample::subsequence(
+                vec!["seed", "api_key", "user", "x", "guardrails", "base_url", "metadata", "stream", "session_label"],
+                0..9,
+            ),
+            rotate in 0usize..11,
+            space in "[ \n\t]{0,2}",
+            text in "\\PC{0,20}",
+        ) {
+            let mut fields: Vec<(String, serde_json::Value)> = names
+                .iter()
+                .map(|name| match *name {
+                    "stream" => ("stream".to_owned(), true.into()),
+                    "guardrails" | "session_label" => ((*name).to_owned(), serde_json::Value::Null),
+                    other => (other.to_owned(), text.as_str().into()),
+                })
+                .collect();
+            fields.push(("model".into(), "p:m".into()));
+            fields.push(("messages".into(), serde_json::json!([{"role": "user", "content": text}])));
+            let turn = rotate % fields.len();
+            fields.rotate_left(turn);
+
+            let body = body_of(&fields, &space);
+            let request = Request::read(&body).unwrap();
+            let sent = request.write_same(&body, "m", false).concat();
+            let sent: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_slice(&sent).unwrap();
+
+            let gone = |name: &str| {
+                name == "user" || GATEWAY_FIELDS.contains(&name) || STEERING_FIELDS.contains(&name)
+            };
+            let mut want: Vec<(String, serde_json::Value)> =
+                fields.into_iter().filter(|(name, _)| !gone(name)).collect();
+            for (name, value) in &mut want {
+                if name == "model" {
+                    *value = "m".into();
+                }
+            }
+            if names.contains(&"stream") {
+                let ask = serde_json::json!({"include_usage": true});
+                want.insert(0, ("stream_options".into(), ask));
+            }
+            let got: Vec<_> = sent.into_iter().collect();
+            proptest::prop_assert_eq!(got, want, "order and values survive");
+        }
+    }
+
     #[test]
     fn a_repeated_known_field_is_refused() {
         let body =

@@ -87,7 +87,8 @@ const JOIN_BELOW: usize = 64 << 10;
 ///
 /// Edits must not overlap.
 pub fn splice(body: &Bytes, mut edits: Vec<Edit>) -> Vec<Bytes> {
-    edits.sort_by_key(|edit| edit.range.start);
+    // An insertion goes before a removal that begins at the same place.
+    edits.sort_by_key(|edit| (edit.range.start, edit.range.end));
     let mut pieces = Pieces::new(body.len() <= JOIN_BELOW, body.len());
     let mut at = 0;
     for edit in edits {
@@ -171,6 +172,14 @@ mod tests {
                 .unwrap_or_else(|e| panic!("{gone:?}: {e}: {}", String::from_utf8_lossy(&out)));
             assert_eq!(left.as_object().unwrap().len(), 3 - gone.len());
         }
+    }
+
+    #[test]
+    fn an_insertion_stands_before_a_removal_at_the_same_place() {
+        let body = Bytes::from_static(br#"{"a":1,"b":2}"#);
+        let gone = Edit { range: 1..7, with: Bytes::new() };
+        let new = Edit { range: 1..1, with: Bytes::from_static(br#""c":3,"#) };
+        assert_eq!(splice(&body, vec![gone, new]).concat(), br#"{"c":3,"b":2}"#);
     }
 
     #[test]
