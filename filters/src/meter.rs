@@ -389,6 +389,36 @@ mod tests {
         assert!(stream.has_failed());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_provider_sends_passes_as_it_came(
+            words in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "data: ", "data:", "{\"choices\":[]", ",\"usage\":{\"prompt_tokens\":1}}", "\n", "\r", "\r\n", "\n\n",
+                    "[DONE]", ": ", "\"delta\":{\"content\":\"", "\\u00e9", "\\", "\"", "}", "\u{1f600}", "\0", "event: x",
+                ]),
+                0..40,
+            ),
+            cuts in proptest::collection::vec(1usize..9, 0..40),
+        ) {
+            let bytes = words.concat().into_bytes();
+            let mut pieces: Vec<&[u8]> = Vec::new();
+            let mut rest = bytes.as_slice();
+            for cut in cuts {
+                let (piece, tail) = rest.split_at(cut.min(rest.len()));
+                pieces.push(piece);
+                rest = tail;
+            }
+            pieces.push(rest);
+            let (passed, _) = run(false, &pieces);
+            proptest::prop_assert_eq!(passed.as_bytes(), bytes.as_slice());
+            // Hiding takes out whole usage chunks and nothing else, however the bytes were cut.
+            let (hidden, _) = run(true, &pieces);
+            let (whole, _) = run(true, &[&bytes]);
+            proptest::prop_assert_eq!(hidden, whole);
+        }
+    }
+
     #[test]
     fn replies_are_told_from_other_json() {
         assert_eq!(read_reply(b"{}"), Reply::NotACompletion);
