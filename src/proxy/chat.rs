@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use otari_filters::control::{Attempt, Caller, Prices};
+use otari_filters::control::{Attempt, Prices};
 use otari_filters::protocol::chat::Request;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::reserve::Estimate;
@@ -84,7 +84,7 @@ async fn pass_gates(
     // From here on every way out gives the hold back.
     let mut open = Open::new(app.clone(), origin, estimate, reservation);
     let attempts = priced(app, &request, resolved, prices)?;
-    refuse_unserved(&request, &caller)?;
+    refuse_unserved(&request)?;
     open.set_candidates(attempts.len());
     Ok(Call { request, body, keeps_user: billed.keeps_label, attempts, open })
 }
@@ -116,7 +116,7 @@ fn priced(
 }
 
 /// Features of the reference that this version does not run are refused, never silently left out.
-fn refuse_unserved(request: &Request, _: &Caller) -> Result<(), Rejection> {
+fn refuse_unserved(request: &Request) -> Result<(), Rejection> {
     let asked = request
         .gateway_features
         .iter()

@@ -15,6 +15,8 @@ mod budget;
 #[cfg(test)]
 mod endings;
 #[cfg(test)]
+mod names;
+#[cfg(test)]
 mod tls;
 #[cfg(test)]
 mod retries;

@@ -103,7 +103,7 @@ pub(super) async fn run(
         Ok(()) => finish(app, s, ctx, call, answer, &pieces, is_committed).await,
         Err(failed) => {
             exchange::give_back(app, answer.up, &answer.peer, false).await;
-            fail(app, s, ctx, call, failed, is_committed).await
+            fail(app, ctx, call, failed, is_committed)
         }
     }
 }
@@ -134,7 +134,7 @@ async fn finish(
         Reply::NotACompletion if is_committed => {}
         Reply::NotACompletion => {
             exchange::give_back(app, answer.up, &answer.peer, false).await;
-            return fail(app, s, ctx, call, Failure::Malformed.into(), false).await;
+            return fail(app, ctx, call, Failure::Malformed.into(), false);
         }
     }
     call.open.end(&Ending::Complete { streamed: false });
@@ -154,9 +154,8 @@ async fn finish(
 }
 
 /// The document broke off. Before the header left the caller gets an error, afterwards a cut connection.
-async fn fail(
+fn fail(
     app: &App,
-    _: &mut Session,
     ctx: &mut RequestContext,
     call: &mut Call,
     failed: Failed,
