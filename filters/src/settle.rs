@@ -60,6 +60,12 @@ pub struct UsageRecord {
     pub total_tokens: Option<u64>,
     /// Input tokens read from the provider's cache (part of `prompt_tokens`).
     pub cache_read_tokens: Option<u64>,
+    /// Input tokens written to the provider's cache for five minutes (part of `prompt_tokens`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write_tokens: Option<u64>,
+    /// Input tokens written to the provider's cache for an hour (part of `prompt_tokens`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write_1h_tokens: Option<u64>,
     /// What the attempt costs; `None` when unpriced or failed. Added to the user's spend.
     pub cost: Option<MicroUsd>,
     /// How it ended.

@@ -297,6 +297,8 @@ impl Open {
             completion_tokens: None,
             total_tokens: None,
             cache_read_tokens: None,
+            cache_write_tokens: None,
+            cache_write_1h_tokens: None,
             cost: None,
             status,
             error_message: None,

@@ -16,12 +16,14 @@ type Step = (&'static str, &'static str);
 pub(super) const SQLITE: &[Step] = &[
     ("V1__initial", include_str!("migrations/sqlite/V1__initial.sql")),
     ("V2__key_prefix", include_str!("migrations/sqlite/V2__key_prefix.sql")),
+    ("V3__management", include_str!("migrations/sqlite/V3__management.sql")),
 ];
 
 /// PostgreSQL's steps: the same names in the same order.
 pub(super) const POSTGRES: &[Step] = &[
     ("V1__initial", include_str!("migrations/postgres/V1__initial.sql")),
     ("V2__key_prefix", include_str!("migrations/postgres/V2__key_prefix.sql")),
+    ("V3__management", include_str!("migrations/postgres/V3__management.sql")),
 ];
 
 /// What a database says about its schema.

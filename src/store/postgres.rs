@@ -6,6 +6,7 @@ mod keys;
 mod users;
 mod budgets;
 mod prices;
+mod apply;
 mod usage;
 
 use std::path::Path;
@@ -324,7 +325,7 @@ impl Store for Postgres {
         let apply = async {
             let mut db = self.pool.get().await?;
             let transaction = db.transaction().await?;
-            let applied = usage::apply(&transaction, entries).await?;
+            let applied = apply::apply(&transaction, entries).await?;
             transaction.commit().await?;
             Ok(applied)
         };

@@ -6,6 +6,7 @@ mod keys;
 mod users;
 mod budgets;
 mod prices;
+mod apply;
 mod usage;
 
 use std::fs::OpenOptions;
@@ -310,7 +311,7 @@ impl Store for Sqlite {
 
     async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError> {
         let entries = entries.to_vec();
-        self.write(move |db| usage::apply(db, &entries)).await
+        self.write(move |db| apply::apply(db, &entries)).await
     }
 
     async fn usage_list(

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::postgres_server::{self, Cluster};
-use super::rows::{budget, key, page, user};
-use super::{STEPS, connect, postgres, sqlite};
-use crate::store::{KeyRow, Store, StoreError, sqlite as backend};
+use super::rows::{budget, page, user};
+use super::{STEPS, connect, sqlite};
+use crate::store::{Store, StoreError, migrations, sqlite as backend};
 
 #[tokio::test]
 async fn schemas_of_others_are_refused_on_sqlite() {
@@ -52,30 +52,43 @@ async fn schemas(store: &dyn Store, execute: impl Fn(&str)) {
     assert_eq!(refusal(store.schema_check().await), text);
 }
 
+/// A key as the first version wrote it.
+const FIRST_KEY: &str = "INSERT INTO api_keys (id, key_hash, created_at, is_active, metadata)
+    VALUES ('k1', 'h', '2026-01-01 00:00:00.000000+00', '1', '{}')";
+
 #[tokio::test]
 async fn a_database_of_the_first_version_is_upgraded_on_sqlite() {
-    let (store, folder) = sqlite().await;
+    let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("otari.db");
-    first_version(&store, |sql| Connection::open(&file).unwrap().execute_batch(sql).unwrap()).await;
+    let mut first = Connection::open(&file).unwrap();
+    migrations::runner(&migrations::SQLITE[..1]).run(&mut first).unwrap();
+    first.execute_batch(&FIRST_KEY.replace("+00", "")).unwrap();
+    first_version(&backend::open(&file).await.unwrap()).await;
 }
 
 #[tokio::test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the driver of one connection, which ends with the test"
+)]
 async fn a_database_of_the_first_version_is_upgraded_on_postgres() {
-    let (store, database) = postgres().await;
-    first_version(&store, |sql| postgres_server::execute(&database.url, sql).unwrap()).await;
+    let database = postgres_server::database();
+    let (mut first, connection) =
+        tokio_postgres::connect(&database.url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    migrations::runner(&migrations::POSTGRES[..1]).run_async(&mut first).await.unwrap();
+    first.batch_execute(FIRST_KEY).await.unwrap();
+    first_version(&connect(&database.url, Duration::from_secs(5)).await.unwrap()).await;
 }
 
-async fn first_version(store: &dyn Store, execute: impl Fn(&str)) {
-    store.key_create(&key("k1", Some("u1")), Some(&user("u1"))).await.unwrap();
-    execute("ALTER TABLE api_keys DROP COLUMN key_prefix");
-    execute("DELETE FROM refinery_schema_history WHERE version > 1");
+async fn first_version(store: &dyn Store) {
     let Err(StoreError::Schema(text)) = store.schema_check().await else {
         panic!("a schema that is too old was taken");
     };
     assert!(text.contains("has schema 1 and this binary needs"), "{text}");
     assert_eq!(store.migrate().await.unwrap(), STEPS - 1);
-    let kept = KeyRow { key_prefix: None, ..key("k1", Some("u1")) };
-    assert_eq!(store.key_get("k1").await.unwrap(), Some(kept), "its prefix was never written");
+    let kept = store.key_get("k1").await.unwrap().unwrap();
+    assert_eq!((kept.key_hash.as_str(), kept.key_prefix), ("h", None), "never written");
 }
 
 #[tokio::test]

@@ -100,6 +100,8 @@ pub(super) fn record(id: &str, user: &str, micros: i64, seconds: i64) -> UsageRe
         completion_tokens: Some(2),
         total_tokens: Some(3_000_000_002),
         cache_read_tokens: Some(1),
+        cache_write_tokens: Some(3),
+        cache_write_1h_tokens: None,
         cost: Some(MicroUsd(micros)),
         status: Status::Success,
         error_message: None,
