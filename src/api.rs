@@ -1,6 +1,7 @@
 //! The management API and the pages beside it: request in, answer out, no Pingora types.
 
 mod budgets;
+mod ceilings;
 mod fields;
 mod health;
 mod keys;
@@ -71,7 +72,7 @@ impl From<StoreError> for Rejection {
                 let message = format!("Already exists: {what}");
                 Self::new(Code::Conflict, message)
             }
-            StoreError::Refused { .. } | StoreError::Schema(_) | StoreError::InUse => {
+            StoreError::Refused { .. } | StoreError::Schema(_) => {
                 Self::new(Code::Internal, "Database error").because(error)
             }
         }
@@ -113,6 +114,12 @@ pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<An
         (Handler::Budgets, &Method::DELETE, Some(id)) => budgets::delete(app, id).await,
         (Handler::Budgets, _, Some(id)) => budgets::get(app, id).await,
         (Handler::Budgets, _, None) => budgets::list(app, request).await,
+        (Handler::BudgetResets, _, Some(id)) => budgets::resets(app, id, request).await,
+        (Handler::Ceilings, &Method::POST, _) => ceilings::create(app, request).await,
+        (Handler::Ceilings, &Method::PATCH, Some(id)) => ceilings::update(app, id, request).await,
+        (Handler::Ceilings, &Method::DELETE, Some(id)) => ceilings::delete(app, id).await,
+        (Handler::Ceilings, _, Some(id)) => ceilings::get(app, id).await,
+        (Handler::Ceilings, _, None) => ceilings::list(app, request).await,
         (Handler::Pricing, &Method::POST, _) => pricing::create(app, request).await,
         (Handler::Pricing, &Method::DELETE, Some(key)) => pricing::delete(app, key, request).await,
         (Handler::Pricing, _, Some(key)) => pricing::get(app, key, request).await,
@@ -122,9 +129,14 @@ pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<An
         (Handler::Chat | Handler::ResponsesSocket, ..) => {
             Err(Rejection::internal("a generation route reached the management API"))
         }
-        (Handler::KeyRotation | Handler::UserUsage | Handler::PriceHistory, _, None) => {
-            Err(Rejection::internal("a route of one resource was found without its id"))
-        }
+        (
+            Handler::KeyRotation
+            | Handler::UserUsage
+            | Handler::BudgetResets
+            | Handler::PriceHistory,
+            _,
+            None,
+        ) => Err(Rejection::internal("a route of one resource was found without its id")),
     }
 }
 

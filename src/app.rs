@@ -14,7 +14,9 @@ use pingora_core::server::configuration::ServerConf;
 
 use crate::config::{Config, Database, ProviderConfig};
 use crate::control::directory::{self, Directory};
+use crate::control::follow::Follower;
 use crate::control::journal::{Journal, JournalError};
+use crate::control::leases::Leases;
 use crate::control::ledger::Ledger;
 use crate::control::local::{Configured, Local, RateLimiter};
 use crate::control::writer::{Touched, Writer};
@@ -37,6 +39,8 @@ pub struct App {
     pub store: Arc<dyn Store>,
     /// Takes the journal to the store.
     pub writer: Writer,
+    /// Keeps in step with other gateways on the database.
+    pub follower: Follower,
     /// Requests per minute, when limited.
     pub limiter: Option<RateLimiter>,
     /// Series.
@@ -113,8 +117,11 @@ impl App {
             store.migrate().await.map_err(failed)?;
         }
         store.schema_check().await.map_err(failed)?;
-        claim(store.as_ref()).await.map_err(failed)?;
-        let journal = Arc::new(Journal::open(Path::new(&config.journal_dir))?);
+        let journal_dir = Path::new(&config.journal_dir);
+        let journal = Arc::new(Journal::open(journal_dir)?);
+        if let Some(shared) = store.shared() {
+            shared.join(&first_run::gateway_id(journal_dir)?).await.map_err(failed)?;
+        }
         let touched = Arc::new(Touched::default());
         let writer = Writer::new(journal.clone(), store.clone(), metrics.clone(), touched.clone());
         // Before the counters are read: they must contain what earlier processes spent.
@@ -125,13 +132,30 @@ impl App {
                 "usage of an earlier run was written from the journal"
             );
         }
+        if let Some(shared) = store.shared() {
+            // Everything that was settled out of them is in the database now, and nothing is held.
+            shared.forget_leases().await.map_err(failed)?;
+        }
         let mut everything = store.everything().await.map_err(failed)?;
         let bootstrap_key =
             first_run::prepare(&config, store.as_ref(), &mut everything).await.map_err(failed)?;
-        let (directory, ledger) = into_memory(&config, &everything);
+        let (directory, ledger) = into_memory(&config, &everything, store.shared().is_some());
+        let leases = Arc::new(Leases::new(store.clone(), ledger.clone(), config.budget_lease_ttl));
+        let follower = Follower {
+            store: store.clone(),
+            directory: directory.clone(),
+            ledger: ledger.clone(),
+            leases: leases.clone(),
+            journal: journal.clone(),
+            metrics: metrics.clone(),
+        };
+        if let Some(shared) = store.shared() {
+            follower.beat(shared).await.map_err(failed)?;
+        }
         let local = Arc::new(Local {
             directory,
             ledger,
+            leases,
             journal,
             touched,
             metrics: metrics.clone(),
@@ -149,6 +173,7 @@ impl App {
             local,
             store,
             writer,
+            follower,
             limiter: config.rate_limit_rpm.map(RateLimiter::new),
             metrics,
             access,
@@ -162,27 +187,19 @@ impl App {
     }
 }
 
-/// Claims the database; an older process that is just leaving is waited for.
-async fn claim(store: &dyn Store) -> Result<(), StoreError> {
-    let until = tokio::time::Instant::now() + CLAIM_AT_MOST;
-    loop {
-        match store.claim().await {
-            Err(StoreError::InUse) if tokio::time::Instant::now() < until => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            result => return result,
-        }
-    }
-}
-
 /// What the request path looks up.
-fn into_memory(config: &Config, everything: &Everything) -> (Arc<Directory>, Arc<Ledger>) {
+fn into_memory(
+    config: &Config,
+    everything: &Everything,
+    shares: bool,
+) -> (Arc<Directory>, Arc<Ledger>) {
     let directory = Directory::default();
-    let ledger = Ledger::new(config.budgets_enabled);
+    let ledger = Ledger::new(config.budgets_enabled, shares);
     everything.keys.iter().for_each(|row| directory.put_key(row));
     directory.put_prices(&everything.prices);
     everything.budgets.iter().for_each(|row| ledger.put_budget(row));
     everything.users.iter().for_each(|row| ledger.put_user(row));
+    ledger.put_ceilings(&everything.ceilings);
     (Arc::new(directory), Arc::new(ledger))
 }
 
@@ -246,7 +263,5 @@ fn headers(provider: &ProviderConfig) -> Result<Vec<(HeaderName, HeaderValue)>, 
     Ok(headers)
 }
 
-/// How long a start waits for another gateway to let go of the database.
-const CLAIM_AT_MOST: Duration = Duration::from_secs(5);
 /// How long the management API waits for the journal before it answers from what the store has.
 pub const FLUSH_AT_MOST: Duration = Duration::from_secs(2);

@@ -116,6 +116,8 @@ pub struct Config {
     pub budget_estimate_default_output_tokens: u64,
     /// What a stream's hold grows by.
     pub stream_hold_output_tokens: u64,
+    /// How long a gateway may be silent before its parts of the budgets go to the others on the database.
+    pub budget_lease_ttl: Duration,
     /// What a stream without usage costs.
     pub stream_missing_usage_policy: MissingUsage,
     /// Repeat also a call that failed after it was sent whole, and so may have been billed.

@@ -1,10 +1,13 @@
 //! The control plane of standalone mode: answers from memory, decides budgets in memory, and journals what happened.
 //!
 //! Nothing here is asked of a database while a request waits: `directory` and `ledger` are read from the store at
-//! start and changed by the management API; `journal` is the way back to the store.
+//! start and changed by the management API; `journal` is the way back to the store. Only where several gateways share a
+//! database, and a budget is new here or nearly spent, `leases` asks. `follow` hears what the others change.
 
 pub mod directory;
+pub mod follow;
 pub mod journal;
+pub mod leases;
 pub mod ledger;
 pub mod local;
 pub mod writer;

@@ -1,6 +1,7 @@
 //! What happens once: the first API key, and prices of the configuration for models that have none.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,6 +10,7 @@ use uuid::Uuid;
 use crate::clock;
 use crate::config::Config;
 use crate::control::directory;
+use crate::control::journal::JournalError;
 use crate::store::{Everything, KeyRow, PriceRow, Store, StoreError, UserRow};
 
 /// Makes a new API key: `gw-` and 48 random bytes, 67 characters.
@@ -48,6 +50,26 @@ pub fn user(user_id: &str, alias: Option<String>) -> UserRow {
         budget_started_at: None,
         next_budget_reset_at: None,
         deleted_at: None,
+        spend_since: None,
+    }
+}
+
+/// Who this gateway is to others on its database: kept beside the journal, because what is in the journal was spent under
+/// that name.
+///
+/// # Errors
+/// When the folder cannot be read or written.
+pub fn gateway_id(journal_dir: &Path) -> Result<String, JournalError> {
+    let file = journal_dir.join("gateway-id");
+    let failed = |source| JournalError::Io { folder: journal_dir.to_owned(), source };
+    match std::fs::read_to_string(&file) {
+        Ok(id) if !id.trim().is_empty() => Ok(id.trim().to_owned()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
+        _ => {
+            let id = Uuid::new_v4().to_string();
+            std::fs::write(&file, &id).map_err(failed)?;
+            Ok(id)
+        }
     }
 }
 

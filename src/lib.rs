@@ -6,6 +6,7 @@ pub mod app;
 pub mod first_run;
 pub mod server;
 pub mod life;
+pub mod period;
 pub mod routes;
 pub mod proxy;
 pub mod api;

@@ -40,6 +40,10 @@ pub enum Handler {
     UserUsage,
     /// Management of budgets.
     Budgets,
+    /// Periods that ended under a budget.
+    BudgetResets,
+    /// Ceilings over API keys.
+    Ceilings,
     /// Prices.
     Pricing,
     /// All prices of one model.
@@ -71,7 +75,7 @@ const fn route(
 }
 
 /// All of them; of one path, the method named first in `Allow` comes first.
-pub static ROUTES: [Route; 31] = [
+pub static ROUTES: [Route; 37] = [
     route(Method::GET, "/", Credential::Open, Handler::Home),
     route(Method::GET, "/health", Credential::Open, Handler::Health),
     route(Method::GET, "/health/liveness", Credential::Open, Handler::Liveness),
@@ -96,6 +100,12 @@ pub static ROUTES: [Route; 31] = [
     route(Method::GET, "/v1/budgets/{id}", Credential::Master, Handler::Budgets),
     route(Method::PATCH, "/v1/budgets/{id}", Credential::Master, Handler::Budgets),
     route(Method::DELETE, "/v1/budgets/{id}", Credential::Master, Handler::Budgets),
+    route(Method::GET, "/v1/budgets/{id}/reset-logs", Credential::Master, Handler::BudgetResets),
+    route(Method::POST, "/v1/scoped-budgets", Credential::Master, Handler::Ceilings),
+    route(Method::GET, "/v1/scoped-budgets", Credential::Master, Handler::Ceilings),
+    route(Method::GET, "/v1/scoped-budgets/{id}", Credential::Master, Handler::Ceilings),
+    route(Method::PATCH, "/v1/scoped-budgets/{id}", Credential::Master, Handler::Ceilings),
+    route(Method::DELETE, "/v1/scoped-budgets/{id}", Credential::Master, Handler::Ceilings),
     route(Method::POST, "/v1/pricing", Credential::Master, Handler::Pricing),
     route(Method::GET, "/v1/pricing", Credential::Key, Handler::Pricing),
     // Before the route that would take `/history` for a part of the key.

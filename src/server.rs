@@ -57,6 +57,7 @@ pub fn run(config: Config, greeting: Greeting) -> Result<(), StartError> {
     gateway.add_tcp_with_settings(&listener.address.to_string(), listener.options());
     server.add_service(gateway);
     server.add_service(background_service("journal", JournalService(app.clone())));
+    server.add_service(background_service("follow", FollowService(app.clone())));
     if let Some(mock) = mock {
         server.add_service(background_service("mock", mock));
     }
@@ -144,6 +145,17 @@ impl BackgroundService for JournalService {
     async fn start(&self, _: ShutdownWatch) {
         // Does not stop at the signal: requests that drain still write records.
         self.0.writer.run().await;
+    }
+}
+
+/// Keeps in step with the other gateways on the database.
+struct FollowService(Arc<App>);
+
+#[async_trait]
+impl BackgroundService for FollowService {
+    async fn start(&self, _: ShutdownWatch) {
+        // Does not stop at the signal either: requests that drain still hold budget.
+        self.0.follower.run().await;
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod postgres;
 pub mod sqlite;
 mod migrations;
+mod shared;
 mod values;
 
 #[cfg(test)]
@@ -16,6 +17,9 @@ use jiff::Timestamp;
 use otari_filters::money::{MicroUsd, Rate};
 use otari_filters::settle::Entry;
 use serde_json::{Map, Value};
+
+pub use self::shared::{Beat, Change, Kind, Notice, Shared, Take, Taken, Window};
+use crate::period::Period;
 
 /// An API key. The key itself is not kept, only its digest.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +86,8 @@ pub struct UserRow {
     pub next_budget_reset_at: Option<Timestamp>,
     /// Soft deletion.
     pub deleted_at: Option<Timestamp>,
+    /// When `spend` was last zero; `None`: never since the user exists.
+    pub spend_since: Option<Timestamp>,
 }
 
 /// The budget a user is put under, and the period that begins with it.
@@ -123,17 +129,109 @@ pub struct BudgetRow {
     pub updated_at: Timestamp,
     /// Length of the period.
     pub budget_duration_sec: Option<i64>,
+    /// Display name.
+    pub name: Option<String>,
+    /// Periods that end with the calendar, one of `period::ALIGNMENTS`; not beside `budget_duration_sec`.
+    pub reset_alignment: Option<String>,
+}
+
+impl BudgetRow {
+    /// How long its periods are; `None`: they never end.
+    pub fn period(&self) -> Option<Period> {
+        Period::new(self.budget_duration_sec, self.reset_alignment.as_deref())
+    }
 }
 
 /// A change to a budget: `None` keeps; an inner `None` clears. Periods that run are not rescheduled.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct BudgetChange {
     /// New cap.
     pub max_budget: Option<Option<MicroUsd>>,
     /// New length of later periods.
     pub budget_duration_sec: Option<Option<i64>>,
+    /// New display name.
+    pub name: Option<Option<String>>,
+    /// New ends of later periods.
+    pub reset_alignment: Option<Option<String>>,
     /// When; `None` when nothing else is given, and the row stays as it is.
     pub updated_at: Option<Timestamp>,
+}
+
+/// Who is under a budget, and what they have spent together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BudgetTotals {
+    /// Live users.
+    pub users: i64,
+    /// Their settled spend.
+    pub spend: MicroUsd,
+    /// Holds of other gateways, as last published.
+    pub held: MicroUsd,
+}
+
+/// A period of a user that ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResetRow {
+    /// Number of the row.
+    pub id: i64,
+    /// Whose period; `None` when the user is gone.
+    pub user_id: Option<String>,
+    /// The budget that set it.
+    pub budget_id: String,
+    /// What was spent in it.
+    pub previous_spend: MicroUsd,
+    /// When the next period started.
+    pub reset_at: Timestamp,
+    /// When that one ends.
+    pub next_reset_at: Option<Timestamp>,
+}
+
+/// A cap over one API key, beside its user's own budget.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CeilingRow {
+    /// UUIDv4.
+    pub id: String,
+    /// What it is over; `api_token`, the only kind there is here.
+    pub scope_type: String,
+    /// Id of the key.
+    pub scope_id: String,
+    /// Only calls to this provider instance count; `None`: all do.
+    pub provider: Option<String>,
+    /// The budget that sets cap and period.
+    pub budget_id: String,
+    /// Display name.
+    pub name: Option<String>,
+    /// Settled spend of the period.
+    pub current_spend: MicroUsd,
+    /// Start of the period.
+    pub period_start: Option<Timestamp>,
+    /// End of the period; `None`: it never ends.
+    pub period_end: Option<Timestamp>,
+    /// Creation.
+    pub created_at: Timestamp,
+    /// Last change of the row.
+    pub updated_at: Timestamp,
+    /// When `current_spend` was last zero.
+    pub spend_since: Option<Timestamp>,
+}
+
+/// A change to a ceiling: `None` keeps; an inner `None` clears.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CeilingChange {
+    /// New budget and period; what was spent stays.
+    pub budget: Option<Assignment>,
+    /// New display name.
+    pub name: Option<Option<String>>,
+    /// When; `None` when nothing else is given, and the row stays as it is.
+    pub updated_at: Option<Timestamp>,
+}
+
+/// Which ceilings.
+#[derive(Clone, Debug, Default)]
+pub struct CeilingFilter {
+    /// Exact.
+    pub scope_type: Option<String>,
+    /// Exact.
+    pub scope_id: Option<String>,
 }
 
 /// The price of a model from an instant on. Key: `model_key` and `effective_at`.
@@ -233,6 +331,8 @@ pub struct Everything {
     pub budgets: Vec<BudgetRow>,
     /// All prices.
     pub prices: Vec<PriceRow>,
+    /// All ceilings.
+    pub ceilings: Vec<CeilingRow>,
 }
 
 /// What [`Store::apply`] did.
@@ -259,12 +359,6 @@ pub enum StoreError {
         /// What the driver said.
         message: String,
     },
-    /// Another gateway decides budgets on this database.
-    #[error(
-        "another gateway uses this database. This version decides budgets in one process: stop the other one, or give \
-         this one a database of its own"
-    )]
-    InUse,
     /// A row with this identity exists already.
     #[error("already exists: {0}")]
     Conflict(String),
@@ -286,10 +380,9 @@ pub trait Store: Send + Sync {
     async fn migrate(&self) -> Result<usize, StoreError>;
     /// Refuses a schema this binary does not know or that is older than it needs. Changes nothing.
     async fn schema_check(&self) -> Result<(), StoreError>;
-    /// Makes this process the only one that decides budgets on this database, or makes sure that it still is.
-    /// `InUse` when another one is. SQLite needs none: its journal folder lies beside the file and has a lock.
-    async fn claim(&self) -> Result<(), StoreError> {
-        Ok(())
+    /// What gateways that share the database need of it; `None` when a database has one gateway.
+    fn shared(&self) -> Option<&dyn Shared> {
+        None
     }
     /// Reads everything the request path needs.
     async fn everything(&self) -> Result<Everything, StoreError>;
@@ -309,18 +402,21 @@ pub trait Store: Send + Sync {
         key_hash: &str,
         key_prefix: &str,
     ) -> Result<Option<KeyRow>, StoreError>;
-    /// Removes a key; its usage rows stay, without it. `false` when there is no such key.
+    /// Removes a key and its ceilings; its usage rows stay, without it. `false` when there is no such key.
     async fn key_delete(&self, id: &str) -> Result<bool, StoreError>;
     /// Sets `last_used_at` of several keys; unknown ids are ignored.
     async fn key_touch(&self, used: &[(String, Timestamp)]) -> Result<(), StoreError>;
 
-    /// Inserts a user, or revives a deleted one of that id: spend 0, `created_at` and `reserved` kept.
+    /// Inserts a user, or revives a deleted one of that id: spend 0 since `updated_at`, `created_at` and `reserved`
+    /// kept.
     /// Returns the row as stored. `Conflict` when a live user of that id exists.
     async fn user_create(&self, user: &UserRow) -> Result<UserRow, StoreError>;
     /// Live users, oldest first.
     async fn user_list(&self, page: Page) -> Result<Vec<UserRow>, StoreError>;
     /// One live user.
     async fn user_get(&self, user_id: &str) -> Result<Option<UserRow>, StoreError>;
+    /// One user, deleted or not.
+    async fn user_find(&self, user_id: &str) -> Result<Option<UserRow>, StoreError>;
     /// Changes a live user and returns it as it is now; `None` when there is no such user.
     async fn user_update(
         &self,
@@ -343,9 +439,33 @@ pub trait Store: Send + Sync {
         budget_id: &str,
         change: &BudgetChange,
     ) -> Result<Option<BudgetRow>, StoreError>;
+    /// Live users and their spend, for each of these budgets, in their order.
+    async fn budget_totals(&self, ids: &[String]) -> Result<Vec<BudgetTotals>, StoreError>;
+    /// The periods that ended under a budget, newest first.
+    async fn budget_resets(&self, id: &str, page: Page) -> Result<Vec<ResetRow>, StoreError>;
     /// Removes a budget. Its users, deleted ones included, are left without one and keep the dates of their period; its
-    /// reset logs go with it, because a log cannot name a budget that is not there. `false` when there is no such budget.
+    /// reset logs go with it, because a log cannot name a budget that is not there. `Conflict` while a ceiling names it.
+    /// `false` when there is no such budget.
     async fn budget_delete(&self, budget_id: &str, at: Timestamp) -> Result<bool, StoreError>;
+
+    /// Inserts a ceiling. `Conflict` when one exists for this scope and provider.
+    async fn ceiling_create(&self, ceiling: &CeilingRow) -> Result<(), StoreError>;
+    /// Ceilings, oldest first.
+    async fn ceiling_list(
+        &self,
+        filter: &CeilingFilter,
+        page: Page,
+    ) -> Result<Vec<CeilingRow>, StoreError>;
+    /// One ceiling.
+    async fn ceiling_get(&self, id: &str) -> Result<Option<CeilingRow>, StoreError>;
+    /// Changes a ceiling and returns it as it is now; `None` when there is no such ceiling.
+    async fn ceiling_update(
+        &self,
+        id: &str,
+        change: &CeilingChange,
+    ) -> Result<Option<CeilingRow>, StoreError>;
+    /// Removes a ceiling. `false` when there is none.
+    async fn ceiling_delete(&self, id: &str) -> Result<bool, StoreError>;
 
     /// Inserts a price, or replaces the rates of the row with the same key and instant (`created_at` kept).
     /// Returns the row as stored.
@@ -369,9 +489,10 @@ pub trait Store: Send + Sync {
     ) -> Result<bool, StoreError>;
 
     /// Applies journal entries in one transaction, in order, each at most once however often it is called:
-    /// a usage record inserts its row and, only if the row is new, adds its cost to a live user's spend; a reset takes
-    /// the previous period's spend off and logs it, only while the user still has the deadline that passed. Taking it
-    /// off, instead of setting zero, makes the order of records around a reset irrelevant.
+    /// a usage record inserts its row and, only if the row is new, adds its cost to a live user's spend and to its
+    /// ceilings, and takes it off this gateway's leases; a reset sets spend to zero and logs the period, only while the
+    /// scope still has the deadline that passed. A record older than the last reset counts into the period that is over,
+    /// so the order of records around a reset is irrelevant.
     /// Keys and users that are gone are written as null.
     async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError>;
     /// Usage rows, newest first.

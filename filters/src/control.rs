@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::money::{MicroUsd, Rate};
 use crate::rejection::Rejection;
@@ -20,6 +21,8 @@ pub enum Caller {
         id: Arc<str>,
         /// Whom the key belongs to.
         user_id: Option<Arc<str>>,
+        /// What it spends is recorded and counts against no budget.
+        excluded: bool,
     },
 }
 
@@ -30,6 +33,11 @@ impl Caller {
             Self::Master => None,
             Self::Key { id, .. } => Some(id),
         }
+    }
+
+    /// Whether budgets are not asked.
+    pub fn is_excluded(&self) -> bool {
+        matches!(self, Self::Key { excluded: true, .. })
     }
 }
 
@@ -76,14 +84,54 @@ pub struct Attempt {
     pub prices: Option<Prices>,
 }
 
+/// What a request asks of the budgets it falls under.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// Who calls: a key may have ceilings of its own, or be kept out of budgets.
+    pub caller: &'a Caller,
+    /// Who pays.
+    pub user_id: &'a Arc<str>,
+    /// Where it may go: a ceiling may be for one provider only.
+    pub attempts: &'a [Attempt],
+    /// The most it is expected to cost.
+    pub estimate: MicroUsd,
+    /// The model costs nothing: nothing is held.
+    pub free: bool,
+}
+
+/// What has a budget.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// A user, by id.
+    User(Arc<str>),
+    /// A ceiling over an API key, by its own id.
+    Ceiling(Arc<str>),
+}
+
+/// One budget that holds money for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Whose.
+    pub scope: Scope,
+    /// The ceiling counts calls to this provider only.
+    pub provider: Option<Arc<str>>,
+    /// The money is out of this gateway's lease.
+    pub leased: bool,
+}
+
 /// Budget held for a request. It must be given back through [`ControlPlane::settle`] or [`ControlPlane::release`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a hold that is dropped is never released"]
 pub struct Reservation {
-    /// Whose budget.
+    /// Who pays.
     pub user_id: Arc<str>,
-    /// How much; zero when the user has no budget or the model is free.
+    /// How much, in each of `holds`; zero when there are none.
     pub held: MicroUsd,
+    /// Every budget the request falls under; empty when there is none or the model is free.
+    pub holds: Vec<Hold>,
+    /// Whether what the request costs counts at all.
+    pub counts: bool,
 }
 
 /// The world as a request sees it. Two of them: the gateway's own store, and a remote platform.
@@ -98,17 +146,12 @@ pub trait ControlPlane: Send + Sync {
     /// Which upstreams to try, best first; never empty. Refuses with `model_not_found`, `ambiguous_model`.
     async fn resolve(&self, caller: &Caller, model: &str) -> Result<Vec<Attempt>, Rejection>;
 
-    /// Holds `estimate` against the user's budget; `free`: the model costs nothing, so nothing is held.
-    /// Refuses with `user_not_found`, `user_blocked`, `budget_exceeded`.
-    async fn reserve(
-        &self,
-        user_id: &Arc<str>,
-        estimate: MicroUsd,
-        free: bool,
-    ) -> Result<Reservation, Rejection>;
+    /// Holds the estimate against every budget the request falls under.
+    /// Refuses with `user_not_found`, `user_blocked`, `budget_exceeded`, `unavailable`.
+    async fn reserve(&self, claim: Claim<'_>) -> Result<Reservation, Rejection>;
 
     /// Adds `more` to a hold. Refuses with `budget_exceeded` and leaves the hold as it was.
-    fn top_up(&self, reservation: &mut Reservation, more: MicroUsd) -> Result<(), Rejection>;
+    async fn top_up(&self, reservation: &mut Reservation, more: MicroUsd) -> Result<(), Rejection>;
 
     /// Gives a hold back: nothing was spent.
     fn release(&self, reservation: Reservation);

@@ -34,6 +34,8 @@ pub enum Code {
     InvalidJson,
     /// Fields are missing or of the wrong type; `detail` lists them.
     InvalidFields,
+    /// A value of the right type that breaks a rule.
+    InvalidValue,
     /// A field of this gateway that it cannot honour.
     Unsupported,
     /// The master key must say whom to bill.
@@ -129,6 +131,7 @@ impl Code {
             Self::MasterKeyNotConfigured => (503, "master_key_not_configured"),
             Self::InvalidJson => (422, "invalid_json"),
             Self::InvalidFields => (422, "invalid_fields"),
+            Self::InvalidValue => (400, "invalid_value"),
             Self::Unsupported => (400, "unsupported"),
             Self::UserRequired => (400, "user_required"),
             Self::UserMismatch => (403, "user_mismatch"),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::Scope;
 use crate::money::MicroUsd;
 
 /// How an attempt ended, as `usage_logs.status` spells it.
@@ -82,17 +83,37 @@ pub struct UsageRecord {
     pub attempt_count: u16,
     /// Whether `cost` is added to the user's spend.
     pub counts_toward_budget: bool,
+    /// `cost` came out of this gateway's lease on the user's budget.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub leased: bool,
+    /// The ceilings that `cost` counts against too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ceilings: Vec<Charge>,
 }
 
-/// A budget period that ended: the user's spend went back to zero.
+/// A ceiling that an attempt counts against.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Charge {
+    /// Id of the ceiling.
+    pub id: Arc<str>,
+    /// The cost came out of this gateway's lease on it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub leased: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// A budget period that ended: spend went back to zero. What was spent before `reset_at_us` is the old period's,
+/// whenever its record is applied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BudgetReset {
     /// Whose period.
-    pub user_id: Arc<str>,
+    pub scope: Scope,
     /// The budget that set the period.
     pub budget_id: Arc<str>,
-    /// Spend of the period that ended.
-    pub previous_spend: MicroUsd,
     /// The deadline that passed, in microseconds since 1970: applied only while the store still holds it.
     pub due_at_us: i64,
     /// When the new period started.

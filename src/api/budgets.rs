@@ -8,9 +8,10 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{Answer, Request, fields};
-use crate::app::App;
+use crate::app::{App, FLUSH_AT_MOST};
 use crate::clock;
-use crate::store::{BudgetChange, BudgetRow};
+use crate::period::ALIGNMENTS;
+use crate::store::{BudgetChange, BudgetRow, BudgetTotals, ResetRow, StoreError};
 
 /// The largest amount the databases hold: NUMERIC(18,6).
 const MAX_BUDGET_USD: f64 = 999_999_999_999.0;
@@ -18,30 +19,70 @@ const MAX_BUDGET_USD: f64 = 999_999_999_999.0;
 #[derive(Serialize)]
 struct Budget<'a> {
     budget_id: &'a str,
+    name: Option<&'a str>,
     max_budget: Option<f64>,
     budget_duration_sec: Option<i64>,
+    reset_alignment: Option<&'a str>,
     created_at: String,
     updated_at: String,
+    user_count: i64,
+    total_spend: f64,
+    total_reserved: f64,
 }
 
-impl<'a> From<&'a BudgetRow> for Budget<'a> {
-    fn from(row: &'a BudgetRow) -> Self {
-        Self {
-            budget_id: &row.budget_id,
-            max_budget: row.max_budget.map(MicroUsd::to_f64),
-            budget_duration_sec: row.budget_duration_sec,
-            created_at: fields::iso(row.created_at),
-            updated_at: fields::iso(row.updated_at),
-        }
+/// A period that ended.
+#[derive(Serialize)]
+struct Reset {
+    id: i64,
+    user_id: Option<String>,
+    budget_id: String,
+    previous_spend: f64,
+    reset_at: String,
+    next_reset_at: Option<String>,
+}
+
+fn budget<'a>(row: &'a BudgetRow, totals: BudgetTotals, held: MicroUsd) -> Budget<'a> {
+    Budget {
+        budget_id: &row.budget_id,
+        name: row.name.as_deref(),
+        max_budget: row.max_budget.map(MicroUsd::to_f64),
+        budget_duration_sec: row.budget_duration_sec,
+        reset_alignment: row.reset_alignment.as_deref(),
+        created_at: fields::iso(row.created_at),
+        updated_at: fields::iso(row.updated_at),
+        user_count: totals.users,
+        total_spend: totals.spend.to_f64(),
+        total_reserved: (totals.held + held).to_f64(),
     }
+}
+
+/// Budgets with what is spent and held under them now.
+async fn with_totals(
+    app: &App,
+    rows: &[BudgetRow],
+) -> Result<Vec<(BudgetTotals, MicroUsd)>, Rejection> {
+    app.local.journal.flush(FLUSH_AT_MOST).await;
+    let ids: Vec<String> = rows.iter().map(|row| row.budget_id.clone()).collect();
+    let totals = app.store.budget_totals(&ids).await?;
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    Ok(totals.into_iter().zip(app.local.ledger.held_under(&ids)).collect())
+}
+
+async fn answer(app: &App, row: &BudgetRow) -> Result<Answer, Rejection> {
+    let totals = with_totals(app, std::slice::from_ref(row)).await?;
+    let (totals, held) = totals.first().copied().unwrap_or_default();
+    Answer::json(&budget(row, totals, held))
 }
 
 pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = Fields::new("body", &body);
+    let name = fields::string(&mut read, "name");
     let max_budget = max_budget(&mut read);
     let budget_duration_sec = duration(&mut read);
+    let reset_alignment = alignment(&mut read);
     read.faults.check()?;
+    one_period(budget_duration_sec, reset_alignment.as_deref())?;
     let now = clock::now();
     let row = BudgetRow {
         budget_id: Uuid::new_v4().to_string(),
@@ -49,10 +90,31 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
         created_at: now,
         updated_at: now,
         budget_duration_sec,
+        name,
+        reset_alignment,
     };
     app.store.budget_create(&row).await?;
     app.local.ledger.put_budget(&row);
-    Answer::json(&Budget::from(&row))
+    Answer::json(&budget(&row, BudgetTotals::default(), MicroUsd::ZERO))
+}
+
+fn alignment(read: &mut Fields<'_>) -> Option<String> {
+    let alignment = fields::string(read, "reset_alignment")?;
+    if !ALIGNMENTS.contains(&alignment.as_str()) {
+        let message = "Input should be 'calendar_day', 'calendar_week' or 'calendar_month'";
+        let expected = "'calendar_day', 'calendar_week' or 'calendar_month'";
+        read.wrong("reset_alignment", "literal_error", message, json!({"expected": expected}));
+    }
+    Some(alignment)
+}
+
+/// A period has one end.
+fn one_period(duration: Option<i64>, alignment: Option<&str>) -> Result<(), Rejection> {
+    if duration.is_none() || alignment.is_none() {
+        return Ok(());
+    }
+    let message = "A budget resets on budget_duration_sec or on reset_alignment, not both";
+    Err(Rejection::new(Code::InvalidValue, message))
 }
 
 fn max_budget(read: &mut Fields<'_>) -> Option<MicroUsd> {
@@ -77,32 +139,76 @@ pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Reje
     let page = fields::page(&mut read);
     read.faults.check()?;
     let rows = app.store.budget_list(page).await?;
-    Answer::json(&rows.iter().map(Budget::from).collect::<Vec<_>>())
+    let totals = with_totals(app, &rows).await?;
+    let budgets = rows.iter().zip(totals).map(|(row, (totals, held))| budget(row, totals, held));
+    Answer::json(&budgets.collect::<Vec<_>>())
 }
 
 pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
     let row = app.store.budget_get(id).await?.ok_or_else(|| not_found(id))?;
-    Answer::json(&Budget::from(&row))
+    answer(app, &row).await
+}
+
+/// The periods that ended under a budget.
+pub(super) async fn resets(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
+    let query = fields::query(request);
+    let mut read = Fields::new("query", &query);
+    let page = fields::page(&mut read);
+    read.faults.check()?;
+    if app.store.budget_get(id).await?.is_none() {
+        return Err(not_found(id));
+    }
+    app.local.journal.flush(FLUSH_AT_MOST).await;
+    let rows = app.store.budget_resets(id, page).await?;
+    let reset = |row: &ResetRow| Reset {
+        id: row.id,
+        user_id: row.user_id.clone(),
+        budget_id: row.budget_id.clone(),
+        previous_spend: row.previous_spend.to_f64(),
+        reset_at: fields::iso(row.reset_at),
+        next_reset_at: row.next_reset_at.map(fields::iso),
+    };
+    Answer::json(&rows.iter().map(reset).collect::<Vec<_>>())
 }
 
 pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = Fields::new("body", &body);
     // Absent keeps, null clears, a value sets.
+    let name = read.has("name").then(|| fields::string(&mut read, "name"));
     let max_budget = read.has("max_budget").then(|| max_budget(&mut read));
     let budget_duration_sec = read.has("budget_duration_sec").then(|| duration(&mut read));
+    let reset_alignment = read.has("reset_alignment").then(|| alignment(&mut read));
     read.faults.check()?;
-    let is_change = max_budget.is_some() || budget_duration_sec.is_some();
-    let updated_at = is_change.then(clock::now);
-    let change = BudgetChange { max_budget, budget_duration_sec, updated_at };
+    let before = app.store.budget_get(id).await?.ok_or_else(|| not_found(id))?;
+    one_period(
+        budget_duration_sec.unwrap_or(before.budget_duration_sec),
+        reset_alignment.as_ref().unwrap_or(&before.reset_alignment).as_deref(),
+    )?;
+    let change =
+        BudgetChange { max_budget, budget_duration_sec, name, reset_alignment, updated_at: None };
+    let updated_at = (change != BudgetChange::default()).then(clock::now);
+    let change = BudgetChange { updated_at, ..change };
     let row = app.store.budget_update(id, &change).await?.ok_or_else(|| not_found(id))?;
     app.local.ledger.put_budget(&row);
-    Answer::json(&Budget::from(&row))
+    for scope in app.local.ledger.leased_under(id) {
+        // What was granted under the old cap is granted again under the new one.
+        app.local.leases.give_back(&scope).await?;
+    }
+    answer(app, &row).await
 }
 
 pub(super) async fn delete(app: &App, id: &str) -> Result<Answer, Rejection> {
-    if !app.store.budget_delete(id, clock::now()).await? {
-        return Err(not_found(id));
+    match app.store.budget_delete(id, clock::now()).await {
+        Ok(true) => {}
+        Ok(false) => return Err(not_found(id)),
+        Err(StoreError::Conflict(_)) => {
+            let message = format!(
+                "Budget with id '{id}' is in use by a scoped budget. Delete that one, or give it another budget, first"
+            );
+            return Err(Rejection::new(Code::Conflict, message));
+        }
+        Err(error) => return Err(error.into()),
     }
     app.local.ledger.remove_budget(id);
     Ok(Answer::nothing())

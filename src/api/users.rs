@@ -1,6 +1,7 @@
 //! `/v1/users`: who is billed. Counters come from the ledger, which knows what the store will only know in a moment.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use otari_filters::control::Scope;
 use otari_filters::money::MicroUsd;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::validate::Fields;
@@ -27,23 +28,46 @@ struct User<'a> {
     metadata: &'a Map<String, Value>,
 }
 
-fn user<'a>(app: &App, row: &'a UserRow) -> User<'a> {
-    let counters = app.local.ledger.counters(&row.user_id);
-    let instant = |micros: i64| fields::iso(clock::timestamp(micros));
-    let stored_start = row.budget_started_at.map(fields::iso);
-    let stored_end = row.next_budget_reset_at.map(fields::iso);
-    User {
+/// A user with counters as they are now.
+async fn user<'a>(app: &App, row: &'a UserRow) -> Result<User<'a>, Rejection> {
+    let ledger = &app.local.ledger;
+    let counters = ledger.counters(&row.user_id);
+    let held = counters.map_or(row.reserved, |now| now.held);
+    let mut user = User {
         user_id: &row.user_id,
         alias: row.alias.as_deref(),
-        spend: counters.map_or(row.spend, |now| now.spend).to_f64(),
-        reserved: counters.map_or(row.reserved, |now| now.held).to_f64(),
+        spend: row.spend.to_f64(),
+        reserved: held.to_f64(),
         budget_id: row.budget_id.as_deref(),
-        budget_started_at: counters.map_or(stored_start, |now| now.started_us.map(instant)),
-        next_budget_reset_at: counters.map_or(stored_end, |now| now.next_reset_us.map(instant)),
+        budget_started_at: row.budget_started_at.map(fields::iso),
+        next_budget_reset_at: row.next_budget_reset_at.map(fields::iso),
         blocked: row.blocked,
         created_at: fields::iso(row.created_at),
         updated_at: fields::iso(row.updated_at),
         metadata: &row.metadata,
+    };
+    match (app.store.shared(), counters) {
+        // Others spend from the same budget: what they hold is what they last published.
+        (Some(shared), _) if row.budget_id.is_some() => {
+            let scope = Scope::User(row.user_id.as_str().into());
+            user.reserved = (held + shared.held_elsewhere(&scope).await?).to_f64();
+        }
+        (None, Some(now)) => {
+            let instant = |micros: i64| fields::iso(clock::timestamp(micros));
+            user.spend = now.spend.to_f64();
+            user.budget_started_at = now.started_us.map(instant);
+            user.next_budget_reset_at = now.next_reset_us.map(instant);
+        }
+        _ => {}
+    }
+    Ok(user)
+}
+
+/// Where budgets are shared, the whole spend stands in the database alone: what this gateway settled a moment ago must
+/// be there before it is read.
+async fn catch_up(app: &App) {
+    if app.local.ledger.is_shared() {
+        app.local.journal.flush(FLUSH_AT_MOST).await;
     }
 }
 
@@ -79,6 +103,7 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
         updated_at: now,
         metadata,
         deleted_at: None,
+        spend_since: None,
     };
     let row = match app.store.user_create(&row).await {
         Ok(row) => row,
@@ -89,7 +114,7 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
         Err(error) => return Err(error.into()),
     };
     app.local.ledger.put_user(&row);
-    Answer::json(&user(app, &row))
+    Answer::json(&user(app, &row).await?)
 }
 
 /// A budget whose period begins now.
@@ -97,9 +122,7 @@ async fn assignment(app: &App, id: String, now: Timestamp) -> Result<Assignment,
     let Some(budget) = app.store.budget_get(&id).await? else {
         return Err(budgets::not_found(&id));
     };
-    let ends_at = budget
-        .budget_duration_sec
-        .and_then(|seconds| now.checked_add(SignedDuration::from_secs(seconds)).ok());
+    let ends_at = budget.period().and_then(|period| period.end(now));
     Ok(Assignment { budget_id: id, started_at: now, ends_at })
 }
 
@@ -108,13 +131,19 @@ pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Reje
     let mut read = Fields::new("query", &query);
     let page = fields::page(&mut read);
     read.faults.check()?;
+    catch_up(app).await;
     let rows = app.store.user_list(page).await?;
-    Answer::json(&rows.iter().map(|row| user(app, row)).collect::<Vec<_>>())
+    let mut users = Vec::with_capacity(rows.len());
+    for row in &rows {
+        users.push(user(app, row).await?);
+    }
+    Answer::json(&users)
 }
 
 pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
+    catch_up(app).await;
     let row = app.store.user_get(id).await?.ok_or_else(|| not_found(id))?;
-    Answer::json(&user(app, &row))
+    Answer::json(&user(app, &row).await?)
 }
 
 pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
@@ -140,13 +169,18 @@ pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<
         // The store takes the end of a period only while it knows that period, and a new one is about to replace it.
         app.local.journal.flush(FLUSH_AT_MOST).await;
     }
+    catch_up(app).await;
     let mut change = UserChange { alias, budget, blocked, metadata, updated_at: None };
     if change != UserChange::default() {
         change.updated_at = Some(now);
     }
     let row = app.store.user_update(id, &change).await?.ok_or_else(|| not_found(id))?;
     app.local.ledger.change_user(&row, &change);
-    Answer::json(&user(app, &row))
+    if change.budget.is_some() {
+        // What was granted under the old budget is not the new one's.
+        app.local.leases.give_back(&Scope::User(id.into())).await?;
+    }
+    Answer::json(&user(app, &row).await?)
 }
 
 pub(super) async fn delete(app: &App, id: &str) -> Result<Answer, Rejection> {

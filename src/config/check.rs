@@ -62,6 +62,13 @@ pub(super) fn check(fields: &Fields, sources: &Sources, report: &mut Report) -> 
             4096,
             report,
         ),
+        // Longer than a restart of the gateway or the database takes.
+        budget_lease_ttl: Duration::from_secs(fields.whole(
+            "budget_lease_ttl_s",
+            5..=86_400,
+            120,
+            report,
+        )),
         stream_missing_usage_policy: missing_usage(fields, report),
         // A call that was sent whole may have been billed.
         retry_after_sent: fields.flag("retry_after_sent", false, report),

@@ -93,6 +93,7 @@ pub(super) const KEYS: &[(&str, Shape)] = {
         ("log_writer_strategy", Scalar),
         ("budget_estimate_default_output_tokens", Scalar),
         ("stream_hold_output_tokens", Scalar),
+        ("budget_lease_ttl_s", Scalar),
         ("stream_missing_usage_policy", Scalar),
         ("retry_after_sent", Scalar),
         ("max_request_bytes", Scalar),

@@ -1,5 +1,6 @@
 //! Keys and prices in memory: what the request path looks up, kept in step by the management API.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -8,7 +9,7 @@ use otari_filters::control::Prices;
 use papaya::{HashMap, Operation};
 use sha2::{Digest, Sha256};
 
-use crate::store::{KeyRow, PriceRow};
+use crate::store::{Everything, KeyRow, PriceRow};
 
 /// `last_used_at` is written at most once in this time: a request must not cost a write.
 const TOUCH_EVERY_US: i64 = 300_000_000;
@@ -128,6 +129,20 @@ impl Directory {
         if let Some(digest) = self.digests.pin().remove(id) {
             self.keys.pin().remove(digest);
         }
+    }
+
+    /// Takes over everything as the database has it, what is gone from it included.
+    pub fn replace(&self, everything: &Everything) {
+        let keys: HashSet<&str> = everything.keys.iter().map(|row| row.id.as_str()).collect();
+        let digests = self.digests.pin();
+        let gone: Vec<Box<str>> =
+            digests.keys().filter(|id| !keys.contains(&***id)).cloned().collect();
+        gone.iter().for_each(|id| self.remove_key(id));
+        everything.keys.iter().for_each(|row| self.put_key(row));
+        let priced: HashSet<&str> =
+            everything.prices.iter().map(|row| row.model_key.as_str()).collect();
+        self.prices.pin().retain(|key, _| priced.contains(&**key));
+        self.put_prices(&everything.prices);
     }
 
     /// Switches off all keys of a user.

@@ -421,16 +421,15 @@ fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use otari_filters::money::MicroUsd;
+    use otari_filters::control::Scope;
     use otari_filters::settle::BudgetReset;
 
     fn entry(n: i64) -> Entry {
         Entry::Reset(BudgetReset {
-            user_id: format!("user-{n}").into(),
+            scope: Scope::User(format!("user-{n}").into()),
             budget_id: "b".into(),
-            previous_spend: MicroUsd(n),
             due_at_us: 1,
-            reset_at_us: 2,
+            reset_at_us: n,
             next_reset_at_us: None,
         })
     }
@@ -524,7 +523,7 @@ mod tests {
         let mut users: Vec<_> = read_all(&journal)
             .into_iter()
             .map(|e| match e {
-                Entry::Reset(reset) => reset.previous_spend.0,
+                Entry::Reset(reset) => reset.reset_at_us,
                 Entry::Usage(_) => 0,
             })
             .collect();

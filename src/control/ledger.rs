@@ -1,39 +1,36 @@
-//! Budgets, decided in memory: what each user has spent and what is held for requests in flight.
+//! Budgets, decided in memory: what each user and each ceiling has spent, and what is held for requests in flight.
 //!
-//! Invariant, per user with a capped budget: a hold is granted only while `spend + held + estimate <= max_budget`.
-//! The lock is the user's own and is held for a few additions; nothing is awaited under it.
+//! Invariant, per scope with a cap: a hold is granted only while `spend + held + estimate <= max_budget`; where several
+//! gateways share a database, the part of it that this one was given (`account.rs`, `leases.rs`). A lock is one
+//! account's own and is held for a few additions; nothing is awaited under it.
 
+mod account;
+mod ceilings;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use otari_filters::control::Reservation;
+use otari_filters::control::{Attempt, Caller, Hold, Reservation, Scope};
 use otari_filters::money::MicroUsd;
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::settle::BudgetReset;
+use otari_filters::settle::{BudgetReset, Charge, UsageRecord};
 use papaya::HashMap;
 use parking_lot::Mutex;
 
-use crate::store::{BudgetRow, UserChange, UserRow};
-
-/// Cap and period of a budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Terms {
-    max: Option<MicroUsd>,
-    duration_us: Option<i64>,
-}
+use self::account::{Account, Outcome, Terms};
+pub use self::account::{Lease, Rule};
+use self::ceilings::Ceilings;
+use crate::store::{BudgetRow, Everything, UserChange, UserRow, Window};
 
 /// One user's state.
 #[derive(Debug, Default)]
-struct Account {
-    spend: MicroUsd,
-    held: MicroUsd,
-    budget_id: Option<Arc<str>>,
-    started_us: Option<i64>,
-    next_reset_us: Option<i64>,
+struct User {
+    account: Account,
     blocked: bool,
     deleted: bool,
 }
 
-/// A user's counters, for the management API.
+/// The counters of a user or a ceiling, for the management API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// Settled spend of the period.
@@ -46,20 +43,51 @@ pub struct Counters {
     pub next_reset_us: Option<i64>,
 }
 
-/// All users and budgets.
+/// What became of one hold of a request.
+#[derive(Debug)]
+pub enum Decision {
+    /// Nothing needs to be held here: no budget, or a free model.
+    Open,
+    /// It is held; `is_low`: the lease should grow.
+    Held {
+        /// Out of the lease.
+        leased: bool,
+        /// Time to ask for more.
+        is_low: bool,
+    },
+    /// It does not fit, or the user is gone.
+    Refused(Box<Rejection>),
+    /// Only the database can say: the lease is too small by so much.
+    Ask(MicroUsd),
+}
+
+/// All users, ceilings and budgets.
 #[derive(Debug)]
 pub struct Ledger {
-    accounts: HashMap<Arc<str>, Arc<Mutex<Account>>>,
+    users: HashMap<Arc<str>, Arc<Mutex<User>>>,
+    ceilings: Ceilings,
     budgets: HashMap<Arc<str>, Terms>,
     enforces: bool,
+    shares: bool,
     changes: tokio::sync::Mutex<()>,
 }
 
 impl Ledger {
-    /// An empty ledger. `enforces`: caps and holds are on.
-    pub fn new(enforces: bool) -> Self {
-        let changes = tokio::sync::Mutex::new(());
-        Self { accounts: HashMap::new(), budgets: HashMap::new(), enforces, changes }
+    /// An empty ledger. `enforces`: caps and holds are on. `shares`: other gateways spend from the same budgets.
+    pub fn new(enforces: bool, shares: bool) -> Self {
+        Self {
+            users: HashMap::new(),
+            ceilings: Ceilings::default(),
+            budgets: HashMap::new(),
+            enforces,
+            shares,
+            changes: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Whether other gateways spend from the same budgets: then only the database knows the whole spend.
+    pub fn is_shared(&self) -> bool {
+        self.shares
     }
 
     /// The right to change keys, users, budgets or prices, one at a time: two changes of the same row could otherwise
@@ -72,36 +100,44 @@ impl Ledger {
 
     /// Takes over a budget, new or changed. A new cap counts for the next hold, and for what is held already.
     pub fn put_budget(&self, row: &BudgetRow) {
-        let duration_us = row.budget_duration_sec.map(|seconds| seconds.saturating_mul(1_000_000));
-        let terms = Terms { max: row.max_budget, duration_us };
+        let terms = Terms { max: row.max_budget, period: row.period() };
         self.budgets.pin().insert(row.budget_id.as_str().into(), terms);
     }
 
     /// Forgets a budget. Its users are capped no more; their periods keep their dates.
     pub fn remove_budget(&self, budget_id: &str) {
         self.budgets.pin().remove(budget_id);
-        for account in self.accounts.pin().values() {
-            let mut account = account.lock();
-            account.budget_id.take_if(|id| **id == *budget_id);
+        for user in self.users.pin().values() {
+            let mut user = user.lock();
+            user.account.budget_id.take_if(|id| **id == *budget_id);
         }
+    }
+
+    /// Every scope under this budget that this gateway holds a lease for.
+    pub fn leased_under(&self, budget_id: &str) -> Vec<Scope> {
+        let is_leased = |account: &Account| {
+            account.lease != Lease::default() && account.budget_id.as_deref() == Some(budget_id)
+        };
+        let users = self.users.pin();
+        let users = users.iter().filter(|(_, user)| is_leased(&user.lock().account));
+        let users = users.map(|(id, _)| Scope::User(id.clone()));
+        users.chain(self.ceilings.scopes_where(is_leased)).collect()
     }
 
     /// Takes over a user who was read at start, created, or revived: the row's spend counts from here on. Holds of a
     /// user who was known stay.
     pub fn put_user(&self, row: &UserRow) {
-        let accounts = self.accounts.pin();
-        let account = accounts.get_or_insert_with(row.user_id.as_str().into(), Arc::default);
-        let mut account = account.lock();
-        let held = account.held;
-        *account = Account {
-            spend: row.spend,
-            held,
-            budget_id: row.budget_id.as_deref().map(Arc::from),
-            started_us: row.budget_started_at.map(|at| at.as_microsecond()),
-            next_reset_us: row.next_budget_reset_at.map(|at| at.as_microsecond()),
-            blocked: row.blocked,
-            deleted: row.deleted_at.is_some(),
-        };
+        let users = self.users.pin();
+        let user = users.get_or_insert_with(row.user_id.as_str().into(), Arc::default);
+        let mut user = user.lock();
+        let account = &mut user.account;
+        account.spend = row.spend;
+        account.budget_id = row.budget_id.as_deref().map(Arc::from);
+        account.started_us = row.budget_started_at.map(|at| at.as_microsecond());
+        account.next_reset_us = row.next_budget_reset_at.map(|at| at.as_microsecond());
+        account.since_us = row.spend_since.map(|at| at.as_microsecond());
+        user.blocked = row.blocked;
+        user.deleted = row.deleted_at.is_some();
     }
 
     /// Changes a user; `row` is what the store made of it. Spend and holds of a live user stay, because the store is
@@ -110,14 +146,15 @@ impl Ledger {
         if !self.knows(&row.user_id) {
             return self.put_user(row);
         }
-        let accounts = self.accounts.pin();
-        let Some(account) = accounts.get(row.user_id.as_str()) else { return };
-        let mut account = account.lock();
+        let users = self.users.pin();
+        let Some(user) = users.get(row.user_id.as_str()) else { return };
+        let mut user = user.lock();
         if let Some(blocked) = change.blocked {
-            account.blocked = blocked;
+            user.blocked = blocked;
         }
         if let Some(budget) = &change.budget {
             let budget = budget.as_ref();
+            let account = &mut user.account;
             account.budget_id = budget.map(|budget| budget.budget_id.as_str().into());
             account.started_us = budget.map(|budget| budget.started_at.as_microsecond());
             account.next_reset_us =
@@ -125,129 +162,319 @@ impl Ledger {
         }
     }
 
+    /// Takes over what another gateway, or a person, made of a user. Says whether the lease must go back: the budget is
+    /// another one.
+    pub fn follow_user(&self, row: &UserRow) -> bool {
+        let before = self.users.pin().get(row.user_id.as_str()).map(|user| {
+            let account = &user.lock().account;
+            (account.budget_id.clone(), account.spend)
+        });
+        self.put_user(row);
+        let Some((budget, spend)) = before else { return false };
+        if !self.shares {
+            self.with(&Scope::User(row.user_id.as_str().into()), |account| account.spend = spend);
+        }
+        budget.as_deref() != row.budget_id.as_deref()
+    }
+
+    /// Takes over everything as the database has it, what is gone from it included. Returns the scopes whose lease must
+    /// go back.
+    pub fn follow(&self, everything: &Everything) -> Vec<Scope> {
+        let budgets: HashSet<&str> =
+            everything.budgets.iter().map(|row| row.budget_id.as_str()).collect();
+        self.budgets.pin().retain(|id, _| budgets.contains(&**id));
+        everything.budgets.iter().for_each(|row| self.put_budget(row));
+        let others = everything.users.iter().filter(|row| self.follow_user(row));
+        let mut scopes: Vec<Scope> =
+            others.map(|row| Scope::User(row.user_id.as_str().into())).collect();
+        self.keep_ceilings(&everything.ceilings);
+        let others = everything.ceilings.iter().filter(|row| self.put_ceiling(row));
+        scopes.extend(others.map(|row| Scope::Ceiling(row.id.as_str().into())));
+        // A cap may have been lowered: every lease is asked for again under the caps of now.
+        scopes.extend(self.leased_holds().into_iter().map(|(scope, _)| scope));
+        scopes
+    }
+
     /// Refuses a user from now on. Requests in flight end as they would have, and give their holds back.
     pub fn delete_user(&self, user_id: &str) {
-        if let Some(account) = self.accounts.pin().get(user_id) {
-            account.lock().deleted = true;
+        if let Some(user) = self.users.pin().get(user_id) {
+            user.lock().deleted = true;
         }
     }
 
     /// Whether a live user of this id exists.
     pub fn knows(&self, user_id: &str) -> bool {
-        self.accounts.pin().get(user_id).is_some_and(|account| !account.lock().deleted)
+        self.users.pin().get(user_id).is_some_and(|user| !user.lock().deleted)
     }
 
     /// A user's counters as they are now.
     pub fn counters(&self, user_id: &str) -> Option<Counters> {
-        self.accounts.pin().get(user_id).map(|account| {
-            let account = account.lock();
-            Counters {
-                spend: account.spend,
-                held: account.held,
-                started_us: account.started_us,
-                next_reset_us: account.next_reset_us,
-            }
-        })
+        self.users.pin().get(user_id).map(|user| counters(&user.lock().account))
     }
 
     /// Sum of all holds: zero when no request is in flight.
     pub fn total_held(&self) -> MicroUsd {
-        self.accounts.pin().values().map(|account| account.lock().held).sum()
+        let users: MicroUsd = self.users.pin().values().map(|user| user.lock().account.held).sum();
+        users + self.ceilings.total_held()
     }
 
-    /// Holds `estimate`, after rolling the period over when it is due. `free`: nothing is held.
-    ///
-    /// A period that ended is returned beside the answer, because it ended whether or not the hold was granted: the
-    /// caller journals it.
+    /// What is held under each of these budgets, by live users.
+    pub fn held_under(&self, budgets: &[&str]) -> Vec<MicroUsd> {
+        let mut held = vec![MicroUsd::ZERO; budgets.len()];
+        for user in self.users.pin().values() {
+            let user = user.lock();
+            if user.account.held == MicroUsd::ZERO || user.deleted {
+                continue;
+            }
+            let budget = user.account.budget_id.as_deref();
+            if let Some(at) = budgets.iter().position(|id| Some(*id) == budget) {
+                held[at] += user.account.held;
+            }
+        }
+        held
+    }
+
+    /// How many scopes have spent and hold more than their cap: none, unless a cap was lowered or an answer cost more
+    /// than its hold. Where budgets are shared, the database counts instead.
+    pub fn over_cap(&self) -> usize {
+        let budgets = self.budgets.pin();
+        let is_over = |account: &Account| {
+            let terms = account.budget_id.as_ref().and_then(|id| budgets.get(id));
+            let max = terms.and_then(|terms| terms.max);
+            max.is_some_and(|max| account.spend + account.held > max)
+        };
+        let users = self.users.pin();
+        users.values().filter(|user| is_over(&user.lock().account)).count()
+            + self.ceilings.scopes_where(is_over).len()
+    }
+
+    /// The budgets a request may fall under, in the order in which they are asked: ceilings of the key, those for one
+    /// provider first, then the user.
+    pub fn scopes(&self, caller: &Caller, user_id: &Arc<str>, attempts: &[Attempt]) -> Vec<Hold> {
+        let mut scopes = match caller.key_id() {
+            Some(key) => self.ceilings.of_key(key, attempts),
+            None => Vec::new(),
+        };
+        let has_budget = |user: &Arc<Mutex<User>>| user.lock().account.budget_id.is_some();
+        if self.users.pin().get(user_id).is_some_and(has_budget) {
+            scopes.push(Hold {
+                scope: Scope::User(user_id.clone()),
+                provider: None,
+                leased: false,
+            });
+        }
+        scopes
+    }
+
+    /// Whether the user may call at all.
     ///
     /// # Errors
-    /// `user_not_found`, `user_blocked`, `budget_exceeded`.
-    pub fn reserve(
-        &self,
-        user_id: &Arc<str>,
-        estimate: MicroUsd,
-        free: bool,
-        now_us: i64,
-    ) -> (Result<Reservation, Rejection>, Option<BudgetReset>) {
-        let accounts = self.accounts.pin();
-        let Some(account) = accounts.get(user_id) else { return (Err(not_found(user_id)), None) };
-        let mut account = account.lock();
-        if account.deleted {
-            return (Err(not_found(user_id)), None);
+    /// `user_not_found`, `user_blocked`.
+    pub fn admit(&self, user_id: &str) -> Result<(), Rejection> {
+        let users = self.users.pin();
+        let Some(user) = users.get(user_id) else { return Err(not_found(user_id)) };
+        let user = user.lock();
+        if user.deleted {
+            return Err(not_found(user_id));
         }
-        if account.blocked {
+        if user.blocked {
             let message = format!("User '{user_id}' is blocked");
-            return (Err(Rejection::new(Code::UserBlocked, message)), None);
+            return Err(Rejection::new(Code::UserBlocked, message));
         }
-        let none = Reservation { user_id: user_id.clone(), held: MicroUsd::ZERO };
-        let budgets = self.budgets.pin();
-        let terms = account.budget_id.as_ref().and_then(|id| budgets.get(id)).copied();
-        let Some(terms) = terms.filter(|_| self.enforces) else { return (Ok(none), None) };
-        let reset = roll_over(&mut account, user_id, terms, now_us);
-        if free {
-            return (Ok(none), reset);
-        }
-        let used = account.spend + account.held;
-        if terms.max.is_some_and(|max| used >= max || used + estimate > max) {
-            return (Err(exceeded(user_id)), reset);
-        }
-        account.held += estimate;
-        (Ok(Reservation { held: estimate, ..none }), reset)
-    }
-
-    /// Adds `more` to a hold.
-    ///
-    /// # Errors
-    /// `budget_exceeded`; the hold stays as it was.
-    pub fn top_up(&self, reservation: &mut Reservation, more: MicroUsd) -> Result<(), Rejection> {
-        let user_id = reservation.user_id.clone();
-        let accounts = self.accounts.pin();
-        let Some(account) = accounts.get(&user_id) else { return Ok(()) };
-        let mut account = account.lock();
-        let budgets = self.budgets.pin();
-        let terms = account.budget_id.as_ref().and_then(|id| budgets.get(id));
-        let Some(terms) = terms.filter(|_| self.enforces) else { return Ok(()) };
-        if terms.max.is_some_and(|max| account.spend + account.held + more > max) {
-            return Err(exceeded(&user_id));
-        }
-        account.held += more;
-        reservation.held += more;
         Ok(())
     }
 
-    /// Adds `cost` to the user's spend and gives the hold back. Users deleted meanwhile are passed over.
-    pub fn settle(&self, user_id: &str, cost: MicroUsd, reservation: Option<Reservation>) {
-        if let Some(account) = self.accounts.pin().get(user_id) {
-            let mut account = account.lock();
-            if let Some(reservation) = reservation {
-                account.held = (account.held - reservation.held).or_zero();
+    /// Holds `estimate` in one scope, after rolling the period over when it is due. `free`: nothing is held.
+    ///
+    /// A period that ended is returned beside the answer, because it ended whether or not the hold was granted: the
+    /// caller journals it.
+    pub fn hold(
+        &self,
+        scope: &Scope,
+        estimate: MicroUsd,
+        free: bool,
+        rule: Rule,
+        now_us: i64,
+    ) -> (Decision, Option<BudgetReset>) {
+        let budgets = self.budgets.pin();
+        let decide = |account: &mut Account| {
+            let terms = account.budget_id.as_ref().and_then(|id| budgets.get(id)).copied();
+            let Some(terms) = terms.filter(|_| self.enforces) else {
+                return (Decision::Open, None);
+            };
+            let reset = match rule {
+                Rule::Alone => roll_over(account, scope, terms, now_us),
+                _ => None,
+            };
+            let decision = match terms.max {
+                _ if free => Decision::Open,
+                None => {
+                    account.held += estimate;
+                    Decision::Held { leased: false, is_low: false }
+                }
+                Some(max) => decision(account.hold(max, rule, estimate, now_us), scope),
+            };
+            (decision, reset)
+        };
+        self.with(scope, decide).unwrap_or((Decision::Open, None))
+    }
+
+    /// Adds `more` to a hold of this scope.
+    pub fn top_up(&self, hold: &Hold, more: MicroUsd) -> Decision {
+        let budgets = self.budgets.pin();
+        let decide = |account: &mut Account| {
+            let terms = account.budget_id.as_ref().and_then(|id| budgets.get(id));
+            match terms.and_then(|terms| terms.max) {
+                // Also when the budget was taken away meanwhile: the whole hold is given back in the end.
+                None => {
+                    account.held += more;
+                    Decision::Held { leased: false, is_low: false }
+                }
+                Some(max) => decision(account.top_up(max, hold.leased, more), &hold.scope),
             }
-            if !account.deleted {
-                account.spend += cost.or_zero();
+        };
+        self.with(&hold.scope, decide).unwrap_or(Decision::Open)
+    }
+
+    /// Takes part of a hold back.
+    pub fn give_back(&self, hold: &Hold, amount: MicroUsd) {
+        self.with(&hold.scope, |account| account.held = (account.held - amount).or_zero());
+    }
+
+    /// Says in the record which budgets its cost counts against.
+    pub fn charge(&self, record: &mut UsageRecord, reservation: &Reservation) {
+        record.counts_toward_budget &= reservation.counts;
+        for hold in reservation.holds.iter() {
+            match &hold.scope {
+                Scope::User(_) => record.leased = hold.leased,
+                Scope::Ceiling(id) if counts(hold, record) => {
+                    record.ceilings.push(Charge { id: id.clone(), leased: hold.leased });
+                }
+                Scope::Ceiling(_) => {}
             }
+        }
+    }
+
+    /// Adds the record's cost to every scope it counts against and gives the holds back. Users deleted meanwhile are
+    /// passed over.
+    pub fn settle(&self, record: &UsageRecord, reservation: Option<&Reservation>) {
+        let counted = record.cost.filter(|_| record.counts_toward_budget);
+        let cost = counted.unwrap_or_default().or_zero();
+        let at_us = record.timestamp_us;
+        let mut is_user_done = false;
+        for hold in reservation.iter().flat_map(|reservation| &reservation.holds) {
+            let cost = if counts(hold, record) { cost } else { MicroUsd::ZERO };
+            let held = reservation.map_or(MicroUsd::ZERO, |reservation| reservation.held);
+            is_user_done |= matches!(hold.scope, Scope::User(_));
+            self.with(&hold.scope, |account| account.settle(held, cost, hold.leased, at_us));
+        }
+        if let Some(user_id) =
+            record.user_id.as_ref().filter(|_| !is_user_done && cost > MicroUsd::ZERO)
+        {
+            let scope = Scope::User(user_id.clone());
+            self.with(&scope, |account| account.settle(MicroUsd::ZERO, cost, false, at_us));
+        }
+    }
+
+    /// Gives holds back: nothing was spent.
+    pub fn release(&self, reservation: &Reservation) {
+        for hold in &reservation.holds {
+            self.give_back(hold, reservation.held);
+        }
+    }
+
+    /// Adds to a lease what the database granted, and takes over the period it knows.
+    pub fn grant(&self, scope: &Scope, granted: MicroUsd, window: Window) {
+        self.with(scope, |account| {
+            account.lease.granted += granted;
+            account.started_us = window.started_us;
+            account.next_reset_us = window.next_reset_us;
+            account.since_us = window.since_us;
+        });
+    }
+
+    /// Takes what is left out of a lease, to be given back; nothing is held by it any more.
+    pub fn take_room(&self, scope: &Scope) -> MicroUsd {
+        self.with(scope, Account::take_room).unwrap_or_default()
+    }
+
+    /// Every lease is void: the database has given them to others.
+    pub fn void_leases(&self) {
+        for user in self.users.pin().values() {
+            user.lock().account.lease = Lease::default();
+        }
+        self.ceilings.each(|account| account.lease = Lease::default());
+    }
+
+    /// What is held in each scope with a lease.
+    pub fn leased_holds(&self) -> Vec<(Scope, MicroUsd)> {
+        let mut holds = Vec::new();
+        for (id, user) in self.users.pin().iter() {
+            let account = &user.lock().account;
+            if account.lease != Lease::default() {
+                holds.push((Scope::User(id.clone()), account.held));
+            }
+        }
+        self.ceilings.leased_holds(&mut holds);
+        holds
+    }
+
+    /// Runs `work` on the account of a scope; `None` when there is none. Spend is not added for deleted users.
+    fn with<T>(&self, scope: &Scope, work: impl FnOnce(&mut Account) -> T) -> Option<T> {
+        match scope {
+            Scope::User(id) => {
+                let users = self.users.pin();
+                let mut user = users.get(id)?.lock();
+                let spend = user.account.spend;
+                let answer = work(&mut user.account);
+                if user.deleted {
+                    user.account.spend = spend;
+                }
+                Some(answer)
+            }
+            Scope::Ceiling(id) => self.ceilings.with(id, work),
         }
     }
 }
 
-/// Starts a new period when the old one is over; the hold stays, it belongs to requests in flight.
+/// Whether the record's cost counts against the hold's budget.
+fn counts(hold: &Hold, record: &UsageRecord) -> bool {
+    hold.provider.as_deref().is_none_or(|only| record.provider.as_deref() == Some(only))
+}
+
+fn counters(account: &Account) -> Counters {
+    Counters {
+        spend: account.spend,
+        held: account.held,
+        started_us: account.started_us,
+        next_reset_us: account.next_reset_us,
+    }
+}
+
+fn decision(outcome: Outcome, scope: &Scope) -> Decision {
+    match outcome {
+        Outcome::Held { leased, is_low } => Decision::Held { leased, is_low },
+        Outcome::Short(by) => Decision::Ask(by),
+        Outcome::Exceeded => Decision::Refused(Box::new(exceeded(scope))),
+    }
+}
+
+/// Starts a new period when the old one is over.
 fn roll_over(
     account: &mut Account,
-    user_id: &Arc<str>,
+    scope: &Scope,
     terms: Terms,
     now_us: i64,
 ) -> Option<BudgetReset> {
     let due_at_us = account.next_reset_us.filter(|due| *due <= now_us)?;
     let reset = BudgetReset {
-        user_id: user_id.clone(),
+        scope: scope.clone(),
         budget_id: account.budget_id.clone()?,
-        previous_spend: account.spend,
         due_at_us,
         reset_at_us: now_us,
-        next_reset_at_us: terms.duration_us.map(|duration| now_us.saturating_add(duration)),
+        next_reset_at_us: terms.period.and_then(|period| period.end_us(now_us)),
     };
-    account.spend = MicroUsd::ZERO;
-    account.started_us = Some(now_us);
-    account.next_reset_us = reset.next_reset_at_us;
+    account.start(now_us, reset.next_reset_at_us);
     Some(reset)
 }
 
@@ -255,188 +482,14 @@ fn not_found(user_id: &str) -> Rejection {
     Rejection::new(Code::UserNotFound, format!("User '{user_id}' not found"))
 }
 
-fn exceeded(user_id: &str) -> Rejection {
-    Rejection::new(Code::BudgetExceeded, format!("User '{user_id}' has exceeded budget limit"))
+/// The refusal of a scope whose cap is reached.
+pub fn exceeded(scope: &Scope) -> Rejection {
+    let message = match scope {
+        Scope::User(id) => format!("User '{id}' has exceeded budget limit"),
+        Scope::Ceiling(_) => "API key has exceeded budget limit".to_owned(),
+    };
+    Rejection::new(Code::BudgetExceeded, message)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::timestamp;
-    use crate::store::Assignment;
-
-    const DAY_US: i64 = 86_400_000_000;
-
-    fn ledger(max: Option<i64>, days: Option<i64>) -> (Ledger, Arc<str>) {
-        let ledger = Ledger::new(true);
-        ledger.put_budget(&BudgetRow {
-            budget_id: "b".into(),
-            max_budget: max.map(MicroUsd),
-            created_at: timestamp(0),
-            updated_at: timestamp(0),
-            budget_duration_sec: days.map(|d| d * 86_400),
-        });
-        ledger.put_user(&user(days.map(|d| d * DAY_US)));
-        (ledger, "u".into())
-    }
-
-    fn user(next_reset_us: Option<i64>) -> UserRow {
-        UserRow {
-            user_id: "u".into(),
-            alias: None,
-            spend: MicroUsd::ZERO,
-            reserved: MicroUsd::ZERO,
-            budget_id: Some("b".into()),
-            blocked: false,
-            created_at: timestamp(0),
-            updated_at: timestamp(0),
-            metadata: serde_json::Map::new(),
-            budget_started_at: None,
-            next_budget_reset_at: next_reset_us.map(timestamp),
-            deleted_at: None,
-        }
-    }
-
-    fn hold(ledger: &Ledger, user: &Arc<str>, estimate: i64) -> Result<Reservation, Code> {
-        ledger.reserve(user, MicroUsd(estimate), false, 0).0.map_err(|refused| refused.code)
-    }
-
-    #[test]
-    fn concurrent_holds_never_pass_the_limit() {
-        let (ledger, user) = ledger(Some(100), None);
-        let granted: usize = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..8).map(|_| scope.spawn(|| hold(&ledger, &user, 40).is_ok())).collect();
-            threads.into_iter().filter_map(|t| t.join().ok()).map(usize::from).sum()
-        });
-        assert_eq!(granted, 2, "two holds of 40 fit in 100; the third must be refused");
-    }
-
-    #[test]
-    fn a_settled_hold_becomes_spend() {
-        let (ledger, user) = ledger(Some(100), None);
-        let held = hold(&ledger, &user, 60).unwrap();
-        ledger.settle("u", MicroUsd(25), Some(held));
-        let now = ledger.counters("u").unwrap();
-        assert_eq!((now.spend, now.held), (MicroUsd(25), MicroUsd::ZERO));
-    }
-
-    #[test]
-    fn a_user_at_the_cap_is_refused_even_a_free_estimate() {
-        let (ledger, user) = ledger(Some(10), None);
-        ledger.settle("u", MicroUsd(10), None);
-        assert_eq!(hold(&ledger, &user, 0).unwrap_err(), Code::BudgetExceeded);
-        assert!(ledger.reserve(&user, MicroUsd(5), true, 0).0.is_ok(), "free models stay open");
-    }
-
-    #[test]
-    fn a_budget_without_a_cap_holds_without_end() {
-        let (ledger, user) = ledger(None, None);
-        assert_eq!(hold(&ledger, &user, i64::MAX / 2).unwrap().held, MicroUsd(i64::MAX / 2));
-    }
-
-    #[test]
-    fn a_refused_top_up_leaves_the_hold() {
-        let (ledger, user) = ledger(Some(100), None);
-        let mut held = hold(&ledger, &user, 60).unwrap();
-        assert!(ledger.top_up(&mut held, MicroUsd(30)).is_ok());
-        assert!(ledger.top_up(&mut held, MicroUsd(30)).is_err());
-        assert_eq!(held.held, MicroUsd(90));
-        assert_eq!(ledger.total_held(), MicroUsd(90));
-    }
-
-    #[test]
-    fn a_period_that_is_over_starts_again_once() {
-        let (ledger, user) = ledger(Some(100), Some(1));
-        ledger.settle("u", MicroUsd(100), None);
-        assert_eq!(hold(&ledger, &user, 1).unwrap_err(), Code::BudgetExceeded);
-        let (_, reset) = ledger.reserve(&user, MicroUsd(1_000), false, DAY_US + 7);
-        let reset = reset.expect("the period ended, although the hold was refused");
-        assert_eq!(reset.previous_spend, MicroUsd(100));
-        assert_eq!(reset.next_reset_at_us, Some(2 * DAY_US + 7), "the window starts now");
-        assert!(ledger.reserve(&user, MicroUsd(1), false, DAY_US + 8).1.is_none());
-    }
-
-    #[test]
-    fn a_change_leaves_spend_and_holds_alone() {
-        let (ledger, user_id) = ledger(Some(100), Some(1));
-        ledger.settle("u", MicroUsd(40), None);
-        let held = hold(&ledger, &user_id, 30).unwrap();
-        let stale = UserRow { spend: MicroUsd(1), ..user(Some(DAY_US)) };
-        ledger.change_user(&stale, &UserChange { blocked: Some(true), ..UserChange::default() });
-        assert_eq!(hold(&ledger, &user_id, 1).unwrap_err(), Code::UserBlocked);
-        let restart = Assignment {
-            budget_id: "b".into(),
-            started_at: timestamp(5),
-            ends_at: Some(timestamp(2 * DAY_US)),
-        };
-        let change = UserChange {
-            blocked: Some(false),
-            budget: Some(Some(restart)),
-            ..UserChange::default()
-        };
-        ledger.change_user(&stale, &change);
-        let expected = Counters {
-            spend: MicroUsd(40),
-            held: MicroUsd(30),
-            started_us: Some(5),
-            next_reset_us: Some(2 * DAY_US),
-        };
-        assert_eq!(ledger.counters("u"), Some(expected));
-        assert_eq!(hold(&ledger, &user_id, 31).unwrap_err(), Code::BudgetExceeded);
-
-        ledger.change_user(&stale, &UserChange { budget: Some(None), ..UserChange::default() });
-        let detached = Counters { started_us: None, next_reset_us: None, ..expected };
-        assert_eq!(ledger.counters("u"), Some(detached), "both dates go with the budget");
-        assert_eq!(hold(&ledger, &user_id, 1_000).unwrap().held, MicroUsd::ZERO, "no cap, no hold");
-        ledger.settle("u", MicroUsd(25), Some(held));
-        assert_eq!(ledger.total_held(), MicroUsd::ZERO);
-    }
-
-    #[test]
-    fn a_changed_cap_counts_at_once_also_for_what_is_held() {
-        let (ledger, user_id) = ledger(Some(100), None);
-        let budget = |max: i64| BudgetRow {
-            budget_id: "b".into(),
-            max_budget: Some(MicroUsd(max)),
-            created_at: timestamp(0),
-            updated_at: timestamp(0),
-            budget_duration_sec: None,
-        };
-        let mut held = hold(&ledger, &user_id, 60).unwrap();
-        ledger.put_budget(&budget(70));
-        assert!(ledger.top_up(&mut held, MicroUsd(20)).is_err(), "60 + 20 is over the new cap");
-        assert_eq!(hold(&ledger, &user_id, 11).unwrap_err(), Code::BudgetExceeded);
-        ledger.put_budget(&budget(200));
-        assert!(ledger.top_up(&mut held, MicroUsd(20)).is_ok());
-        ledger.remove_budget("b");
-        assert!(ledger.top_up(&mut held, MicroUsd(1_000_000)).is_ok(), "no budget, no cap");
-        ledger.settle("u", MicroUsd(7), Some(held));
-        let now = ledger.counters("u").unwrap();
-        assert_eq!((now.spend, now.held), (MicroUsd(7), MicroUsd::ZERO));
-    }
-
-    #[test]
-    fn a_deleted_user_is_refused_until_revived_with_nothing_spent() {
-        let (ledger, user_id) = ledger(Some(100), None);
-        ledger.settle("u", MicroUsd(40), None);
-        let held = hold(&ledger, &user_id, 30).unwrap();
-        ledger.delete_user("u");
-        assert_eq!(hold(&ledger, &user_id, 1).unwrap_err(), Code::UserNotFound);
-        assert!(!ledger.knows("u"));
-        ledger.put_user(&user(None));
-        let now = ledger.counters("u").unwrap();
-        assert_eq!((now.spend, now.held), (MicroUsd::ZERO, MicroUsd(30)), "still in flight");
-        ledger.settle("u", MicroUsd(5), Some(held));
-        let now = ledger.counters("u").unwrap();
-        assert_eq!((now.spend, now.held), (MicroUsd(5), MicroUsd::ZERO));
-    }
-
-    #[test]
-    fn strangers_and_blocked_users_are_refused() {
-        let (ledger, user_id) = ledger(None, None);
-        assert_eq!(hold(&ledger, &"nobody".into(), 0).unwrap_err(), Code::UserNotFound);
-        ledger.put_user(&UserRow { blocked: true, ..user(None) });
-        assert_eq!(hold(&ledger, &user_id, 0).unwrap_err(), Code::UserBlocked);
-    }
-}
+mod tests;

@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use otari_filters::authenticate::unknown_key;
-use otari_filters::control::{Attempt, Billed, Caller, ControlPlane, Reservation};
+use otari_filters::control::{
+    Attempt, Billed, Caller, Claim, ControlPlane, Hold, Reservation, Scope,
+};
 use otari_filters::limit::{Quota, Window};
 use otari_filters::money::MicroUsd;
 use otari_filters::providers::Family;
@@ -21,7 +23,8 @@ use subtle::ConstantTimeEq as _;
 use crate::clock;
 use crate::control::directory::{self, Directory, KeyDigest};
 use crate::control::journal::Journal;
-use crate::control::ledger::Ledger;
+use crate::control::leases::Leases;
+use crate::control::ledger::{Decision, Ledger};
 use crate::control::writer::Touched;
 use crate::telemetry::metrics::Metrics;
 
@@ -34,6 +37,8 @@ pub struct Local {
     pub directory: Arc<Directory>,
     /// Budgets.
     pub ledger: Arc<Ledger>,
+    /// This gateway's part of them, where it shares a database.
+    pub leases: Arc<Leases>,
     /// The way back to the store.
     pub journal: Arc<Journal>,
     /// Uses of keys.
@@ -81,6 +86,41 @@ impl Local {
         }
     }
 
+    /// Holds an estimate in one scope: in memory, unless only the database can say.
+    async fn hold(
+        &self,
+        scope: &Scope,
+        estimate: MicroUsd,
+        free: bool,
+    ) -> Result<Decision, Rejection> {
+        let hold = |rule| {
+            let (decision, reset) = self.ledger.hold(scope, estimate, free, rule, clock::now_us());
+            if let Some(reset) = reset {
+                self.journal(&Entry::Reset(reset));
+            }
+            decision
+        };
+        let decision = match hold(self.leases.rule()) {
+            Decision::Ask(_) => self.leases.hold(scope, estimate, hold).await?,
+            decision => decision,
+        };
+        match decision {
+            Decision::Refused(refused) => Err(*refused),
+            Decision::Held { is_low: true, .. } => {
+                self.leases.is_low(scope, estimate);
+                Ok(decision)
+            }
+            decision => Ok(decision),
+        }
+    }
+
+    fn counted(&self, refused: Rejection) -> Rejection {
+        if refused.code == Code::BudgetExceeded {
+            self.metrics.budget_exceeded.inc();
+        }
+        refused
+    }
+
     fn journal(&self, entry: &Entry) {
         if let Err(error) = self.journal.append(entry) {
             // The disk is full or broken. The record is in the log then, for a person to enter by hand.
@@ -109,7 +149,7 @@ impl ControlPlane for Local {
         if key.touch(now_us) {
             self.touched.push(&key.id, clock::timestamp(now_us));
         }
-        Ok(Caller::Key { id: key.id.clone(), user_id: key.user_id.clone() })
+        Ok(Caller::Key { id: key.id.clone(), user_id: key.user_id.clone(), excluded: false })
     }
 
     fn bill(&self, caller: &Caller, requested: Option<&str>) -> Result<Billed, Rejection> {
@@ -161,40 +201,103 @@ impl ControlPlane for Local {
         Ok(vec![self.attempt(provider, model)])
     }
 
-    async fn reserve(
-        &self,
-        user_id: &Arc<str>,
-        estimate: MicroUsd,
-        free: bool,
-    ) -> Result<Reservation, Rejection> {
-        let (held, reset) = self.ledger.reserve(user_id, estimate, free, clock::now_us());
-        if let Some(reset) = reset {
-            self.journal(&Entry::Reset(reset));
+    async fn reserve(&self, claim: Claim<'_>) -> Result<Reservation, Rejection> {
+        self.ledger.admit(claim.user_id)?;
+        let counts = !claim.caller.is_excluded();
+        let scopes = match counts {
+            true => self.ledger.scopes(claim.caller, claim.user_id, claim.attempts),
+            false => Vec::new(),
+        };
+        let mut partial = Partial::new(&self.ledger, &claim, scopes.len(), counts);
+        for mut hold in scopes {
+            let decided = self.hold(&hold.scope, claim.estimate, claim.free).await;
+            if let Decision::Held { leased, .. } =
+                decided.map_err(|refused| self.counted(refused))?
+            {
+                hold.leased = leased;
+                partial.add(hold);
+            }
         }
-        if held.as_ref().is_err_and(|refused| refused.code == Code::BudgetExceeded) {
-            self.metrics.budget_exceeded.inc();
-        }
-        held
+        Ok(partial.whole())
     }
 
-    fn top_up(&self, reservation: &mut Reservation, more: MicroUsd) -> Result<(), Rejection> {
-        self.ledger.top_up(reservation, more).inspect_err(|_| self.metrics.budget_exceeded.inc())
+    async fn top_up(&self, reservation: &mut Reservation, more: MicroUsd) -> Result<(), Rejection> {
+        for (at, hold) in reservation.holds.iter().enumerate() {
+            let decided = match self.ledger.top_up(hold, more) {
+                Decision::Ask(_) => {
+                    self.leases.hold(&hold.scope, more, |_| self.ledger.top_up(hold, more)).await
+                }
+                decided => Ok(decided),
+            };
+            let refused = match decided {
+                Ok(Decision::Refused(refused)) => *refused,
+                Ok(_) => continue,
+                Err(refused) => refused,
+            };
+            for hold in &reservation.holds[..at] {
+                self.ledger.give_back(hold, more);
+            }
+            return Err(self.counted(refused));
+        }
+        if !reservation.holds.is_empty() {
+            reservation.held += more;
+        }
+        Ok(())
     }
 
     fn release(&self, reservation: Reservation) {
-        let user_id = reservation.user_id.clone();
-        self.ledger.settle(&user_id, MicroUsd::ZERO, Some(reservation));
+        self.ledger.release(&reservation);
     }
 
-    fn settle(&self, record: UsageRecord, reservation: Option<Reservation>) {
-        let cost = record.cost.filter(|_| record.counts_toward_budget).unwrap_or_default();
-        let user_id = record.user_id.clone();
+    fn settle(&self, mut record: UsageRecord, reservation: Option<Reservation>) {
+        if let Some(reservation) = &reservation {
+            self.ledger.charge(&mut record, reservation);
+        }
         // Journal first: between the two the hold still counts, so nothing can be overspent.
-        self.journal(&Entry::Usage(record));
-        match (user_id, reservation) {
-            (Some(user_id), reservation) => self.ledger.settle(&user_id, cost, reservation),
-            (None, Some(reservation)) => self.release(reservation),
-            (None, None) => {}
+        let entry = Entry::Usage(record);
+        self.journal(&entry);
+        if let Entry::Usage(record) = &entry {
+            self.ledger.settle(record, reservation.as_ref());
+        }
+    }
+}
+
+/// Holds taken so far: given back when one is refused, or the caller leaves while the database is asked.
+struct Partial<'a> {
+    ledger: &'a Ledger,
+    reservation: Option<Reservation>,
+}
+
+impl<'a> Partial<'a> {
+    fn new(ledger: &'a Ledger, claim: &Claim<'_>, holds: usize, counts: bool) -> Self {
+        let reservation = Reservation {
+            user_id: claim.user_id.clone(),
+            held: claim.estimate,
+            holds: Vec::with_capacity(holds),
+            counts,
+        };
+        Self { ledger, reservation: Some(reservation) }
+    }
+
+    fn add(&mut self, hold: Hold) {
+        if let Some(reservation) = &mut self.reservation {
+            reservation.holds.push(hold);
+        }
+    }
+
+    fn whole(mut self) -> Reservation {
+        let mut whole = self.reservation.take().expect("nothing else takes it");
+        if whole.holds.is_empty() {
+            whole.held = MicroUsd::ZERO;
+        }
+        whole
+    }
+}
+
+impl Drop for Partial<'_> {
+    fn drop(&mut self) {
+        if let Some(reservation) = &self.reservation {
+            self.ledger.release(reservation);
         }
     }
 }

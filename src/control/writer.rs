@@ -22,8 +22,6 @@ const BEHIND_BYTES: u64 = 1 << 20;
 const SOON: Duration = Duration::from_millis(1);
 /// Longest pause between tries while the database is away.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// How often the claim on the database is looked at.
-const CLAIM_EVERY: Duration = Duration::from_secs(5);
 /// Uses of keys that wait to be written; more are dropped, the next use will be noted.
 const MAX_TOUCHES: usize = 10_000;
 
@@ -79,7 +77,6 @@ impl Writer {
     /// Applies what is journalled, for as long as the process lives.
     pub async fn run(&self) {
         let mut pause = EVERY;
-        let mut claimed = Instant::now();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -99,27 +96,12 @@ impl Writer {
             self.metrics.journal.backlog_bytes.set(gauge(self.journal.backlog_bytes()));
             self.metrics.journal.queue_depth.set(gauge(self.journal.pending()));
             self.write_touches().await;
-            if claimed.elapsed() > CLAIM_EVERY {
-                claimed = Instant::now();
-                self.keep_claim().await;
-            }
         }
     }
 
     /// Whether the last step got somewhere and a good part is left. A few fresh records may wait for the next batch.
     fn is_behind(&self, before: Position) -> bool {
         self.journal.applied() > before && self.journal.backlog_bytes() > BEHIND_BYTES
-    }
-
-    /// A database that was away may have been taken by another gateway meanwhile.
-    async fn keep_claim(&self) {
-        match self.store.claim().await {
-            Err(error @ StoreError::InUse) => {
-                tracing::error!(%error, "budgets are not exact any more")
-            }
-            Err(error) => tracing::debug!(%error, "the database could not be claimed again yet"),
-            Ok(()) => {}
-        }
     }
 
     /// Reads once and applies what was read, batch by batch.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use otari_filters::control::{Attempt, Prices};
+use otari_filters::control::{Attempt, Claim, Prices};
 use otari_filters::protocol::chat::Request;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::reserve::Estimate;
@@ -73,7 +73,15 @@ async fn pass_gates(
     let estimate = estimate(app, &request);
     let is_free = prices.is_some_and(|prices| prices.is_free());
     let hold = estimate.cost(prices);
-    let reservation = app.control.reserve(&billed.user_id, hold, is_free).await?;
+    let attempts = resolved.as_deref().unwrap_or_default();
+    let claim = Claim {
+        caller: &caller,
+        user_id: &billed.user_id,
+        attempts,
+        estimate: hold,
+        free: is_free,
+    };
+    let reservation = app.control.reserve(claim).await?;
     let origin = Origin {
         request_id: ctx.id.clone(),
         key_id: caller.key_id().cloned(),

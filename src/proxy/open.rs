@@ -166,7 +166,7 @@ impl Open {
     ///
     /// # Errors
     /// `budget_exceeded`: the stream must end.
-    pub(super) fn cover_output(&mut self) -> Result<(), Rejection> {
+    pub(super) async fn cover_output(&mut self) -> Result<(), Rejection> {
         if self.output_tokens <= self.covered {
             return Ok(());
         }
@@ -176,7 +176,7 @@ impl Open {
         let prices = self.current.as_ref().and_then(|current| current.prices);
         let price = prices.map_or(MicroUsd::ZERO, |prices| prices.cost(0, more));
         if let Some(reservation) = self.reservation.as_mut().filter(|_| price > MicroUsd::ZERO) {
-            self.app.control.top_up(reservation, price)?;
+            self.app.control.top_up(reservation, price).await?;
         }
         self.covered += more;
         Ok(())
@@ -307,6 +307,8 @@ impl Open {
             attempt_position: self.position,
             attempt_count: self.candidates.max(self.position),
             counts_toward_budget: true,
+            leased: false,
+            ceilings: Vec::new(),
         }
     }
 

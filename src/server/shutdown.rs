@@ -77,6 +77,9 @@ impl BackgroundService for Drain {
         // Requests journal before they stop counting, so nothing can come after this.
         if !app.local.journal.flush(FLUSH_TIMEOUT).await {
             tracing::warn!("the database did not take all usage; the rest waits in the journal");
+        } else if let Some(shared) = app.store.shared() {
+            // Its part of the budgets is the others' from now on.
+            let _ = tokio::time::timeout(FLUSH_TIMEOUT, shared.leave()).await;
         }
         tracing::info!("bye");
         app.access.flush();

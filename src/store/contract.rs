@@ -4,7 +4,9 @@ mod rows;
 mod management;
 mod changes;
 mod journal;
+mod ceilings;
 mod backends;
+mod shared;
 
 #[path = "../../tests/it/support/postgres.rs"]
 mod postgres_server;
@@ -81,6 +83,12 @@ facts! {
     journal::nul_characters_are_dropped,
     journal::a_reset_zeroes_the_spend_once_and_only_at_its_deadline,
     journal::a_reset_stands_between_the_usage_before_and_after_it,
+    journal::a_late_record_belongs_to_the_period_it_was_spent_in,
+    journal::ceilings_are_charged_and_reset_like_users,
+    ceilings::a_ceiling_comes_back_as_it_was_written_and_changed,
+    ceilings::a_scope_and_provider_has_one_ceiling,
+    ceilings::a_ceiling_goes_with_its_key_and_keeps_its_budget,
+    ceilings::the_users_of_a_budget_are_counted,
     journal::concurrent_batches_of_the_same_entries_count_once,
     journal::usage_is_listed_newest_first_and_filtered,
 }

@@ -5,17 +5,20 @@ mod tls;
 mod keys;
 mod users;
 mod budgets;
+mod ceilings;
+mod leases;
+mod changes;
+mod shared;
 mod prices;
 mod apply;
 mod usage;
 
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_postgres::{
-    ClientWrapper, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
-};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use jiff::Timestamp;
 use otari_filters::settle::Entry;
 use tokio::time::timeout;
@@ -23,8 +26,9 @@ use tokio_postgres::IsolationLevel;
 
 use super::migrations::{self, Found, HISTORY};
 use super::{
-    Applied, BudgetChange, BudgetRow, Everything, KeyChange, KeyRow, Page, PriceRow, Store,
-    StoreError, UsageFilter, UsageRow, UserChange, UserRow,
+    Applied, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter, CeilingRow,
+    Everything, KeyChange, KeyRow, Page, PriceRow, ResetRow, Shared, Store, StoreError,
+    UsageFilter, UsageRow, UserChange, UserRow,
 };
 use crate::config::{PostgresTls, Secret};
 
@@ -37,15 +41,24 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// The advisory lock of whoever migrates. Any number does, if it never changes: `otari` in ASCII.
 const MIGRATION_LOCK: i64 = 0x6f_74_61_72_69;
 
-/// The advisory lock of the gateway that decides budgets on a database.
-const CLAIM_LOCK: i64 = MIGRATION_LOCK + 1;
-
 /// A pool of connections to one PostgreSQL database.
 pub struct Postgres {
     label: String,
     pool: Pool,
-    /// The connection that holds the claim: the lock goes when it does.
-    claim: tokio::sync::Mutex<Option<ClientWrapper>>,
+    /// For the connection that listens: it is none of the pool's.
+    listener: tokio_postgres::Config,
+    tls: tokio_postgres_rustls::MakeRustlsConnect,
+    /// Who this gateway is to the others on the database, once it has joined.
+    gateway: OnceLock<String>,
+    /// How far the changes of others have been read.
+    cursor: tokio::sync::Mutex<changes::Cursor>,
+}
+
+impl Postgres {
+    /// This gateway's id; empty before it has joined.
+    fn gateway(&self) -> &str {
+        self.gateway.get().map_or("", String::as_str)
+    }
 }
 
 /// Connects once, to say early what is wrong. The parameters are the fields of `Database::Postgres`.
@@ -74,7 +87,8 @@ pub async fn open(
     // Verified: a connection that a failover left dead is noticed before a call is lost on it. The extra round trip is
     // not on the path of any request.
     let manager = ManagerConfig { recycling_method: RecyclingMethod::Verified };
-    let pool = Pool::builder(Manager::from_config(config, connector, manager))
+    let listener = config.clone();
+    let pool = Pool::builder(Manager::from_config(config, connector.clone(), manager))
         .max_size(max_connections.max(1))
         .wait_timeout(Some(pool_timeout))
         .create_timeout(Some(CONNECT_TIMEOUT))
@@ -86,7 +100,10 @@ pub async fn open(
     Ok(Postgres {
         label: format!("postgresql {label}"),
         pool,
-        claim: tokio::sync::Mutex::default(),
+        listener,
+        tls: connector,
+        gateway: OnceLock::new(),
+        cursor: tokio::sync::Mutex::default(),
     })
 }
 
@@ -145,23 +162,8 @@ impl Store for Postgres {
         steps
     }
 
-    async fn claim(&self) -> Result<(), StoreError> {
-        let mut claim = self.claim.lock().await;
-        if claim.as_ref().is_some_and(|connection| !connection.is_closed()) {
-            return Ok(());
-        }
-        let take = async {
-            let db = Object::take(self.pool.get().await?);
-            let sql = "-- claim\nSELECT pg_try_advisory_lock($1)";
-            let taken: bool = codec::get(&db.query_one(sql, &[&CLAIM_LOCK]).await?, 0)?;
-            Ok((db, taken))
-        };
-        let (db, taken) = within(take).await?;
-        if !taken {
-            return Err(StoreError::InUse);
-        }
-        *claim = Some(db);
-        Ok(())
+    fn shared(&self) -> Option<&dyn Shared> {
+        Some(self)
     }
 
     async fn schema_check(&self) -> Result<(), StoreError> {
@@ -187,6 +189,7 @@ impl Store for Postgres {
                 users: users::user_all(&transaction).await?,
                 budgets: budgets::budget_all(&transaction).await?,
                 prices: prices::price_all(&transaction).await?,
+                ceilings: ceilings::ceiling_all(&transaction).await?,
             };
             transaction.commit().await?;
             Ok(everything)
@@ -246,6 +249,10 @@ impl Store for Postgres {
         within(async { users::user_get(&self.pool.get().await?, user_id).await }).await
     }
 
+    async fn user_find(&self, user_id: &str) -> Result<Option<UserRow>, StoreError> {
+        within(async { users::user_find(&self.pool.get().await?, user_id).await }).await
+    }
+
     async fn user_update(
         &self,
         user_id: &str,
@@ -290,6 +297,43 @@ impl Store for Postgres {
         within(delete).await
     }
 
+    async fn budget_totals(&self, ids: &[String]) -> Result<Vec<BudgetTotals>, StoreError> {
+        within(async { budgets::budget_totals(&self.pool.get().await?, self.gateway(), ids).await })
+            .await
+    }
+
+    async fn budget_resets(&self, id: &str, page: Page) -> Result<Vec<ResetRow>, StoreError> {
+        within(async { budgets::budget_resets(&self.pool.get().await?, id, page).await }).await
+    }
+
+    async fn ceiling_create(&self, ceiling: &CeilingRow) -> Result<(), StoreError> {
+        within(async { ceilings::ceiling_create(&self.pool.get().await?, ceiling).await }).await
+    }
+
+    async fn ceiling_list(
+        &self,
+        filter: &CeilingFilter,
+        page: Page,
+    ) -> Result<Vec<CeilingRow>, StoreError> {
+        within(async { ceilings::ceiling_list(&self.pool.get().await?, filter, page).await }).await
+    }
+
+    async fn ceiling_get(&self, id: &str) -> Result<Option<CeilingRow>, StoreError> {
+        within(async { ceilings::ceiling_get(&self.pool.get().await?, id).await }).await
+    }
+
+    async fn ceiling_update(
+        &self,
+        id: &str,
+        change: &CeilingChange,
+    ) -> Result<Option<CeilingRow>, StoreError> {
+        within(async { ceilings::ceiling_update(&self.pool.get().await?, id, change).await }).await
+    }
+
+    async fn ceiling_delete(&self, id: &str) -> Result<bool, StoreError> {
+        within(async { ceilings::ceiling_delete(&self.pool.get().await?, id).await }).await
+    }
+
     async fn price_put(&self, price: &PriceRow) -> Result<PriceRow, StoreError> {
         within(async { prices::price_put(&self.pool.get().await?, price).await }).await
     }
@@ -325,7 +369,7 @@ impl Store for Postgres {
         let apply = async {
             let mut db = self.pool.get().await?;
             let transaction = db.transaction().await?;
-            let applied = apply::apply(&transaction, entries).await?;
+            let applied = apply::apply(&transaction, self.gateway(), entries).await?;
             transaction.commit().await?;
             Ok(applied)
         };

@@ -5,6 +5,7 @@ mod codec;
 mod keys;
 mod users;
 mod budgets;
+mod ceilings;
 mod prices;
 mod apply;
 mod usage;
@@ -22,8 +23,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 use self::actor::Actor;
 use super::migrations::{self, Found, HISTORY};
 use super::{
-    Applied, BudgetChange, BudgetRow, Everything, KeyChange, KeyRow, Page, PriceRow, Store,
-    StoreError, UsageFilter, UsageRow, UserChange, UserRow,
+    Applied, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter, CeilingRow,
+    Everything, KeyChange, KeyRow, Page, PriceRow, ResetRow, Store, StoreError, UsageFilter,
+    UsageRow, UserChange, UserRow,
 };
 
 /// Threads that read beside the writer, so that a long usage query does not hold up a short one.
@@ -177,6 +179,7 @@ impl Store for Sqlite {
                 users: users::user_all(db)?,
                 budgets: budgets::budget_all(db)?,
                 prices: prices::price_all(db)?,
+                ceilings: ceilings::ceiling_all(db)?,
             })
         };
         self.read(run).await
@@ -235,6 +238,11 @@ impl Store for Sqlite {
         self.read(move |db| users::user_get(db, &user_id)).await
     }
 
+    async fn user_find(&self, user_id: &str) -> Result<Option<UserRow>, StoreError> {
+        let user_id = user_id.to_owned();
+        self.read(move |db| users::user_find(db, &user_id)).await
+    }
+
     async fn user_update(
         &self,
         user_id: &str,
@@ -268,13 +276,56 @@ impl Store for Sqlite {
         budget_id: &str,
         change: &BudgetChange,
     ) -> Result<Option<BudgetRow>, StoreError> {
-        let (budget_id, change) = (budget_id.to_owned(), *change);
+        let (budget_id, change) = (budget_id.to_owned(), change.clone());
         self.write(move |db| budgets::budget_update(db, &budget_id, &change)).await
     }
 
     async fn budget_delete(&self, budget_id: &str, at: Timestamp) -> Result<bool, StoreError> {
         let budget_id = budget_id.to_owned();
         self.write(move |db| budgets::budget_delete(db, &budget_id, at)).await
+    }
+
+    async fn budget_totals(&self, ids: &[String]) -> Result<Vec<BudgetTotals>, StoreError> {
+        let ids = ids.to_vec();
+        self.read(move |db| budgets::budget_totals(db, &ids)).await
+    }
+
+    async fn budget_resets(&self, id: &str, page: Page) -> Result<Vec<ResetRow>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |db| budgets::budget_resets(db, &id, page)).await
+    }
+
+    async fn ceiling_create(&self, ceiling: &CeilingRow) -> Result<(), StoreError> {
+        let ceiling = ceiling.clone();
+        self.write(move |db| ceilings::ceiling_create(db, &ceiling)).await
+    }
+
+    async fn ceiling_list(
+        &self,
+        filter: &CeilingFilter,
+        page: Page,
+    ) -> Result<Vec<CeilingRow>, StoreError> {
+        let filter = filter.clone();
+        self.read(move |db| ceilings::ceiling_list(db, &filter, page)).await
+    }
+
+    async fn ceiling_get(&self, id: &str) -> Result<Option<CeilingRow>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |db| ceilings::ceiling_get(db, &id)).await
+    }
+
+    async fn ceiling_update(
+        &self,
+        id: &str,
+        change: &CeilingChange,
+    ) -> Result<Option<CeilingRow>, StoreError> {
+        let (id, change) = (id.to_owned(), change.clone());
+        self.write(move |db| ceilings::ceiling_update(db, &id, &change)).await
+    }
+
+    async fn ceiling_delete(&self, id: &str) -> Result<bool, StoreError> {
+        let id = id.to_owned();
+        self.write(move |db| ceilings::ceiling_delete(db, &id)).await
     }
 
     async fn price_put(&self, price: &PriceRow) -> Result<PriceRow, StoreError> {

@@ -34,6 +34,10 @@ pub struct Metrics {
     stream_aborts: IntCounterVec,
     /// Dollars held for requests in flight.
     pub budget_held: Gauge,
+    /// Scopes whose spend and holds are above their cap.
+    pub budgets_over_cap: IntGauge,
+    /// Times that changes of other gateways could not be read.
+    pub follow_failures: IntCounter,
     /// The way of usage records to the store.
     pub journal: JournalMetrics,
 }
@@ -200,6 +204,15 @@ impl Metrics {
                 "gateway_budget_held_dollars",
                 "Dollars held for requests in flight",
             )?)?,
+            budgets_over_cap: add.gauge(
+                "gateway_budgets_over_cap",
+                "Users and API keys whose spend and holds are above their budget: a cap that was lowered, or calls that \
+                 cost more than they held",
+            )?,
+            follow_failures: add.counter(
+                "gateway_follow_failures_total",
+                "Times that changes made by other gateways could not be read",
+            )?,
             journal: JournalMetrics::new(&add)?,
             registry,
         })

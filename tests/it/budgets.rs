@@ -8,7 +8,8 @@ use crate::support::manage::names;
 use crate::support::provider::Provider;
 use crate::support::{COST, ask, eventually, on_both_databases, priced};
 
-const SHAPE: &str = "budget_id max_budget budget_duration_sec created_at updated_at";
+const SHAPE: &str = "budget_id name max_budget budget_duration_sec reset_alignment created_at updated_at user_count \
+                     total_spend total_reserved";
 
 /// A user `u` under a new budget made of `body`: their key, and the budget's path.
 async fn under(gateway: &Gateway, body: Value) -> (String, String) {

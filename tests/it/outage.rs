@@ -43,21 +43,3 @@ async fn requests_go_on_while_postgresql_is_down_and_their_rows_come_later() {
     let spent = gateway.settled("u").await;
     assert!((spent - 41.0 * COST).abs() < 1e-9, "spend is exact: {spent}");
 }
-
-#[tokio::test]
-async fn a_second_gateway_on_the_same_database_is_refused() {
-    let server = Cluster::new();
-    let database = server.database();
-    let url = database.url.clone();
-    let gateway = Gateway::start().postgres_at(database).await;
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("config.yml");
-    let journal = folder.path().join("journal");
-    let yaml = format!("database_url: {url}\nport: 0\njournal_dir: {}\n", journal.display());
-    std::fs::write(&file, yaml).expect("written");
-    let second = Gateway::run(&["serve", "--config", file.to_str().expect("utf-8")]);
-    let said = String::from_utf8_lossy(&second.stderr);
-    assert_eq!(second.status.code(), Some(1), "{said}");
-    assert!(said.contains("another gateway uses this database"), "{said}");
-    gateway.get("/health").await.expect(200);
-}

@@ -82,7 +82,7 @@ async fn relay(
                 Some(plain) => stream.feed(plain, &mut out),
                 None => broken = Some("malformed_answer"),
             }
-            if let Err(refused) = account(call, stream) {
+            if let Err(refused) = account(call, stream).await {
                 // What the provider already sent is the caller's, they pay for it.
                 let _ = write(s, &mut out).await;
                 return End::Ours("budget_exceeded", refused);
@@ -140,13 +140,13 @@ fn join(answer: &mut Answer, piece: Bytes) -> (Bytes, Option<&'static str>) {
 }
 
 /// Takes over what the meter saw: lets the hold grow, and records the end before the caller can see it.
-fn account(call: &mut Call, stream: &ChatStream) -> Result<(), Rejection> {
+async fn account(call: &mut Call, stream: &ChatStream) -> Result<(), Rejection> {
     call.open.observe(stream.usage(), stream.output_tokens());
     if stream.is_done() && !stream.has_failed() {
         call.open.end(&Ending::Complete { streamed: true });
         return Ok(());
     }
-    call.open.cover_output()
+    call.open.cover_output().await
 }
 
 async fn write(s: &mut Session, out: &mut Vec<Bytes>) -> pingora_core::Result<()> {

@@ -92,7 +92,8 @@ pub(super) async fn a_deleted_user_is_hidden_unbilled_and_revivable(store: &dyn 
         ..user("u1")
     };
     let revived = store.user_create(&request).await.unwrap();
-    let kept = UserRow { reserved: MicroUsd(0), created_at: at(0), ..request };
+    let kept =
+        UserRow { reserved: MicroUsd(0), created_at: at(0), spend_since: Some(at(500)), ..request };
     assert_eq!(revived, kept, "created_at and reserved are those of the old row");
     assert_eq!(spend(store, "u1").await, 0);
 }
@@ -124,17 +125,21 @@ pub(super) async fn a_budget_change_touches_only_what_it_names(store: &dyn Store
         assert_eq!(store.budget_get("b1").await.unwrap(), Some(row.clone()));
     };
     expect(BudgetChange::default(), |_| {}).await;
-    let at_9 = BudgetChange { updated_at: Some(at(9)), ..BudgetChange::default() };
-    let change = BudgetChange { max_budget: Some(None), ..at_9 };
+    let at_9 = || BudgetChange { updated_at: Some(at(9)), ..BudgetChange::default() };
+    let change = BudgetChange { max_budget: Some(None), ..at_9() };
     expect(change, |row| (row.max_budget, row.updated_at) = (None, at(9))).await;
     let most = MicroUsd(999_999_999_999_999_999);
-    let change = BudgetChange { max_budget: Some(Some(most)), ..at_9 };
+    let change = BudgetChange { max_budget: Some(Some(most)), ..at_9() };
     expect(change, |row| row.max_budget = Some(MicroUsd(999_999_999_999_999_999))).await;
-    let change = BudgetChange { budget_duration_sec: Some(None), ..at_9 };
+    let change = BudgetChange { budget_duration_sec: Some(None), ..at_9() };
     expect(change, |row| row.budget_duration_sec = None).await;
-    let change = BudgetChange { budget_duration_sec: Some(Some(60)), ..at_9 };
+    let change = BudgetChange { budget_duration_sec: Some(Some(60)), ..at_9() };
     expect(change, |row| row.budget_duration_sec = Some(60)).await;
-    assert_eq!(store.budget_update("nothing", &at_9).await.unwrap(), None);
+    let change = BudgetChange { name: Some(None), ..at_9() };
+    expect(change, |row| row.name = None).await;
+    let change = BudgetChange { reset_alignment: Some(Some("calendar_day".into())), ..at_9() };
+    expect(change, |row| row.reset_alignment = Some("calendar_day".into())).await;
+    assert_eq!(store.budget_update("nothing", &at_9()).await.unwrap(), None);
 }
 
 pub(super) async fn a_deleted_budget_leaves_its_users_their_dates(store: &dyn Store) {

@@ -1,9 +1,12 @@
 //! Facts about what the journal brings: usage and resets.
 
+use otari_filters::control::Scope;
 use otari_filters::money::MicroUsd;
-use otari_filters::settle::{BudgetReset, Entry, Status, UsageRecord};
+use otari_filters::settle::{BudgetReset, Charge, Entry, Status, UsageRecord};
 
-use super::rows::{all, at, key, page, record, reset, spend, usage, user, with_period};
+use super::rows::{
+    all, at, ceiling, key, page, record, reset, spend, usage, user, with_budget, with_period,
+};
 use crate::store::{Applied, Store, UsageFilter, UsageRow, UserRow};
 
 pub(super) async fn an_entry_applied_twice_counts_once(store: &dyn Store) {
@@ -210,15 +213,73 @@ pub(super) async fn a_reset_stands_between_the_usage_before_and_after_it(store: 
 
     // A reset whose budget is gone still takes effect.
     let orphan = BudgetReset {
-        user_id: "u1".into(),
+        scope: Scope::User("u1".into()),
         budget_id: "gone".into(),
-        previous_spend: MicroUsd(12),
         due_at_us: at(200).as_microsecond(),
         reset_at_us: at(201).as_microsecond(),
         next_reset_at_us: None,
     };
     assert_eq!(store.apply(&[Entry::Reset(orphan)]).await.unwrap().fresh, 1);
     assert_eq!(spend(store, "u1").await, 0);
+}
+
+pub(super) async fn a_late_record_belongs_to_the_period_it_was_spent_in(store: &dyn Store) {
+    with_period(store, "u1", 100).await;
+    store.apply(&[usage("r1", "u1", 5, 50), reset("u1", 100, Some(200))]).await.unwrap();
+    let late = [usage("r2", "u1", 7, 99), usage("r3", "u1", 1, 101)];
+    assert_eq!(store.apply(&late).await.unwrap().fresh, 2);
+    assert_eq!(spend(store, "u1").await, 1, "the reset was at 101");
+    let logs = store.budget_resets("b1", all()).await.unwrap();
+    assert_eq!(logs.len(), 1);
+    assert_eq!((logs[0].previous_spend, logs[0].reset_at), (MicroUsd(12), at(101)));
+    assert_eq!((logs[0].user_id.as_deref(), logs[0].next_reset_at), (Some("u1"), Some(at(200))));
+
+    // The same records in one batch, in another order, come to the same.
+    with_budget(store, "u2", 100).await;
+    let mixed = [
+        usage("s3", "u2", 1, 101),
+        usage("s1", "u2", 5, 50),
+        reset("u2", 100, Some(200)),
+        usage("s2", "u2", 7, 99),
+    ];
+    store.apply(&mixed).await.unwrap();
+    assert_eq!(spend(store, "u2").await, 1);
+    let logs = store.budget_resets("b1", all()).await.unwrap();
+    assert_eq!(logs[0].previous_spend, MicroUsd(12), "newest first");
+    assert_eq!(store.budget_resets("b1", page(1, 10)).await.unwrap().len(), 1);
+}
+
+pub(super) async fn ceilings_are_charged_and_reset_like_users(store: &dyn Store) {
+    with_period(store, "u1", 100).await;
+    store.key_create(&key("k1", Some("u1")), None).await.unwrap();
+    for (id, provider) in [("c1", None), ("c2", Some("openai"))] {
+        store.ceiling_create(&ceiling(id, "k1", provider)).await.unwrap();
+    }
+    let charge = |id: &str| Charge { id: id.into(), leased: false };
+    let both =
+        UsageRecord { ceilings: vec![charge("c1"), charge("c2")], ..record("r1", "u1", 5, 0) };
+    let one = UsageRecord { ceilings: vec![charge("c1")], ..record("r2", "u1", 2, 0) };
+    let gone = UsageRecord { ceilings: vec![charge("gone")], ..record("r3", "u1", 1, 0) };
+    let entries = [Entry::Usage(both), Entry::Usage(one), Entry::Usage(gone)];
+    assert_eq!(store.apply(&entries).await.unwrap().fresh, 3);
+    assert_eq!(store.apply(&entries).await.unwrap().repeated, 3);
+    let spent = async |id: &str| store.ceiling_get(id).await.unwrap().unwrap().current_spend.0;
+    assert_eq!((spent("c1").await, spent("c2").await, spend(store, "u1").await), (7, 5, 8));
+
+    let reset = BudgetReset {
+        scope: Scope::Ceiling("c1".into()),
+        budget_id: "b1".into(),
+        due_at_us: at(100).as_microsecond(),
+        reset_at_us: at(101).as_microsecond(),
+        next_reset_at_us: Some(at(200).as_microsecond()),
+    };
+    let late = UsageRecord { ceilings: vec![charge("c1")], ..record("r4", "u1", 9, 100) };
+    let entries = [Entry::Reset(reset), Entry::Usage(late)];
+    assert_eq!(store.apply(&entries).await.unwrap().fresh, 2);
+    let row = store.ceiling_get("c1").await.unwrap().unwrap();
+    assert_eq!((row.current_spend, row.period_start), (MicroUsd::ZERO, Some(at(101))));
+    assert_eq!((row.period_end, row.spend_since), (Some(at(200)), Some(at(101))));
+    assert_eq!(store.apply(&entries).await.unwrap().repeated, 2);
 }
 
 pub(super) async fn concurrent_batches_of_the_same_entries_count_once(store: &dyn Store) {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use otari_filters::control::Scope;
 use otari_filters::money::{MicroUsd, Rate};
 use otari_filters::settle::{BudgetReset, Entry, Status, UsageRecord};
 use serde_json::{Map, Value, json};
 
-use crate::store::{BudgetRow, KeyRow, Page, PriceRow, Store, UserRow};
+use crate::store::{BudgetRow, CeilingRow, KeyRow, Page, PriceRow, Store, UserRow};
 
 /// 2026-01-01 00:00:00.000001 UTC, in microseconds.
 pub(super) const START: i64 = 1_767_225_600_000_001;
@@ -61,6 +62,7 @@ pub(super) fn user(user_id: &str) -> UserRow {
         budget_started_at: None,
         next_budget_reset_at: None,
         deleted_at: None,
+        spend_since: None,
     }
 }
 
@@ -71,6 +73,8 @@ pub(super) fn budget(id: &str) -> BudgetRow {
         created_at: at(0),
         updated_at: at(0),
         budget_duration_sec: Some(86_400),
+        name: Some("name".into()),
+        reset_alignment: None,
     }
 }
 
@@ -110,6 +114,8 @@ pub(super) fn record(id: &str, user: &str, micros: i64, seconds: i64) -> UsageRe
         attempt_position: 1,
         attempt_count: 2,
         counts_toward_budget: true,
+        leased: false,
+        ceilings: Vec::new(),
     }
 }
 
@@ -121,18 +127,40 @@ pub(super) fn usage(id: &str, user: &str, micros: i64, seconds: i64) -> Entry {
 pub(super) fn reset(user: &str, due: i64, next: Option<i64>) -> Entry {
     let microseconds = |seconds| START + seconds * 1_000_000;
     Entry::Reset(BudgetReset {
-        user_id: Arc::from(user),
+        scope: Scope::User(Arc::from(user)),
         budget_id: Arc::from("b1"),
-        previous_spend: MicroUsd(5),
         due_at_us: microseconds(due),
         reset_at_us: microseconds(due + 1),
         next_reset_at_us: next.map(microseconds),
     })
 }
 
-/// A user with budget `b1` whose period ends at `due`.
+/// A ceiling under budget `b1` whose period ends at 100.
+pub(super) fn ceiling(id: &str, key_id: &str, provider: Option<&str>) -> CeilingRow {
+    CeilingRow {
+        id: id.into(),
+        scope_type: "api_token".into(),
+        scope_id: key_id.into(),
+        provider: provider.map(Into::into),
+        budget_id: "b1".into(),
+        name: None,
+        current_spend: MicroUsd::ZERO,
+        period_start: Some(at(0)),
+        period_end: Some(at(100)),
+        created_at: at(0),
+        updated_at: at(0),
+        spend_since: None,
+    }
+}
+
+/// A user with budget `b1`, which is made, whose period ends at `due`.
 pub(super) async fn with_period(store: &dyn Store, user_id: &str, due: i64) {
     store.budget_create(&budget("b1")).await.unwrap();
+    with_budget(store, user_id, due).await;
+}
+
+/// A user with budget `b1` whose period ends at `due`.
+pub(super) async fn with_budget(store: &dyn Store, user_id: &str, due: i64) {
     let row = UserRow {
         budget_id: Some("b1".into()),
         budget_started_at: Some(at(0)),

@@ -148,7 +148,11 @@ pub(super) async fn key_rotate(
 }
 
 pub(super) async fn key_delete(db: &impl GenericClient, id: &str) -> Result<bool, StoreError> {
-    let sql = "-- key_delete\nDELETE FROM api_keys WHERE id = $1";
+    let sql = "-- key_delete
+        WITH ceilings AS (
+            DELETE FROM scoped_budgets WHERE scope_type = 'api_token' AND scope_id = $1
+        )
+        DELETE FROM api_keys WHERE id = $1";
     let statement = db.prepare_cached(sql).await?;
     Ok(db.execute(&statement, &[&id]).await? > 0)
 }

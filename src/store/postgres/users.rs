@@ -13,7 +13,7 @@ use crate::store::{Page, StoreError, UserChange, UserRow};
 macro_rules! columns {
     () => {
         "user_id, alias, (spend * 1000000)::int8, (reserved * 1000000)::int8, budget_id, blocked, created_at, \
-         updated_at, metadata, budget_started_at, next_budget_reset_at, deleted_at"
+         updated_at, metadata, budget_started_at, next_budget_reset_at, deleted_at, spend_since"
     };
 }
 
@@ -21,8 +21,8 @@ macro_rules! columns {
 macro_rules! insert {
     () => {
         "INSERT INTO users (user_id, alias, spend, reserved, budget_id, blocked, created_at, updated_at, metadata, \
-             budget_started_at, next_budget_reset_at, deleted_at) \
-         VALUES ($1, $2, $3::int8 * 0.000001, $4::int8 * 0.000001, $5, $6, $7, $8, $9, $10, $11, $12)"
+             budget_started_at, next_budget_reset_at, deleted_at, spend_since) \
+         VALUES ($1, $2, $3::int8 * 0.000001, $4::int8 * 0.000001, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
     };
 }
 
@@ -40,6 +40,7 @@ fn read(row: &Row) -> Result<UserRow, StoreError> {
         budget_started_at: maybe_time(row, 9)?,
         next_budget_reset_at: maybe_time(row, 10)?,
         deleted_at: maybe_time(row, 11)?,
+        spend_since: maybe_time(row, 12)?,
     })
 }
 
@@ -49,7 +50,7 @@ async fn query(
     statement: &Statement,
     user: &UserRow,
 ) -> Result<Option<Row>, StoreError> {
-    let values: [&(dyn ToSql + Sync); 12] = [
+    let values: [&(dyn ToSql + Sync); 13] = [
         &user.user_id,
         &user.alias,
         &user.spend.0,
@@ -62,6 +63,7 @@ async fn query(
         &user.budget_started_at.map(Instant::from),
         &user.next_budget_reset_at.map(Instant::from),
         &user.deleted_at.map(Instant::from),
+        &user.spend_since.map(Instant::from),
     ];
     Ok(db.query_opt(statement, &values).await?)
 }
@@ -93,7 +95,8 @@ pub(super) async fn user_create(
              alias = excluded.alias, spend = 0, budget_id = excluded.budget_id, blocked = excluded.blocked,
              updated_at = excluded.updated_at, metadata = excluded.metadata,
              budget_started_at = excluded.budget_started_at,
-             next_budget_reset_at = excluded.next_budget_reset_at, deleted_at = NULL
+             next_budget_reset_at = excluded.next_budget_reset_at, deleted_at = NULL,
+             spend_since = excluded.updated_at
          WHERE users.deleted_at IS NOT NULL
          RETURNING ",
         columns!()
@@ -127,6 +130,15 @@ pub(super) async fn user_get(
         columns!(),
         " FROM users WHERE user_id = $1 AND deleted_at IS NULL"
     );
+    let statement = db.prepare_cached(sql).await?;
+    db.query_opt(&statement, &[&user_id]).await?.as_ref().map(read).transpose()
+}
+
+pub(super) async fn user_find(
+    db: &impl GenericClient,
+    user_id: &str,
+) -> Result<Option<UserRow>, StoreError> {
+    let sql = concat!("-- user_find\nSELECT ", columns!(), " FROM users WHERE user_id = $1");
     let statement = db.prepare_cached(sql).await?;
     db.query_opt(&statement, &[&user_id]).await?.as_ref().map(read).transpose()
 }

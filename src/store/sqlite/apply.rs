@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use otari_filters::settle::{BudgetReset, Entry};
-use rusqlite::{Connection, params};
+use otari_filters::control::Scope;
+use otari_filters::settle::{BudgetReset, Entry, UsageRecord};
+use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::store::values::{Instant, MAX_AMOUNT, Usage, amount, clean};
+use crate::store::values::{Instant, MAX_AMOUNT, Usage, clean};
 use crate::store::{Applied, StoreError};
 
 /// Ids that are gone become null here; the caller holds the write lock, so they cannot go in between.
@@ -18,46 +19,76 @@ const INSERT: &str = "-- apply
         ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)
     ON CONFLICT (id) DO NOTHING";
 
-const SPEND: &str = "-- apply
-    UPDATE users SET spend = min(spend + ?2, ?4), updated_at = max(updated_at, ?3)
-    WHERE user_id = ?1 AND deleted_at IS NULL";
+/// What the last reset of a user or a ceiling left standing.
+const USER_SINCE: &str = "-- apply
+    SELECT spend_since FROM users WHERE user_id = ?1 AND deleted_at IS NULL";
+const CEILING_SINCE: &str = "-- apply\nSELECT spend_since FROM scoped_budgets WHERE id = ?1";
 
-const RESET: &str = "-- apply
-    UPDATE users SET spend = spend - ?5, budget_started_at = ?3, next_budget_reset_at = ?4,
+const USER_SPEND: &str = "-- apply
+    UPDATE users SET spend = min(spend + ?2, ?4), updated_at = max(updated_at, ?3) WHERE user_id = ?1";
+const CEILING_SPEND: &str = "-- apply
+    UPDATE scoped_budgets SET current_spend = min(current_spend + ?2, ?4), updated_at = max(updated_at, ?3)
+    WHERE id = ?1";
+
+/// What is older than the last reset belongs to the period that ended after it.
+const LATE: &str = "-- apply
+    UPDATE budget_reset_logs SET previous_spend = min(previous_spend + ?3, ?4) WHERE id = (
+        SELECT id FROM budget_reset_logs WHERE user_id = ?1 AND reset_at > ?2 ORDER BY reset_at LIMIT 1)";
+
+/// What was spent since is the new period's.
+macro_rules! since {
+    () => {
+        "coalesce((SELECT sum(l.cost) FROM usage_logs l WHERE l.user_id = users.user_id AND l.timestamp >= ?3
+            AND l.counts_toward_budget), 0)"
+    };
+}
+const USER_RESET: &str = concat!(
+    "-- apply\nUPDATE users SET spend = ",
+    since!(),
+    ", spend_since = ?3, budget_started_at = ?3, next_budget_reset_at = ?4, updated_at = max(updated_at, ?3)
+     WHERE user_id = ?1 AND deleted_at IS NULL AND next_budget_reset_at = ?2"
+);
+const CEILING_RESET: &str = "-- apply
+    UPDATE scoped_budgets SET current_spend = 0, spend_since = ?3, period_start = ?3, period_end = ?4,
         updated_at = max(updated_at, ?3)
-    WHERE user_id = ?1 AND deleted_at IS NULL AND next_budget_reset_at = ?2";
+    WHERE id = ?1 AND period_end = ?2";
 
-/// A budget that is gone cannot be named, and a reset of it is not worth refusing.
-const RESET_LOG: &str = "-- apply
-    INSERT INTO budget_reset_logs (user_id, budget_id, previous_spend, reset_at, next_reset_at)
-    SELECT ?1, budget_id, ?3, ?4, ?5 FROM budgets WHERE budget_id = ?2";
+/// Before the reset. A budget that is gone cannot be named, and a reset of it is not worth refusing.
+const RESET_LOG: &str = concat!(
+    "-- apply
+     INSERT INTO budget_reset_logs (user_id, budget_id, previous_spend, reset_at, next_reset_at)
+     SELECT users.user_id, b.budget_id, max(users.spend - ",
+    since!(),
+    ", 0), ?3, ?4 FROM users JOIN budgets b ON b.budget_id = ?5
+     WHERE users.user_id = ?1 AND users.deleted_at IS NULL AND users.next_budget_reset_at = ?2"
+);
+
+/// Costs of a batch and their times, by scope: one update per scope instead of one per row.
+type Spent = HashMap<Scope, Vec<(Instant, i64)>>;
 
 pub(super) fn apply(db: &Connection, entries: &[Entry]) -> Result<Applied, StoreError> {
-    let mut applied = Applied::default();
-    // One update per user and batch instead of one per row.
-    let mut spent = Spent::default();
+    let mut fresh = 0;
+    // Resets first: they look for what was spent since among the rows that are there.
     for entry in entries {
-        let fresh = match entry {
-            Entry::Usage(record) => usage(db, &Usage::from(record), &mut spent)?,
-            Entry::Reset(reset) => budget_reset(db, reset)?,
-        };
-        if fresh {
-            applied.fresh += 1;
-        } else {
-            applied.repeated += 1;
+        if let Entry::Reset(reset) = entry {
+            fresh += usize::from(budget_reset(db, reset)?);
         }
     }
-    for (user, (cost, at)) in spent {
-        db.prepare_cached(SPEND)?.execute(params![user, cost, at, MAX_AMOUNT])?;
+    let mut spent = Spent::new();
+    for entry in entries {
+        if let Entry::Usage(record) = entry {
+            fresh += usize::from(usage(db, record, &mut spent)?);
+        }
     }
-    Ok(applied)
+    for (scope, costs) in spent {
+        add(db, &scope, &costs)?;
+    }
+    Ok(Applied { fresh, repeated: entries.len() - fresh })
 }
 
-/// What the new rows of a batch add to each user's spend, and the time of the last.
-type Spent = HashMap<String, (i64, Instant)>;
-
 /// Whether the row is new.
-fn usage(db: &Connection, usage: &Usage<'_>, spent: &mut Spent) -> Result<bool, StoreError> {
+fn usage(db: &Connection, record: &UsageRecord, spent: &mut Spent) -> Result<bool, StoreError> {
+    let usage = Usage::from(record);
     let inserted = db.prepare_cached(INSERT)?.execute(params![
         usage.id,
         usage.api_key_id,
@@ -85,36 +116,52 @@ fn usage(db: &Connection, usage: &Usage<'_>, spent: &mut Spent) -> Result<bool, 
     if inserted == 0 {
         return Ok(false);
     }
-    if let (Some(user), Some(cost), true) = (&usage.user_id, usage.cost, usage.counts_toward_budget)
-    {
-        let sum = spent.entry(user.to_string()).or_insert((0, usage.timestamp));
-        sum.0 = sum.0.saturating_add(cost);
-        sum.1 = sum.1.max(usage.timestamp);
+    if let Some(cost) = usage.cost.filter(|_| usage.counts_toward_budget) {
+        let user = record.user_id.iter().map(|id| Scope::User(id.clone()));
+        let ceilings = record.ceilings.iter().map(|charge| Scope::Ceiling(charge.id.clone()));
+        for scope in user.chain(ceilings) {
+            spent.entry(scope).or_default().push((usage.timestamp, cost));
+        }
     }
     Ok(true)
 }
 
-/// Whether the user still had the deadline that passed.
-fn budget_reset(db: &Connection, reset: &BudgetReset) -> Result<bool, StoreError> {
-    let (user, at) = (clean(&reset.user_id), Instant::journalled(reset.reset_at_us));
-    let next = reset.next_reset_at_us.map(Instant::journalled);
-    let due = Instant::journalled(reset.due_at_us);
-    if db.prepare_cached(RESET)?.execute(params![
-        user,
-        due,
-        at,
-        next,
-        amount(reset.previous_spend)
-    ])? == 0
-    {
-        return Ok(false);
+/// Adds costs to a scope's spend, or to the log of the period they belong to.
+fn add(db: &Connection, scope: &Scope, costs: &[(Instant, i64)]) -> Result<(), StoreError> {
+    let (id, since, spend) = match scope {
+        Scope::User(id) => (clean(id), USER_SINCE, USER_SPEND),
+        Scope::Ceiling(id) => (clean(id), CEILING_SINCE, CEILING_SPEND),
+    };
+    let since = db.prepare_cached(since)?.query_row([&id], |row| row.get(0)).optional()?;
+    let Some(since): Option<Option<Instant>> = since else { return Ok(()) };
+    let is_late = |at: &Instant| since.is_some_and(|since| *at < since);
+    let mut sum: Option<(i64, Instant)> = None;
+    for (at, cost) in costs {
+        if !is_late(at) {
+            let (total, last) = sum.unwrap_or((0, *at));
+            sum = Some((total.saturating_add(*cost), last.max(*at)));
+        } else if matches!(scope, Scope::User(_)) {
+            db.prepare_cached(LATE)?.execute(params![id, at, cost, MAX_AMOUNT])?;
+        }
     }
-    db.prepare_cached(RESET_LOG)?.execute(params![
-        user,
-        clean(&reset.budget_id),
-        amount(reset.previous_spend),
-        at,
-        next,
-    ])?;
-    Ok(true)
+    if let Some((total, last)) = sum {
+        db.prepare_cached(spend)?.execute(params![id, total, last, MAX_AMOUNT])?;
+    }
+    Ok(())
+}
+
+/// Whether the scope still had the deadline that passed.
+fn budget_reset(db: &Connection, reset: &BudgetReset) -> Result<bool, StoreError> {
+    let (due, at) = (Instant::journalled(reset.due_at_us), Instant::journalled(reset.reset_at_us));
+    let next = reset.next_reset_at_us.map(Instant::journalled);
+    let (id, sql) = match &reset.scope {
+        Scope::User(id) => {
+            let id = clean(id);
+            let budget = clean(&reset.budget_id);
+            db.prepare_cached(RESET_LOG)?.execute(params![id, due, at, next, budget])?;
+            (id, USER_RESET)
+        }
+        Scope::Ceiling(id) => (clean(id), CEILING_RESET),
+    };
+    Ok(db.prepare_cached(sql)?.execute(params![id, due, at, next])? > 0)
 }

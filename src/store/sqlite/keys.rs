@@ -119,9 +119,13 @@ pub(super) fn key_rotate(
     rotated.map_err(|error| StoreError::from(error).naming(id))
 }
 
+/// Wants a transaction.
 pub(super) fn key_delete(db: &Connection, id: &str) -> Result<bool, StoreError> {
-    let sql = "-- key_delete\nDELETE FROM api_keys WHERE id = ?1";
-    Ok(db.prepare_cached(sql)?.execute([id])? > 0)
+    let ceilings = "-- key_delete\nDELETE FROM scoped_budgets
+                    WHERE scope_type = 'api_token' AND scope_id = ?1";
+    let key = "-- key_delete\nDELETE FROM api_keys WHERE id = ?1";
+    db.prepare_cached(ceilings)?.execute([id])?;
+    Ok(db.prepare_cached(key)?.execute([id])? > 0)
 }
 
 /// Only forwards: a slower writer must not take back what a faster one saw.

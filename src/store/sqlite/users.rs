@@ -10,7 +10,7 @@ use crate::store::{Page, StoreError, UserChange, UserRow};
 macro_rules! columns {
     () => {
         "user_id, alias, spend, reserved, budget_id, blocked, created_at, updated_at, metadata, budget_started_at, \
-         next_budget_reset_at, deleted_at"
+         next_budget_reset_at, deleted_at, spend_since"
     };
 }
 
@@ -19,7 +19,7 @@ macro_rules! insert {
         concat!(
             "INSERT INTO users (",
             columns!(),
-            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)"
         )
     };
 }
@@ -38,6 +38,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<UserRow> {
         budget_started_at: row.get::<_, Option<Read<_>>>(9)?.map(|at| at.0),
         next_budget_reset_at: row.get::<_, Option<Read<_>>>(10)?.map(|at| at.0),
         deleted_at: row.get::<_, Option<Read<_>>>(11)?.map(|at| at.0),
+        spend_since: row.get::<_, Option<Read<_>>>(12)?.map(|at| at.0),
     })
 }
 
@@ -60,6 +61,7 @@ fn with_values<T>(
         user.budget_started_at.map(Instant::from),
         user.next_budget_reset_at.map(Instant::from),
         user.deleted_at.map(Instant::from),
+        user.spend_since.map(Instant::from),
     ])?)
 }
 
@@ -84,7 +86,8 @@ pub(super) fn user_create(db: &Connection, user: &UserRow) -> Result<UserRow, St
              alias = excluded.alias, spend = 0, budget_id = excluded.budget_id, blocked = excluded.blocked,
              updated_at = excluded.updated_at, metadata = excluded.metadata,
              budget_started_at = excluded.budget_started_at,
-             next_budget_reset_at = excluded.next_budget_reset_at, deleted_at = NULL
+             next_budget_reset_at = excluded.next_budget_reset_at, deleted_at = NULL,
+             spend_since = excluded.updated_at
          WHERE users.deleted_at IS NOT NULL
          RETURNING ",
         columns!()
@@ -110,6 +113,11 @@ pub(super) fn user_get(db: &Connection, user_id: &str) -> Result<Option<UserRow>
         columns!(),
         " FROM users WHERE user_id = ?1 AND deleted_at IS NULL"
     );
+    Ok(db.prepare_cached(sql)?.query_row([user_id], read).optional()?)
+}
+
+pub(super) fn user_find(db: &Connection, user_id: &str) -> Result<Option<UserRow>, StoreError> {
+    let sql = concat!("-- user_find\nSELECT ", columns!(), " FROM users WHERE user_id = ?1");
     Ok(db.prepare_cached(sql)?.query_row([user_id], read).optional()?)
 }
 

@@ -68,8 +68,8 @@ CREATE TABLE gateways (
 );
 
 -- What each gateway may still spend of a budget without asking: `scope` is `user` or `ceiling`. Always, for each of them:
--- spend + the sum of its leases <= max_budget, unless the cap was lowered below what is spent. `serial` makes a repeated
--- step of one lease a step once; `answered_at`: when the holder last gave back what it did not need.
+-- spend + the sum of its leases <= max_budget, unless the cap was lowered below what is spent. `serial` and `given`
+-- make a repeated step of one lease a step once; `answered_at`: when the holder last gave back what it did not need.
 CREATE TABLE budget_leases (
     scope varchar NOT NULL,
     scope_id varchar NOT NULL,
@@ -77,6 +77,7 @@ CREATE TABLE budget_leases (
     amount numeric(18, 6) NOT NULL,
     held numeric(18, 6) NOT NULL DEFAULT 0,
     serial bigint NOT NULL DEFAULT 0,
+    given bigint NOT NULL DEFAULT 0,
     granted numeric(18, 6) NOT NULL DEFAULT 0,
     answered_at timestamptz NOT NULL,
     PRIMARY KEY (scope, scope_id, gateway_id)

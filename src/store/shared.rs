@@ -1,0 +1,143 @@
+//! What gateways on one database need of it: leases on budgets, a sign of life, and word of each other's changes.
+
+use async_trait::async_trait;
+use otari_filters::control::Scope;
+use otari_filters::money::MicroUsd;
+use tokio::sync::mpsc;
+
+use super::StoreError;
+
+/// A step to enlarge a lease.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Take {
+    /// Whose budget.
+    pub scope: Scope,
+    /// Number of the step, counted per scope: a step that is repeated is taken once.
+    pub serial: i64,
+    /// The least that is of use; zero when it is only time for more.
+    pub needed: MicroUsd,
+    /// What the requests that wait behind it want together.
+    pub queued: MicroUsd,
+    /// What one request takes: the lease shrinks to it as the cap nears.
+    pub typical: MicroUsd,
+    /// Now, for periods: microseconds since 1970.
+    pub now_us: i64,
+    /// When the other gateways were asked to give back, by the database's clock; `None`: not yet.
+    pub recalled_at_us: Option<i64>,
+}
+
+/// The running period of a scope, in microseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Its start.
+    pub started_us: Option<i64>,
+    /// Its end.
+    pub next_reset_us: Option<i64>,
+    /// When spend was last zero.
+    pub since_us: Option<i64>,
+}
+
+/// What a lease became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The lease has grown by so much.
+    Granted {
+        /// By so much, `needed` or more.
+        amount: MicroUsd,
+        /// The period, a new one if it was due.
+        window: Window,
+    },
+    /// What is needed is not left.
+    Refused {
+        /// What is left.
+        room: MicroUsd,
+        /// Other gateways may give some back: they live, and have not answered since `recalled_at_us`.
+        others: bool,
+        /// The database's clock, in microseconds since 1970.
+        at_us: i64,
+        /// The period, a new one if it was due.
+        window: Window,
+    },
+    /// There is no cap any more, or no such scope.
+    Uncapped,
+}
+
+/// What a sign of life found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// The leases are good for another while.
+    Alive,
+    /// They were given to others, because this gateway was silent for too long.
+    Lost,
+}
+
+/// What was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// An API key.
+    Key,
+    /// A user.
+    User,
+    /// A budget.
+    Budget,
+    /// The prices of a model.
+    Price,
+    /// An alias.
+    Alias,
+    /// A ceiling.
+    Ceiling,
+    /// A run-time setting.
+    Setting,
+}
+
+/// A row to be read again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Change {
+    /// Of which table.
+    pub kind: Kind,
+    /// Its id; of a price the model key.
+    pub id: String,
+}
+
+/// A word from another gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Something was changed: ask [`Shared::changes`].
+    Changed,
+    /// Somebody needs what is left of the lease on this scope.
+    Recall(Scope),
+}
+
+/// A database that several gateways share.
+#[async_trait]
+pub trait Shared: Send + Sync {
+    /// Makes this gateway known by `id`. Leases it had under that id are still there, until [`Shared::forget_leases`].
+    async fn join(&self, id: &str) -> Result<(), StoreError>;
+    /// Gives back every lease of this gateway: nothing is held, and everything settled has been applied.
+    async fn forget_leases(&self) -> Result<(), StoreError>;
+    /// Says that this gateway lives, and lets go of gateways that have not for `ttl_s` seconds.
+    async fn beat(&self, ttl_s: i64) -> Result<Beat, StoreError>;
+    /// Leaves: leases go back, and nobody waits for this gateway.
+    async fn leave(&self) -> Result<(), StoreError>;
+
+    /// Enlarges a lease, and starts a new period first when the old one is over. In one transaction:
+    /// `spend + sum of leases <= max_budget` holds before and after.
+    async fn take(&self, take: &Take) -> Result<Taken, StoreError>;
+    /// Makes a lease smaller, and tells whoever asked that it was all there was to give. `serial` numbers these steps
+    /// by themselves, so that giving never waits for taking.
+    async fn give(&self, scope: &Scope, serial: i64, amount: MicroUsd) -> Result<(), StoreError>;
+    /// Asks the other gateways to give back what they do not need of their leases on this scope.
+    async fn recall(&self, scope: &Scope) -> Result<(), StoreError>;
+    /// Publishes what is held in each scope, for the others to show.
+    async fn publish(&self, held: &[(Scope, MicroUsd)]) -> Result<(), StoreError>;
+    /// What the other gateways hold in a scope, as last published.
+    async fn held_elsewhere(&self, scope: &Scope) -> Result<MicroUsd, StoreError>;
+    /// How many scopes have spend and leases above their cap.
+    async fn over_cap(&self) -> Result<i64, StoreError>;
+
+    /// What was changed since the last call, by anybody; each change at least once. `None`: too long ago to know, read
+    /// everything again.
+    async fn changes(&self) -> Result<Option<Vec<Change>>, StoreError>;
+    /// Sends every word of other gateways to `notices` for as long as the connection lasts; a full queue loses some.
+    async fn listen(&self, notices: mpsc::Sender<Notice>) -> Result<(), StoreError>;
+}
