@@ -23,7 +23,7 @@ use crate::control::writer::{Touched, Writer};
 use crate::first_run;
 use crate::life::Life;
 use crate::proxy::addresses::Addresses;
-use crate::store::{Everything, Store, StoreError, postgres, sqlite};
+use crate::store::{Everything, Origin, Store, StoreError, Upgrade, postgres, sqlite};
 use crate::telemetry::logs::AccessLog;
 use crate::telemetry::metrics::Metrics;
 
@@ -114,7 +114,7 @@ impl App {
             .map_err(|source| StartError::Store { label: config.database.label(), source })?;
         let failed = |source| StartError::Store { label: store.label().to_owned(), source };
         if config.auto_migrate {
-            store.migrate().await.map_err(failed)?;
+            report(&store.upgrade().await.map_err(failed)?);
         }
         store.schema_check().await.map_err(failed)?;
         let journal_dir = Path::new(&config.journal_dir);
@@ -184,6 +184,38 @@ impl App {
             bootstrap_key,
             config,
         })
+    }
+}
+
+/// Does what an upgrade of the database would do and takes it back; says where and what.
+///
+/// # Errors
+/// When the database cannot be opened, or could not be upgraded.
+pub async fn rehearse(database: &Database) -> Result<Upgrade, StoreError> {
+    match database {
+        Database::Sqlite { path } => sqlite::rehearse(path),
+        Database::Postgres { url, label, tls, root_cert, max_connections, pool_timeout } => {
+            let root_cert = root_cert.as_deref();
+            postgres::open(url, label, *tls, root_cert, *max_connections, *pool_timeout)
+                .await?
+                .rehearse()
+                .await
+        }
+    }
+}
+
+/// Says what an upgrade at start did, when it did anything worth a line.
+fn report(upgrade: &Upgrade) {
+    let (Origin::Reference(revision), Some(adoption)) = (&upgrade.origin, &upgrade.adoption) else {
+        return;
+    };
+    tracing::warn!(
+        revision,
+        "the reference gateway's database was taken over: {}; the reference cannot open it any more",
+        adoption.summary()
+    );
+    if !adoption.notes.is_empty() {
+        tracing::warn!("taken over with these notes: {}", adoption.notes.join("; "));
     }
 }
 

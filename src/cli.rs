@@ -30,6 +30,7 @@ Examples:
   otari check otari.yml                  say what is wrong with a configuration
   otari serve -c otari.yml               serve it
   OPENAI_API_KEY=sk-... otari serve      serve without a file
+  otari migrate -c otari.yml --dry-run   say what an upgrade of the database would do
   otari migrate -c otari.yml             bring the database up to date
 
 Every key of the file can also be set as OTARI_<KEY>, such as OTARI_PORT=9000.
@@ -158,6 +159,9 @@ pub struct Migrate {
     /// Schema to go to
     #[arg(long, value_name = "REV", default_value = "head", value_parser = revision)]
     pub revision: String,
+    /// Say what would be done and what stands in its way, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `otari demo`.
@@ -311,6 +315,8 @@ mod tests {
             matches!(parse("otari check -c a.yml"), Ok(Command::Check(c)) if c.file().is_some())
         );
         assert!(matches!(parse("otari migrate"), Ok(Command::Migrate(m)) if m.revision == "head"));
+        assert!(matches!(parse("otari migrate"), Ok(Command::Migrate(m)) if !m.dry_run));
+        assert!(matches!(parse("otari migrate --dry-run"), Ok(Command::Migrate(m)) if m.dry_run));
         assert!(matches!(parse("otari init-db --database-url x"), Ok(Command::InitDb(_))));
         assert!(matches!(parse("otari demo"), Ok(Command::Demo(d)) if d.port == 8000));
         assert!(matches!(parse("otari mock --port 1"), Ok(Command::Mock(m)) if m.port == 1));

@@ -5,6 +5,7 @@
 
 pub mod postgres;
 pub mod sqlite;
+mod adopt;
 mod migrations;
 mod shared;
 mod values;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value};
 
 pub use self::shared::{Beat, Change, Kind, Notice, Shared, Take, Taken, Window};
 use crate::period::Period;
+pub use self::adopt::{Adoption, Origin, Upgrade};
 
 /// An API key. The key itself is not kept, only its digest.
 #[derive(Clone, Debug, PartialEq)]
@@ -376,8 +378,13 @@ pub trait Store: Send + Sync {
     fn label(&self) -> &str;
     /// Answers when the database does.
     async fn ping(&self) -> Result<(), StoreError>;
-    /// Brings the schema to this binary's version; says how many steps were run.
-    async fn migrate(&self) -> Result<usize, StoreError>;
+    /// Brings the schema to this binary's version, and says how. A database of the reference gateway becomes ours, in one
+    /// transaction. `Schema` when it cannot: nothing was changed then.
+    async fn upgrade(&self) -> Result<Upgrade, StoreError>;
+    /// As [`Store::upgrade`]; says how many steps were run.
+    async fn migrate(&self) -> Result<usize, StoreError> {
+        Ok(self.upgrade().await?.applied())
+    }
     /// Refuses a schema this binary does not know or that is older than it needs. Changes nothing.
     async fn schema_check(&self) -> Result<(), StoreError>;
     /// What gateways that share the database need of it; `None` when a database has one gateway.

@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{Command, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, InitDb};
-use crate::app::{StartError, open_store};
+use super::{Command, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, InitDb, Migrate};
+use crate::app::{StartError, open_store, rehearse};
 use crate::config::{self, Config, Flags, Sources};
 use crate::server::{self, Greeting};
-use crate::store::StoreError;
+use crate::store::{StoreError, Upgrade};
 use crate::telemetry::logs;
 use crate::{demo, mock};
 
@@ -31,8 +31,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             let sources = Sources::from_process(check.file(), Flags::default());
             super::check(&sources, &mut io::stdout().lock()).unwrap_or(EXIT_FAILED)
         }
-        Command::Migrate(migrate) => migrate_schema(&migrate.target),
-        Command::InitDb(init) => migrate_schema(&init),
+        Command::Migrate(migrate) => migrate_schema(&migrate),
+        Command::InitDb(init) => init_db(&init),
         Command::Demo(options) => run_demo(&options),
         Command::Mock(options) => run_mock(&options),
     };
@@ -93,25 +93,28 @@ fn run_demo(options: &super::Demo) -> u8 {
     }
 }
 
-fn migrate_schema(target: &InitDb) -> u8 {
-    let config = match load(target.config.clone(), target.flags()) {
+fn migrate_schema(migrate: &Migrate) -> u8 {
+    let config = match load(migrate.target.config.clone(), migrate.target.flags()) {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let migrated = runtime().and_then(|runtime| {
-        runtime.block_on(async {
-            let store = open_store(&config.database).await?;
-            let steps = store.migrate().await?;
-            Ok((store.label().to_owned(), steps))
-        })
-    });
-    match migrated {
-        Ok((label, steps)) => {
-            let mut out = io::stdout().lock();
-            let _ = match steps {
-                0 => writeln!(out, "{label}: up to date"),
-                n => writeln!(out, "{label}: {n} steps applied, up to date"),
-            };
+    let verb = if migrate.dry_run { "Rehearsing migrations" } else { "Running migrations" };
+    say(&format!("{verb} on: {}\nTarget revision: {}", config.database.label(), migrate.revision));
+    // The names of the reference's own heads are in scripts that come from it; we end beyond both.
+    if !["head", "c3d5e7f9a1b3", "c4d7f2a9b6e1"].contains(&migrate.revision.as_str()) {
+        complain(
+            &"Migration failed: this binary migrates to its own schema only; leave --revision out",
+        );
+        return EXIT_FAILED;
+    }
+    let done = upgrade(&config, migrate.dry_run);
+    match done {
+        Ok(upgrade) if migrate.dry_run => {
+            say(&format!("{upgrade}\nNothing was changed: a dry run. It would work."));
+            EXIT_OK
+        }
+        Ok(upgrade) => {
+            say(&format!("{upgrade}\nMigrations completed successfully!"));
             EXIT_OK
         }
         Err(error) => {
@@ -119,6 +122,38 @@ fn migrate_schema(target: &InitDb) -> u8 {
             EXIT_FAILED
         }
     }
+}
+
+fn init_db(target: &InitDb) -> u8 {
+    let config = match load(target.config.clone(), target.flags()) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    say(&format!("Initializing database: {}", config.database.label()));
+    match upgrade(&config, false) {
+        Ok(upgrade) => {
+            say(&format!("{upgrade}\nDatabase initialized successfully!"));
+            EXIT_OK
+        }
+        Err(error) => {
+            complain(&format!("Database initialization failed: {error}"));
+            EXIT_FAILED
+        }
+    }
+}
+
+fn upgrade(config: &Config, rehearsal: bool) -> Result<Upgrade, Failure> {
+    runtime()?.block_on(async {
+        if rehearsal {
+            return Ok(rehearse(&config.database).await?);
+        }
+        Ok(open_store(&config.database).await?.upgrade().await?)
+    })
+}
+
+/// Says what was done on standard output.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
 fn run_mock(options: &super::Mock) -> u8 {

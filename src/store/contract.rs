@@ -7,6 +7,9 @@ mod journal;
 mod ceilings;
 mod backends;
 mod shared;
+mod reference;
+mod adoption;
+mod odd_rows;
 
 #[path = "../../tests/it/support/postgres.rs"]
 mod postgres_server;

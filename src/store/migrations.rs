@@ -1,10 +1,12 @@
 //! The steps from an empty database to the schema of this binary, one SQL file per step and dialect, and the judgement
 //! on the schema found. How the schema is read and the steps are run is the backends' business.
 
+use jiff::Timestamp;
 use refinery::error::Kind;
 use refinery::{Migration, Runner};
 
 use super::StoreError;
+use super::adopt::{Origin, Place};
 
 /// The table in which refinery keeps what it did.
 pub(super) const HISTORY: &str = "refinery_schema_history";
@@ -35,37 +37,94 @@ pub(super) struct Found {
     pub(super) reference: Option<String>,
 }
 
+/// What is to be done to a database.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// Run the steps that are missing, if any.
+    Steps(Origin),
+    /// Make it ours: it stands at this revision of the reference gateway.
+    Adopt(String, Place),
+}
+
 impl Found {
-    /// Whether [`runner`] may run here.
-    pub(super) fn migratable(&self, steps: &[Step]) -> Result<(), StoreError> {
+    /// What is to be done here; a schema that this binary cannot bring up to date is refused.
+    pub(super) fn plan(&self, steps: &[Step]) -> Result<Plan, StoreError> {
         match (self.version, &self.reference) {
-            (None, Some(revision)) => Err(StoreError::Schema(format!(
-                "this database belongs to the reference gateway (revision {revision}); opening it in place is not \
-                 supported by this version; use a new database"
-            ))),
+            (None, Some(revision)) => Ok(Plan::Adopt(revision.clone(), Place::of(revision)?)),
             (Some(version), _) if version > known(steps) => Err(StoreError::Schema(format!(
                 "this database was upgraded by a newer otari (schema {version}, this binary knows {}); start the newer \
                  binary",
                 known(steps)
             ))),
-            _ => Ok(()),
+            (Some(version), _) => Ok(Plan::Steps(Origin::Otari(version))),
+            (None, None) => Ok(Plan::Steps(Origin::Empty)),
         }
     }
 
     /// Whether this binary can serve the database as it is.
     pub(super) fn servable(&self, steps: &[Step]) -> Result<(), StoreError> {
-        self.migratable(steps)?;
-        match self.version {
-            Some(version) if version == known(steps) => Ok(()),
-            Some(version) => Err(StoreError::Schema(format!(
+        match self.plan(steps)? {
+            Plan::Steps(Origin::Otari(version)) if version == known(steps) => Ok(()),
+            Plan::Steps(Origin::Otari(version)) => Err(StoreError::Schema(format!(
                 "this database has schema {version} and this binary needs {}; run `otari migrate --config FILE`",
                 known(steps)
             ))),
-            None => Err(StoreError::Schema(
+            Plan::Steps(_) => Err(StoreError::Schema(
                 "this database has no otari schema; run `otari migrate --config FILE`".into(),
             )),
+            Plan::Adopt(revision, _) => Err(StoreError::Schema(format!(
+                "this database belongs to the reference gateway (revision {revision}) and is not upgraded yet; make a \
+                 backup, stop the reference gateway and run `otari migrate --config FILE`"
+            ))),
         }
     }
+}
+
+/// The steps after `version`, or all of them.
+pub(super) fn pending(steps: &[Step], version: Option<i32>) -> Vec<Migration> {
+    let after = version.unwrap_or(0);
+    runner(steps).get_migrations().iter().filter(|step| step.version() > after).cloned().collect()
+}
+
+/// The name of a step as its file has it.
+pub(super) fn name(step: &Migration) -> String {
+    format!("V{}__{}", step.version(), step.name())
+}
+
+/// The names of the steps that a run of [`runner`] reports.
+pub(super) fn names(steps: &[Migration]) -> Vec<String> {
+    steps.iter().map(name).collect()
+}
+
+/// The statements by which refinery will find these steps done.
+pub(super) fn history(steps: &[Migration], now: Timestamp) -> String {
+    let table = format!(
+        "CREATE TABLE IF NOT EXISTS {HISTORY} (version int4 PRIMARY KEY, name VARCHAR(255), applied_on VARCHAR(255), \
+         checksum VARCHAR(255));"
+    );
+    steps.iter().fold(table, |sql, step| {
+        let (version, name, checksum) = (step.version(), step.name(), step.checksum());
+        sql + &format!(
+            "\nINSERT INTO {HISTORY} VALUES ({version}, '{name}', '{now}', '{checksum}');"
+        )
+    })
+}
+
+/// Whether a history holds the checksums of our steps, for a rehearsal, which does not run refinery.
+pub(super) fn same_build(steps: &[Step], history: &[(i32, String)]) -> Result<(), StoreError> {
+    let ours = pending(steps, None);
+    let differs = history.iter().find(|(version, checksum)| {
+        ours.iter()
+            .any(|step| step.version() == *version && step.checksum().to_string() != *checksum)
+    });
+    differs.map_or(Ok(()), |(version, _)| Err(another_build(version)))
+}
+
+fn another_build(step: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Schema(format!(
+        "this database was upgraded by another build of otari: its step {step} is not this binary's; start the binary \
+         that did it"
+    ))
 }
 
 /// Runs the missing steps in one transaction: a crash half-way leaves the schema as it was.
@@ -90,10 +149,7 @@ pub(super) fn failure<E: std::error::Error + 'static>(
             None => StoreError::Refused { message: cause.to_string() },
         },
         Kind::DivergentVersion(applied, _) | Kind::MissingVersion(applied) => {
-            StoreError::Schema(format!(
-                "this database was upgraded by another build of otari: its step {applied} is not this binary's; start the \
-             binary that did it"
-            ))
+            another_build(applied)
         }
         other => StoreError::Schema(other.to_string()),
     }
@@ -124,7 +180,7 @@ mod tests {
         let judge = |version, reference: Option<&str>| {
             let found = Found { version, reference: reference.map(Into::into) };
             let text = |result: Result<(), StoreError>| result.err().map(|error| error.to_string());
-            (text(found.migratable(SQLITE)), text(found.servable(SQLITE)))
+            (text(found.plan(SQLITE).map(drop)), text(found.servable(SQLITE)))
         };
         let now = known(SQLITE);
         assert_eq!(judge(Some(now), None), (None, None));
@@ -147,7 +203,13 @@ mod tests {
         assert!(serve.is_some_and(|text| text.contains("start the newer binary")));
 
         let (migrate, serve) = judge(None, Some("c3d5e7f9a1b3"));
-        assert!(migrate.is_some_and(|text| text.contains("(revision c3d5e7f9a1b3)")));
-        assert!(serve.is_some_and(|text| text.contains("use a new database")));
+        assert_eq!(migrate, None, "it can be made ours");
+        assert!(serve.is_some_and(|text| text.contains("(revision c3d5e7f9a1b3)")));
+
+        let (migrate, serve) = judge(None, Some("feedfacecafe"));
+        assert!(
+            migrate.is_some_and(|text| text.contains("feedfacecafe, which this otari does not"))
+        );
+        assert!(serve.is_some_and(|text| text.contains("Nothing was changed")));
     }
 }

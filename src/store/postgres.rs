@@ -1,5 +1,6 @@
 //! PostgreSQL behind a pool of connections.
 
+mod adopt;
 mod codec;
 mod tls;
 mod keys;
@@ -24,7 +25,8 @@ use otari_filters::settle::Entry;
 use tokio::time::timeout;
 use tokio_postgres::IsolationLevel;
 
-use super::migrations::{self, Found, HISTORY};
+use super::adopt::Upgrade;
+use super::migrations::{self, Found, HISTORY, Plan};
 use super::{
     Applied, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter, CeilingRow,
     Everything, KeyChange, KeyRow, Page, PriceRow, ResetRow, Shared, Store, StoreError,
@@ -131,14 +133,61 @@ async fn found(db: &tokio_postgres::Client) -> Result<Found, StoreError> {
     Ok(found)
 }
 
-/// The steps, on a connection that holds the migration lock.
-async fn run_steps(db: &mut tokio_postgres::Client) -> Result<usize, StoreError> {
-    found(db).await?.migratable(migrations::POSTGRES)?;
-    let report = migrations::runner(migrations::POSTGRES).run_async(db).await;
-    let report = report.map_err(|error| {
-        migrations::failure::<tokio_postgres::Error>(&error, |cause| cause.into())
-    })?;
-    Ok(report.applied_migrations().len())
+/// The upgrade, on a connection that holds the migration lock.
+async fn upgrade_schema(
+    db: &mut tokio_postgres::Client,
+    rehearsal: bool,
+) -> Result<Upgrade, StoreError> {
+    let found = found(db).await?;
+    let origin = match found.plan(migrations::POSTGRES)? {
+        Plan::Adopt(revision, place) => {
+            return Box::pin(adopt::adopt(db, revision, place, rehearsal)).await;
+        }
+        Plan::Steps(origin) => origin,
+    };
+    if !rehearsal {
+        let report = migrations::runner(migrations::POSTGRES).run_async(db).await;
+        let report = report.map_err(|error| {
+            migrations::failure::<tokio_postgres::Error>(&error, |cause| cause.into())
+        })?;
+        let steps = migrations::names(report.applied_migrations());
+        return Ok(Upgrade { origin, steps, adoption: None });
+    }
+    if found.version.is_some() {
+        let sql = format!("-- rehearse\nSELECT version, checksum FROM {HISTORY}");
+        let rows = db.query(&sql, &[]).await?;
+        let read = |row| Ok((codec::get(row, 0)?, codec::get(row, 1)?));
+        let history = rows.iter().map(read).collect::<Result<Vec<_>, StoreError>>()?;
+        migrations::same_build(migrations::POSTGRES, &history)?;
+    }
+    let steps = migrations::pending(migrations::POSTGRES, found.version);
+    let transaction = db.transaction().await?;
+    for step in &steps {
+        transaction.batch_execute(step.sql().unwrap_or_default()).await?;
+    }
+    transaction.rollback().await?;
+    Ok(Upgrade { origin, steps: migrations::names(&steps), adoption: None })
+}
+
+impl Postgres {
+    /// Does what [`Store::upgrade`] would do and takes it back. The tables are locked meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::upgrade`].
+    pub async fn rehearse(&self) -> Result<Upgrade, StoreError> {
+        self.alone(true).await
+    }
+
+    async fn alone(&self, rehearsal: bool) -> Result<Upgrade, StoreError> {
+        // Taken out of the pool: whatever happens to this call, the lock goes with the connection.
+        let mut db = Object::take(self.pool.get().await?);
+        // No time limit: another replica may be migrating a large table.
+        db.execute("-- migrate\nSELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
+        let upgrade = upgrade_schema(&mut db, rehearsal).await;
+        db.execute("-- migrate\nSELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK]).await?;
+        upgrade
+    }
 }
 
 #[async_trait]
@@ -152,14 +201,8 @@ impl Store for Postgres {
         within(ping).await
     }
 
-    async fn migrate(&self) -> Result<usize, StoreError> {
-        // Taken out of the pool: whatever happens to this call, the lock goes with the connection.
-        let mut db = Object::take(self.pool.get().await?);
-        // No time limit: another replica may be migrating a large table.
-        db.execute("-- migrate\nSELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
-        let steps = run_steps(&mut db).await;
-        db.execute("-- migrate\nSELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK]).await?;
-        steps
+    async fn upgrade(&self) -> Result<Upgrade, StoreError> {
+        self.alone(false).await
     }
 
     fn shared(&self) -> Option<&dyn Shared> {

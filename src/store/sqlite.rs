@@ -1,6 +1,7 @@
 //! The store of a single process: one SQLite file, one thread that writes, two that read.
 
 mod actor;
+mod adopt;
 mod codec;
 mod keys;
 mod users;
@@ -21,7 +22,8 @@ use otari_filters::settle::Entry;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
 use self::actor::Actor;
-use super::migrations::{self, Found, HISTORY};
+use super::adopt::Upgrade;
+use super::migrations::{self, Found, HISTORY, Plan};
 use super::{
     Applied, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter, CeilingRow,
     Everything, KeyChange, KeyRow, Page, PriceRow, ResetRow, Store, StoreError, UsageFilter,
@@ -121,6 +123,50 @@ fn found(db: &Connection) -> Result<Found, StoreError> {
     Ok(found)
 }
 
+/// Brings the schema up to date.
+fn upgrade_file(db: &mut Connection) -> Result<Upgrade, StoreError> {
+    let origin = match found(db)?.plan(migrations::SQLITE)? {
+        Plan::Adopt(..) => return adopt::adopt(db, false),
+        Plan::Steps(origin) => origin,
+    };
+    let report = migrations::runner(migrations::SQLITE).run(db);
+    let report = report
+        .map_err(|error| migrations::failure::<rusqlite::Error>(&error, |cause| cause.into()))?;
+    let steps = migrations::names(report.applied_migrations());
+    Ok(Upgrade { origin, steps, adoption: None })
+}
+
+/// Does what [`Store::upgrade`] would do to the file at `path` and takes it back. A file that is missing is not made.
+///
+/// # Errors
+///
+/// As [`open`] and [`Store::upgrade`].
+pub fn rehearse(path: &Path) -> Result<Upgrade, StoreError> {
+    let mut db = if path.exists() {
+        configure(path, OpenFlags::SQLITE_OPEN_READ_WRITE, |_| Ok(()))?
+    } else {
+        Connection::open_in_memory()?
+    };
+    let found = found(&db)?;
+    let origin = match found.plan(migrations::SQLITE)? {
+        Plan::Adopt(..) => return adopt::adopt(&mut db, true),
+        Plan::Steps(origin) => origin,
+    };
+    if found.version.is_some() {
+        let sql = format!("SELECT version, checksum FROM {HISTORY}");
+        let mut statement = db.prepare(&sql)?;
+        let history = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        migrations::same_build(migrations::SQLITE, &history.collect::<Result<Vec<_>, _>>()?)?;
+    }
+    let steps = migrations::pending(migrations::SQLITE, found.version);
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for step in &steps {
+        transaction.execute_batch(step.sql().unwrap_or_default())?;
+    }
+    transaction.rollback()?;
+    Ok(Upgrade { origin, steps: migrations::names(&steps), adoption: None })
+}
+
 impl Sqlite {
     /// Runs `work` in a write transaction; an error takes everything back.
     async fn write<T: Send + 'static>(
@@ -156,16 +202,8 @@ impl Store for Sqlite {
         self.writer.run(|db| Ok(db.execute_batch("-- ping\nSELECT 1")?)).await
     }
 
-    async fn migrate(&self) -> Result<usize, StoreError> {
-        let run = |db: &mut Connection| {
-            found(db)?.migratable(migrations::SQLITE)?;
-            let report = migrations::runner(migrations::SQLITE).run(db);
-            let report = report.map_err(|error| {
-                migrations::failure::<rusqlite::Error>(&error, |cause| cause.into())
-            })?;
-            Ok(report.applied_migrations().len())
-        };
-        self.writer.run(run).await
+    async fn upgrade(&self) -> Result<Upgrade, StoreError> {
+        self.writer.run(upgrade_file).await
     }
 
     async fn schema_check(&self) -> Result<(), StoreError> {

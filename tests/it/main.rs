@@ -36,6 +36,8 @@ mod budgets;
 mod pricing;
 #[cfg(test)]
 mod usage;
+#[cfg(test)]
+mod upgrade;
 // What is read instead of run: the walls between the rooms, and the documents.
 #[cfg(test)]
 mod tidy;

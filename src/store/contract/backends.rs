@@ -34,10 +34,15 @@ async fn schemas(store: &dyn Store, execute: impl Fn(&str)) {
     assert!(refusal(store.schema_check().await).contains("run `otari migrate --config FILE`"));
 
     execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)");
-    execute("INSERT INTO alembic_version VALUES ('c3d5e7f9a1b3')");
+    execute("INSERT INTO alembic_version VALUES ('feedfacecafe')");
     let text = refusal(store.migrate().await.map(drop));
-    assert!(text.contains("reference gateway (revision c3d5e7f9a1b3)"), "{text}");
+    assert!(text.contains("at revision feedfacecafe, which this otari does not know"), "{text}");
     assert_eq!(refusal(store.schema_check().await), text);
+    execute("UPDATE alembic_version SET version_num = 'c3d5e7f9a1b3'");
+    let text = refusal(store.schema_check().await);
+    assert!(text.contains("(revision c3d5e7f9a1b3) and is not upgraded yet"), "{text}");
+    let text = refusal(store.migrate().await.map(drop));
+    assert!(text.contains("(revision c3d5e7f9a1b3) and has no table budgets"), "{text}");
 
     execute("DROP TABLE alembic_version");
     assert_eq!(store.migrate().await.unwrap(), STEPS);
