@@ -229,6 +229,7 @@ fn into_memory(
     let ledger = Ledger::new(config.budgets_enabled, shares);
     everything.keys.iter().for_each(|row| directory.put_key(row));
     directory.put_prices(&everything.prices);
+    directory.default_prices.switch(config.default_pricing);
     everything.budgets.iter().for_each(|row| ledger.put_budget(row));
     everything.users.iter().for_each(|row| ledger.put_user(row));
     ledger.put_ceilings(&everything.ceilings);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
-use otari_filters::money::Rate;
+use otari_filters::prices::Prices;
 use otari_filters::providers::Provider;
 
 mod problem;
@@ -106,6 +106,8 @@ pub struct Config {
     /// `pricing:` of the file: seeds for models that have no price yet.
     pub pricing: Vec<PriceSeed>,
 
+    /// Bill models without a price at public list prices.
+    pub default_pricing: bool,
     /// Refuse models without a price with 402.
     pub require_pricing: bool,
     /// Refuse a request whose user is an existing user other than the key's.
@@ -216,10 +218,8 @@ pub struct ProviderConfig {
 pub struct PriceSeed {
     /// `instance:model`.
     pub model_key: String,
-    /// USD per million input tokens.
-    pub input: Rate,
-    /// USD per million output tokens.
-    pub output: Rate,
+    /// All rates and tiers.
+    pub prices: Prices,
     /// `None`: from the start of the gateway on.
     pub effective_at: Option<Timestamp>,
 }

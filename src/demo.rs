@@ -73,6 +73,9 @@ providers:
   mock:
     provider_type: mock
 
+# Models of real providers that are added here are billed at public list prices until they have a price of their own.
+default_pricing: true
+
 pricing:
   mock:demo:
     input_price_per_million: 1.0

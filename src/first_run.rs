@@ -119,13 +119,14 @@ async fn seed_prices(
 ) -> Result<(), StoreError> {
     let known: HashSet<String> =
         everything.prices.iter().map(|price| price.model_key.clone()).collect();
+    // A row under the older spelling, `provider/model`, is a price of the model too.
+    let is_known = |key: &str| known.contains(key) || known.contains(&key.replacen(':', "/", 1));
     let now = clock::now();
-    for seed in config.pricing.iter().filter(|seed| !known.contains(&seed.model_key)) {
+    for seed in config.pricing.iter().filter(|seed| !is_known(&seed.model_key)) {
         let row = PriceRow {
             model_key: seed.model_key.clone(),
             effective_at: seed.effective_at.unwrap_or(now),
-            input: seed.input,
-            output: seed.output,
+            prices: seed.prices.clone(),
             created_at: now,
             updated_at: now,
         };

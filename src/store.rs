@@ -8,6 +8,7 @@ pub mod sqlite;
 mod adopt;
 mod migrations;
 mod shared;
+mod tiers;
 mod values;
 
 #[cfg(test)]
@@ -15,7 +16,8 @@ mod contract;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use otari_filters::money::{MicroUsd, Rate};
+use otari_filters::money::MicroUsd;
+use otari_filters::prices::Prices;
 use otari_filters::settle::Entry;
 use serde_json::{Map, Value};
 
@@ -243,10 +245,8 @@ pub struct PriceRow {
     pub model_key: String,
     /// From when on the price applies.
     pub effective_at: Timestamp,
-    /// Per million input tokens.
-    pub input: Rate,
-    /// Per million output tokens.
-    pub output: Rate,
+    /// All rates and tiers.
+    pub prices: Prices,
     /// Creation.
     pub created_at: Timestamp,
     /// Last change.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::money::{MicroUsd, Rate};
+use crate::money::MicroUsd;
+use crate::prices::Prices;
 use crate::rejection::Rejection;
 use crate::settle::UsageRecord;
 use crate::upstream::Upstream;
@@ -50,27 +51,6 @@ pub struct Billed {
     pub keeps_label: bool,
 }
 
-/// What a model costs, as of the request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Prices {
-    /// Per million input tokens.
-    pub input: Rate,
-    /// Per million output tokens.
-    pub output: Rate,
-}
-
-impl Prices {
-    /// The cost of so many tokens.
-    pub fn cost(&self, prompt_tokens: u64, completion_tokens: u64) -> MicroUsd {
-        crate::money::cost(&[(prompt_tokens, self.input), (completion_tokens, self.output)])
-    }
-
-    /// Whether nothing can ever be charged.
-    pub fn is_free(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// One upstream that can serve the request.
 #[derive(Clone, Debug)]
 pub struct Attempt {
@@ -80,8 +60,10 @@ pub struct Attempt {
     pub model: Box<str>,
     /// The model's name in prices, rows and metrics.
     pub billed_model: Box<str>,
-    /// `None`: unpriced.
-    pub prices: Option<Prices>,
+    /// What it costs as of the request; `None`: unpriced.
+    pub prices: Option<Arc<Prices>>,
+    /// A price list spells the name out as it is, so that it may become a metric's label: what callers type is endless.
+    pub is_listed: bool,
 }
 
 /// What a request asks of the budgets it falls under.

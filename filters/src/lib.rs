@@ -15,4 +15,5 @@ pub mod protocol;
 pub mod providers;
 pub mod rejection;
 pub mod validate;
+pub mod prices;
 pub mod money;

@@ -7,55 +7,13 @@ use serde::de::IgnoredAny;
 
 use crate::protocol::sse::{self, Lines};
 
+mod usage;
+
+pub use usage::Usage;
+use usage::{Lenient, WireUsage};
+
 /// Longest event that is kept to be read; a longer one passes unread.
 const MAX_EVENT_BYTES: usize = 1 << 20;
-
-/// Token counts as a provider reported them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Input, cached part included.
-    pub prompt_tokens: u64,
-    /// Output, reasoning included.
-    pub completion_tokens: u64,
-    /// The provider's total, else the sum.
-    pub total_tokens: u64,
-    /// The part of the input that came from the provider's cache.
-    pub cache_read_tokens: u64,
-}
-
-impl Usage {
-    /// Takes over what a later report says; a zero keeps what is known.
-    fn merge(&mut self, later: &WireUsage) {
-        let newer = |now: &mut u64, then: Option<u64>| {
-            if let Some(tokens) = then.filter(|tokens| *tokens > 0) {
-                *now = tokens;
-            }
-        };
-        newer(&mut self.prompt_tokens, later.prompt_tokens);
-        newer(&mut self.completion_tokens, later.completion_tokens);
-        newer(&mut self.total_tokens, later.total_tokens);
-        newer(
-            &mut self.cache_read_tokens,
-            later.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens),
-        );
-        if self.total_tokens == 0 {
-            self.total_tokens = self.prompt_tokens + self.completion_tokens;
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct WireUsage {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    total_tokens: Option<u64>,
-    prompt_tokens_details: Option<WireDetails>,
-}
-
-#[derive(Deserialize)]
-struct WireDetails {
-    cached_tokens: Option<u64>,
-}
 
 /// One event, or one whole reply.
 #[derive(Deserialize)]
@@ -63,7 +21,8 @@ struct WireReply {
     id: Option<IgnoredAny>,
     model: Option<IgnoredAny>,
     choices: Option<Vec<IgnoredAny>>,
-    usage: Option<WireUsage>,
+    #[serde(default)]
+    usage: Lenient<WireUsage>,
     error: Option<IgnoredAny>,
 }
 
@@ -82,7 +41,7 @@ pub fn read_reply(body: &[u8]) -> Reply {
     if reply.id.is_none() && reply.model.is_none() && reply.choices.is_none() {
         return Reply::NotACompletion;
     }
-    Reply::Completion(reply.usage.map(|wire| {
+    Reply::Completion(reply.usage.0.map(|wire| {
         let mut usage = Usage::default();
         usage.merge(&wire);
         usage
@@ -238,7 +197,7 @@ impl ChatStream {
     fn read_report(&mut self, data: &[u8]) -> bool {
         let Ok(chunk) = serde_json::from_slice::<WireReply>(data) else { return false };
         self.failed |= chunk.error.is_some();
-        let Some(wire) = chunk.usage else { return false };
+        let Some(wire) = chunk.usage.0 else { return false };
         self.usage.get_or_insert_default().merge(&wire);
         chunk.choices.is_some_and(|choices| choices.is_empty())
     }

@@ -53,6 +53,9 @@ impl MicroUsd {
 }
 
 impl Rate {
+    /// The largest rate the databases hold: `NUMERIC(18,8)`.
+    pub const MAX_USD: f64 = 9_999_999_999.0;
+
     /// Reads the shortest decimal text of `usd_per_million`, rounding half up to 8 places; `None` out of range.
     pub fn from_f64(usd_per_million: f64) -> Option<Self> {
         scaled(usd_per_million, RATE_PLACES).map(Self)
@@ -102,9 +105,12 @@ impl fmt::Display for MicroUsd {
 ///
 /// Saturates instead of wrapping: an absurd price must refuse the caller, never credit them.
 pub fn cost(quantities: &[(u64, Rate)]) -> MicroUsd {
-    let parts: i128 =
-        quantities.iter().map(|&(units, rate)| i128::from(units) * i128::from(rate.0)).sum();
-    let micros = (parts + PARTS_PER_MICRO / 2).div_euclid(PARTS_PER_MICRO);
+    // One product fits into 128 bits; a sum of the largest would not.
+    let parts = quantities
+        .iter()
+        .map(|&(units, rate)| i128::from(units) * i128::from(rate.0))
+        .fold(0, i128::saturating_add);
+    let micros = parts.saturating_add(PARTS_PER_MICRO / 2).div_euclid(PARTS_PER_MICRO);
     MicroUsd(i64::try_from(micros).unwrap_or(i64::MAX))
 }
 
@@ -168,6 +174,7 @@ mod tests {
         assert_eq!(cost(&[(1, half)]), MicroUsd(1), "half rounds up");
         assert_eq!(cost(&[(1, Rate(49_999_999))]), MicroUsd(0));
         assert_eq!(cost(&[(100, one_dollar), (50, Rate(100_000_000_000))]), MicroUsd(50_100));
-        assert_eq!(cost(&[(u64::MAX, Rate(i64::MAX))]), MicroUsd(i64::MAX), "saturates");
+        let most = (u64::MAX, Rate(i64::MAX));
+        assert_eq!(cost(&[most, most, most]), MicroUsd(i64::MAX), "saturates");
     }
 }

@@ -1,9 +1,10 @@
 //! The budget gate's arithmetic: what a request may cost, before anybody knows what it will.
 //!
-//! The prompt counts as the reference gateway counts it: a quarter of its characters.
+//! The prompt counts as the reference gateway counts it: a quarter of its characters. Nobody knows yet how much of it is
+//! cached, so it is held at the dearest of the input's rates.
 
-use crate::control::Prices;
 use crate::money::MicroUsd;
+use crate::prices::Prices;
 
 /// What a request is expected to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,8 +36,18 @@ impl Estimate {
     }
 
     /// The hold; nothing for an unpriced model.
-    pub fn cost(&self, prices: Option<Prices>) -> MicroUsd {
-        prices.map_or(MicroUsd::ZERO, |p| p.cost(self.prompt_tokens, self.output_tokens))
+    pub fn cost(&self, prices: Option<&Prices>) -> MicroUsd {
+        prices.map_or(MicroUsd::ZERO, |prices| self.with_output(self.output_tokens, prices))
+    }
+
+    /// What the prompt and so much output cost at most.
+    pub fn with_output(&self, output_tokens: u64, prices: &Prices) -> MicroUsd {
+        prices.ceiling(self.prompt_tokens).cost(self.prompt_tokens, output_tokens)
+    }
+
+    /// What so much more output behind this prompt costs at most.
+    pub fn more_output(&self, output_tokens: u64, prices: &Prices) -> MicroUsd {
+        prices.ceiling(self.prompt_tokens).cost(0, output_tokens)
     }
 }
 
@@ -44,15 +55,42 @@ impl Estimate {
 mod tests {
     use super::*;
     use crate::money::Rate;
+    use crate::prices::Tier;
 
     #[test]
     fn declared_output_counts_even_when_zero() {
-        let prices = Prices { input: Rate(100_000_000), output: Rate(100_000_000_000) };
+        let prices = Prices::new(Rate(100_000_000), Rate(100_000_000_000));
         let undeclared = Estimate::new(44, None, 1024, 1);
-        assert_eq!(undeclared.cost(Some(prices)), MicroUsd(1_024_011), "management 3.6");
-        assert_eq!(Estimate::new(44, Some(0), 1024, 1).cost(Some(prices)), MicroUsd(11));
+        assert_eq!(undeclared.cost(Some(&prices)), MicroUsd(1_024_011));
+        assert_eq!(Estimate::new(44, Some(0), 1024, 1).cost(Some(&prices)), MicroUsd(11));
         assert_eq!(Estimate::new(0, Some(10), 1024, 3).output_tokens, 30, "every choice counts");
         assert_eq!(undeclared.cost(None), MicroUsd::ZERO);
+    }
+
+    #[test]
+    fn a_prompt_is_held_at_the_dearest_rate_that_its_length_allows() {
+        let dollars = |usd: i64| Rate(usd * 100_000_000);
+        let prices = Prices::new(dollars(3), dollars(10)).with_cache(
+            Some(dollars(1)),
+            Some(dollars(4)),
+            None,
+        );
+        let estimate = Estimate::new(397, Some(10), 0, 1);
+        assert_eq!(
+            estimate.cost(Some(&prices)),
+            MicroUsd(100 * 4 + 100),
+            "all of it may be written"
+        );
+        let tier = |min_input_tokens| Tier {
+            min_input_tokens,
+            output: Some(dollars(20)),
+            cache_write_1h: Some(dollars(8)),
+            ..Tier::default()
+        };
+        let with = |threshold| prices.clone().with_tiers(vec![tier(threshold)]);
+        assert_eq!(estimate.cost(Some(&with(101))), MicroUsd(500), "not reached");
+        assert_eq!(estimate.cost(Some(&with(100))), MicroUsd(100 * 8 + 200));
+        assert_eq!(estimate.more_output(7, &with(100)), MicroUsd(140));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! `/v1/pricing`: what models cost, from when on.
 
-use otari_filters::money::Rate;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::resolve;
 use otari_filters::validate::Fields;
@@ -10,17 +9,16 @@ use serde_json::json;
 use super::{Answer, Request, fields};
 use crate::app::App;
 use crate::clock;
-use crate::store::PriceRow;
+use crate::store::{PriceRow, StoreError};
 
-/// The largest rate the databases hold: NUMERIC(18,8).
-const MAX_RATE_USD: f64 = 9_999_999_999.0;
+mod rates;
 
 #[derive(Serialize)]
 struct Pricing<'a> {
     model_key: &'a str,
     effective_at: String,
-    input_price_per_million: f64,
-    output_price_per_million: f64,
+    #[serde(flatten)]
+    rates: rates::Shown,
     created_at: String,
     updated_at: String,
 }
@@ -30,8 +28,7 @@ impl<'a> From<&'a PriceRow> for Pricing<'a> {
         Self {
             model_key: &row.model_key,
             effective_at: fields::iso(row.effective_at),
-            input_price_per_million: row.input.to_f64(),
-            output_price_per_million: row.output.to_f64(),
+            rates: (&row.prices).into(),
             created_at: fields::iso(row.created_at),
             updated_at: fields::iso(row.updated_at),
         }
@@ -42,22 +39,34 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
     let body = fields::body(request)?;
     let mut read = Fields::new("body", &body);
     let model_key = model_key(app, &mut read);
-    let input = rate(&mut read, "input_price_per_million");
-    let output = rate(&mut read, "output_price_per_million");
+    let input = rates::required(&mut read, rates::INPUT);
+    let output = rates::required(&mut read, rates::OUTPUT);
+    let further = rates::Further::read(&mut read);
     let effective_at = fields::datetime(&mut read, "effective_at");
     read.faults.check()?;
+    let newest = if further.inherits() { newest(app, &model_key).await? } else { None };
     let now = clock::now();
     let row = PriceRow {
         model_key,
         effective_at: effective_at.unwrap_or(now),
-        input,
-        output,
+        prices: further.complete(input, output, newest.as_ref().map(|row| &row.prices)),
         created_at: now,
         updated_at: now,
     };
     let row = app.store.price_put(&row).await?;
     app.local.directory.put_price(&row);
     Answer::json(&Pricing::from(&row))
+}
+
+/// The newest price of a model, also one that is to come.
+async fn newest(app: &App, model_key: &str) -> Result<Option<PriceRow>, StoreError> {
+    for candidate in candidates(app, model_key) {
+        let rows = app.store.price_history(&candidate).await?;
+        if let Some(row) = rows.into_iter().next() {
+            return Ok(Some(row));
+        }
+    }
+    Ok(None)
 }
 
 /// `provider:model`, whichever separator was sent.
@@ -96,18 +105,6 @@ fn candidates(app: &App, sent: &str) -> Vec<String> {
         keys.extend(spelt.into_iter().filter(|key| key != sent));
     }
     keys
-}
-
-fn rate(read: &mut Fields<'_>, name: &str) -> Rate {
-    let usd = read.required_amount(name);
-    match Rate::from_f64(usd).filter(|_| usd <= MAX_RATE_USD) {
-        Some(rate) => rate,
-        None => {
-            let message = format!("Input should be less than or equal to {MAX_RATE_USD:.0}");
-            read.wrong(name, "less_than_equal", &message, json!({"le": MAX_RATE_USD}));
-            Rate::default()
-        }
-    }
 }
 
 pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {

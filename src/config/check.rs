@@ -43,6 +43,8 @@ pub(super) fn check(fields: &Fields, sources: &Sources, report: &mut Report) -> 
         log_format: word::<LogFormat>(fields, "log_format", report),
         providers,
         pricing,
+        // Whether a list price is what a provider charges here is the operator's to say.
+        default_pricing: fields.flag("default_pricing", false, report),
         // An unpriced model would be free of charge and outside every budget.
         require_pricing: fields.flag("require_pricing", true, report),
         reject_user_mismatch: fields.flag("reject_user_mismatch", true, report),

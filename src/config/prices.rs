@@ -4,6 +4,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use otari_filters::money::Rate;
+use otari_filters::prices::{Prices, Tier};
 
 use super::layers::{Fields, warn_unknown};
 use super::node::{Node, Value};
@@ -11,13 +12,14 @@ use super::problem::Report;
 use super::{PriceSeed, ProviderConfig};
 
 /// The keys that are read.
-const KEYS: &[&str] = &["input_price_per_million", "output_price_per_million", "effective_at"];
-/// The later release's rates: known, but not billed yet.
-const LATER: &[&str] = &[
+const KEYS: &[&str] = &[
+    "input_price_per_million",
+    "output_price_per_million",
     "cache_read_price_per_million",
     "cache_write_price_per_million",
     "cache_write_1h_price_per_million",
     "pricing_tiers",
+    "effective_at",
 ];
 
 /// The entries whose provider can be called, in the file's order.
@@ -46,13 +48,13 @@ fn seed(
         return None;
     };
     let entries = node.entries(report);
-    let known: Vec<&str> = KEYS.iter().chain(LATER).copied().collect();
-    warn_unknown(entries, &known, "ignored", report);
-    for (name, node) in entries.iter().filter(|(n, v)| LATER.contains(&n.as_str()) && v.is_set()) {
-        node.warn(report, &format!("this version does not bill by {name} yet."));
-    }
+    warn_unknown(entries, KEYS, "ignored", report);
     let input = rate(node, entries, "input_price_per_million", report);
     let output = rate(node, entries, "output_price_per_million", report);
+    let cache_read = optional_rate(entries, "cache_read_price_per_million", report);
+    let cache_write = optional_rate(entries, "cache_write_price_per_million", report);
+    let cache_write_1h = optional_rate(entries, "cache_write_1h_price_per_million", report);
+    let tiers = tiers(entries, report);
     let effective_at = instant(entries, report);
     if !providers.iter().any(|p| p.instance == provider) {
         let text = format!(
@@ -62,28 +64,91 @@ fn seed(
         return None;
     }
     let model_key = format!("{provider}:{model}");
-    Some(PriceSeed { model_key, input: input?, output: output?, effective_at })
+    let prices = Prices::new(input?, output?)
+        .with_cache(cache_read, cache_write, cache_write_1h)
+        .with_tiers(tiers);
+    Some(PriceSeed { model_key, prices, effective_at })
 }
 
 fn rate(parent: &Node, entries: &[(String, Node)], key: &str, report: &mut Report) -> Option<Rate> {
-    let Some((_, node)) = entries.iter().find(|(k, n)| k == key && n.is_set()) else {
+    if find(entries, key).is_none() {
         // A mapping that could not be read was reported already.
         if matches!(parent.value, Value::Map(_) | Value::Null) {
             parent.wrong(report, &format!("{key} is missing. Set the USD per million."));
         }
         return None;
-    };
+    }
+    optional_rate(entries, key, report)
+}
+
+fn optional_rate(entries: &[(String, Node)], key: &str, report: &mut Report) -> Option<Rate> {
+    let node = find(entries, key)?;
     let usd = node.number(false, f64::MAX, report)?;
-    let rate = Rate::from_f64(usd);
+    let rate = Rate::from_f64(usd).filter(|_| usd <= Rate::MAX_USD);
     if rate.is_none() {
         node.wrong(report, "too large for a price.");
     }
     rate
 }
 
+/// A list of mappings, each with its threshold and the rates that it changes.
+fn tiers(entries: &[(String, Node)], report: &mut Report) -> Vec<Tier> {
+    let Some(node) = find(entries, "pricing_tiers") else { return Vec::new() };
+    let Value::List(items) = &node.value else {
+        if !node.is_broken() {
+            node.wrong(report, "expected a list of tiers.");
+        }
+        return Vec::new();
+    };
+    let mut tiers: Vec<Tier> = Vec::new();
+    for item in items {
+        let Some(tier) = tier(item, report) else { continue };
+        if tiers.iter().any(|other| other.min_input_tokens == tier.min_input_tokens) {
+            let text =
+                format!("a second tier from {} tokens on. Remove one.", tier.min_input_tokens);
+            item.wrong(report, &text);
+        }
+        tiers.push(tier);
+    }
+    tiers
+}
+
+fn tier(node: &Node, report: &mut Report) -> Option<Tier> {
+    const THRESHOLD: &str = "min_input_tokens";
+    let entries = node.entries(report);
+    let rates = &KEYS[..5];
+    let known: Vec<&str> = rates.iter().copied().chain([THRESHOLD]).collect();
+    warn_unknown(entries, &known, "ignored", report);
+    let mut rate = |key: &str| optional_rate(entries, key, report);
+    let tier = Tier {
+        input: rate(rates[0]),
+        output: rate(rates[1]),
+        cache_read: rate(rates[2]),
+        cache_write: rate(rates[3]),
+        cache_write_1h: rate(rates[4]),
+        min_input_tokens: 0,
+    };
+    let Some(threshold) = find(entries, THRESHOLD) else {
+        // Anything but a mapping was reported already.
+        if matches!(node.value, Value::Map(_) | Value::Null) {
+            node.wrong(
+                report,
+                "min_input_tokens is missing. Set the input from which on the tier applies.",
+            );
+        }
+        return None;
+    };
+    let tokens = threshold.whole(&(1..=i128::from(i64::MAX)), report)?;
+    Some(Tier { min_input_tokens: u64::try_from(tokens).ok()?, ..tier })
+}
+
+fn find<'a>(entries: &'a [(String, Node)], key: &str) -> Option<&'a Node> {
+    entries.iter().find(|(name, node)| name == key && node.is_set()).map(|(_, node)| node)
+}
+
 /// RFC 3339; without an offset UTC; a day alone is its midnight; a number is seconds since 1970.
 fn instant(entries: &[(String, Node)], report: &mut Report) -> Option<Timestamp> {
-    let (_, node) = entries.iter().find(|(k, n)| k == "effective_at" && n.is_set())?;
+    let node = find(entries, "effective_at")?;
     let instant = match &node.value {
         Value::Int(seconds) => {
             let seconds = i64::try_from(*seconds).ok();

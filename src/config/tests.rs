@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use otari_filters::money::Rate;
+use otari_filters::prices::{Prices, Tier};
 
 use super::*;
 
@@ -197,7 +198,7 @@ model_capabilities:
     assert_eq!((local.kind.name, local.models.len()), ("openai", 2));
     assert_eq!(config.pricing.len(), 2, "a price without its provider is skipped");
     assert_eq!(config.pricing[1].model_key, "openai:gpt-4o-mini");
-    assert_eq!(config.pricing[0].output, Rate(1_000_000_000));
+    assert_eq!(config.pricing[0].prices.output, Rate(1_000_000_000));
     assert_eq!(config.pricing[0].effective_at, config.pricing[1].effective_at);
     let warnings = config.warnings.join("\n");
     for part in [
@@ -208,6 +209,77 @@ model_capabilities:
     ] {
         assert!(warnings.contains(part), "{part}\n{warnings}");
     }
+}
+
+#[test]
+fn a_price_of_the_file_has_all_rates_and_tiers() {
+    let config = good(
+        "\
+default_pricing: true
+providers: {vllm: }
+pricing:
+  vllm:a:
+    input_price_per_million: 3
+    output_price_per_million: 15
+    cache_read_price_per_million: 0.30
+    cache_write_1h_price_per_million: \"6\"
+    pricing_tiers:
+      - {min_input_tokens: 400_000, output_price_per_million: 0}
+      - {min_input_tokens: 200001, input_price_per_million: 6.0, cache_write_price_per_million: 7.5}
+",
+        &[],
+    );
+    assert!(config.default_pricing && config.warnings.is_empty(), "{:?}", config.warnings);
+    let cents = |n: i64| Rate(n * 1_000_000);
+    let tiers = vec![
+        Tier {
+            min_input_tokens: 200_001,
+            input: Some(cents(600)),
+            cache_write: Some(cents(750)),
+            ..Tier::default()
+        },
+        Tier { min_input_tokens: 400_000, output: Some(cents(0)), ..Tier::default() },
+    ];
+    let expected = Prices::new(cents(300), cents(1500))
+        .with_cache(Some(cents(30)), None, Some(cents(600)))
+        .with_tiers(tiers);
+    assert_eq!(config.pricing[0].prices, expected);
+}
+
+#[test]
+fn what_a_tier_of_the_file_cannot_be_is_shown_with_its_place() {
+    let yaml = "\
+providers: {vllm: }
+pricing:
+  vllm:a:
+    input_price_per_million: 99999999999
+    output_price_per_million: 1
+    cache_read_price_per_million: -1
+    pricing_tiers:
+      - {min_input_tokens: 0}
+      - {input_price_per_million: x, min_input_tokens: 5}
+      - {min_input_tokens: 5}
+      - {output_price_per_million: 1}
+      - seven
+  vllm:b:
+    input_price_per_million: 1
+    output_price_per_million: 1
+    pricing_tiers: {min_input_tokens: 5}
+";
+    let found = bad(yaml, &[]).join("\n");
+    for part in [
+        "4:30 pricing.\"vllm:a\".input_price_per_million: too large for a price.",
+        "6:35 pricing.\"vllm:a\".cache_read_price_per_million: expected 0 or more, found -1.",
+        "min_input_tokens: expected a whole number from 1",
+        "input_price_per_million: expected a number, found \"x\".",
+        "a second tier from 5 tokens on. Remove one.",
+        "min_input_tokens is missing.",
+        "expected a mapping, found \"seven\".",
+        "pricing_tiers: expected a list of tiers.",
+    ] {
+        assert!(found.contains(part), "{part}\n{found}");
+    }
+    assert_eq!(found.lines().count(), 8, "{found}");
 }
 
 #[test]

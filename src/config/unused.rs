@@ -18,7 +18,6 @@ enum Rule {
 
 const RULES: &[(&str, Rule)] = &[
     ("cors_allow_origins", Rule::Anything),
-    ("default_pricing", Rule::Flag(false)),
     ("db_pool_recycle", Rule::Whole { least: i128::MIN, default: -1 }),
     ("aliases", Rule::Tree),
     ("routing", Rule::Tree),

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
-use otari_filters::control::Prices;
+use otari_filters::prices::Prices;
+use otari_filters::providers::Provider;
 use papaya::{HashMap, Operation};
 use sha2::{Digest, Sha256};
 
+use crate::control::default_prices::{DefaultPrices, Listed};
 use crate::store::{Everything, KeyRow, PriceRow};
 
 /// `last_used_at` is written at most once in this time: a request must not cost a write.
@@ -54,10 +56,10 @@ impl Key {
 }
 
 /// The price of a model from an instant on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct PricePoint {
     from_us: i64,
-    prices: Prices,
+    prices: Arc<Prices>,
 }
 
 /// All keys and prices.
@@ -68,6 +70,8 @@ pub struct Directory {
     digests: HashMap<Box<str>, KeyDigest>,
     /// By model key; each list ascending by instant.
     prices: HashMap<Box<str>, Arc<[PricePoint]>>,
+    /// For models without a price in `prices`.
+    pub default_prices: DefaultPrices,
 }
 
 /// The digest under which a key is known.
@@ -177,12 +181,12 @@ impl Directory {
             row.model_key.as_str().into(),
             |points| {
                 let mut points: Vec<PricePoint> =
-                    points.iter().filter(|p| p.from_us != point.from_us).copied().collect();
+                    points.iter().filter(|p| p.from_us != point.from_us).cloned().collect();
                 let at = points.partition_point(|p| p.from_us < point.from_us);
-                points.insert(at, point);
+                points.insert(at, point.clone());
                 points.into()
             },
-            || Arc::from([point]),
+            || Arc::from([point.clone()]),
         );
     }
 
@@ -194,16 +198,37 @@ impl Directory {
             let left: Vec<PricePoint> = points
                 .iter()
                 .filter(|p| at_us.is_some_and(|at| p.from_us != at))
-                .copied()
+                .cloned()
                 .collect();
             if left.is_empty() { Operation::Remove } else { Operation::Insert(left.into()) }
         });
     }
 
-    /// The price of `provider:model` now; the older spelling `provider/model` is looked up second.
-    pub fn price(&self, provider: &str, model: &str, now_us: i64) -> Option<Prices> {
-        let prices = self.prices.pin();
+    /// The price of `model` at the instance `provider` now: the stored one, else the list price if that is switched on.
+    pub fn price(
+        &self,
+        provider: &str,
+        kind: &Provider,
+        model: &str,
+        now_us: i64,
+    ) -> Option<Listed> {
         let mut key = String::with_capacity(provider.len() + 1 + model.len());
+        if let Some(prices) = self.stored_price(provider, model, now_us, &mut key) {
+            return Some(Listed { prices, is_exact: true });
+        }
+        self.default_prices.price(&key, kind, model)
+    }
+
+    /// The stored price of `provider:model` now; the older spelling `provider/model` is looked up second. `key` is room
+    /// for the text that is looked up.
+    fn stored_price(
+        &self,
+        provider: &str,
+        model: &str,
+        now_us: i64,
+        key: &mut String,
+    ) -> Option<Arc<Prices>> {
+        let prices = self.prices.pin();
         for separator in [':', '/'] {
             key.clear();
             key.push_str(provider);
@@ -212,7 +237,7 @@ impl Directory {
             if let Some(points) = prices.get(key.as_str()) {
                 let past = points.partition_point(|point| point.from_us <= now_us);
                 if past > 0 {
-                    return Some(points[past - 1].prices);
+                    return Some(points[past - 1].prices.clone());
                 }
             }
         }
@@ -236,10 +261,7 @@ impl Directory {
 }
 
 fn point(row: &PriceRow) -> PricePoint {
-    PricePoint {
-        from_us: row.effective_at.as_microsecond(),
-        prices: Prices { input: row.input, output: row.output },
-    }
+    PricePoint { from_us: row.effective_at.as_microsecond(), prices: Arc::new(row.prices.clone()) }
 }
 
 #[cfg(test)]
@@ -252,11 +274,16 @@ mod tests {
         PriceRow {
             model_key: key.into(),
             effective_at: timestamp(from_us),
-            input: Rate(input),
-            output: Rate(0),
+            prices: Prices::new(Rate(input), Rate(0)),
             created_at: timestamp(0),
             updated_at: timestamp(0),
         }
+    }
+
+    /// The input's rate that applies.
+    fn of(directory: &Directory, provider: &str, model: &str, now_us: i64) -> Option<i64> {
+        let openai = otari_filters::providers::find("openai").unwrap();
+        directory.price(provider, openai, model, now_us).map(|listed| listed.prices.input.0)
     }
 
     fn key(id: &str, token: &str) -> KeyRow {
@@ -278,7 +305,7 @@ mod tests {
     fn the_newest_price_that_applies_is_taken() {
         let directory = Directory::default();
         directory.put_prices(&[price("p:m", 200, 2), price("p:m", 100, 1), price("q/m", 0, 9)]);
-        let input = |provider, now| directory.price(provider, "m", now).map(|p| p.input.0);
+        let input = |provider, now| of(&directory, provider, "m", now);
         assert_eq!(input("p", 99), None, "a future price does not apply");
         assert_eq!(input("p", 100), Some(1));
         assert_eq!(input("p", 1000), Some(2));
@@ -292,7 +319,7 @@ mod tests {
     fn a_removed_price_uncovers_the_one_before() {
         let directory = Directory::default();
         directory.put_prices(&[price("p:m", 200, 2), price("p:m", 100, 1), price("p/m", 0, 9)]);
-        let input = |now| directory.price("p", "m", now).map(|p| p.input.0);
+        let input = |now| of(&directory, "p", "m", now);
         directory.remove_price("p:m", Some(timestamp(150)));
         assert_eq!(input(200), Some(2), "there is none of that instant");
         directory.remove_price("p:m", Some(timestamp(200)));
@@ -304,6 +331,26 @@ mod tests {
         directory.remove_price("p/m", None);
         directory.remove_price("p/m", None);
         assert_eq!(input(200), None);
+    }
+
+    #[test]
+    fn a_list_price_counts_only_while_none_is_stored_and_it_is_switched_on() {
+        let directory = Directory::default();
+        let input = |now| of(&directory, "p", "gpt-4o-mini", now);
+        assert_eq!(input(0), None);
+        directory.default_prices.switch(true);
+        assert_eq!(input(0), Some(15_000_000));
+        directory.put_prices(&[price("p:gpt-4o-mini", 100, 0), price("q/gpt-4o-mini", 0, 7)]);
+        assert_eq!(
+            (input(99), input(100)),
+            (Some(15_000_000), Some(0)),
+            "also a price of zero is a price"
+        );
+        assert_eq!(of(&directory, "q", "gpt-4o-mini", 0), Some(7));
+        directory.remove_price("p:gpt-4o-mini", None);
+        assert_eq!(input(100), Some(15_000_000));
+        directory.default_prices.switch(false);
+        assert_eq!(input(100), None);
     }
 
     #[test]

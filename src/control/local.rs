@@ -77,12 +77,14 @@ impl Local {
             Family::Mock => model.split('?').next().unwrap_or(model),
             _ => model,
         };
-        let prices = self.directory.price(&provider.upstream.instance, billed, clock::now_us());
+        let instance = &provider.upstream.instance;
+        let listed = self.directory.price(instance, provider.kind, billed, clock::now_us());
         Attempt {
             upstream: provider.upstream.clone(),
             model: model.into(),
             billed_model: billed.into(),
-            prices,
+            is_listed: listed.as_ref().is_some_and(|listed| listed.is_exact),
+            prices: listed.map(|listed| listed.prices),
         }
     }
 

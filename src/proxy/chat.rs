@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use otari_filters::control::{Attempt, Claim, Prices};
+use otari_filters::control::{Attempt, Claim};
+use otari_filters::prices::Prices;
 use otari_filters::protocol::chat::Request;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::reserve::Estimate;
@@ -69,10 +70,10 @@ async fn pass_gates(
     }
     // Where it would go decides what it would cost; a name that leads nowhere is refused behind the budget gate.
     let resolved = app.control.resolve(&caller, &request.model).await;
-    let prices = resolved.as_ref().ok().and_then(|attempts| attempts[0].prices);
+    let prices = resolved.as_ref().ok().and_then(|attempts| attempts[0].prices.clone());
     let estimate = estimate(app, &request);
-    let is_free = prices.is_some_and(|prices| prices.is_free());
-    let hold = estimate.cost(prices);
+    let is_free = prices.as_ref().is_some_and(|prices| prices.is_free());
+    let hold = estimate.cost(prices.as_deref());
     let attempts = resolved.as_deref().unwrap_or_default();
     let claim = Claim {
         caller: &caller,
@@ -91,7 +92,7 @@ async fn pass_gates(
     };
     // From here on every way out gives the hold back.
     let mut open = Open::new(app.clone(), origin, estimate, reservation);
-    let attempts = priced(app, &request, resolved, prices)?;
+    let attempts = priced(app, &request, resolved, prices.as_deref())?;
     refuse_unserved(&request)?;
     open.set_candidates(attempts.len());
     Ok(Call { request, body, keeps_user: billed.keeps_label, attempts, open })
@@ -109,13 +110,14 @@ fn priced(
     app: &App,
     request: &Request,
     resolved: Result<Vec<Attempt>, Rejection>,
-    prices: Option<Prices>,
+    prices: Option<&Prices>,
 ) -> Result<Vec<Attempt>, Rejection> {
     let is_ambiguous = resolved.as_ref().is_err_and(|refused| refused.code == Code::AmbiguousModel);
     if app.config.require_pricing && prices.is_none() && !is_ambiguous {
         let message = format!(
             "No pricing configured for model '{}', and require_pricing is on. Add a price with POST /v1/pricing or \
-             in the pricing section of config.yml, or set require_pricing to false",
+             in the pricing section of config.yml, set default_pricing to true for public list prices, or set \
+             require_pricing to false",
             request.model
         );
         return Err(Rejection::new(Code::NoPrice, message));

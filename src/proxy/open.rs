@@ -7,9 +7,10 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use otari_filters::control::{Attempt, Prices, Reservation};
+use otari_filters::control::{Attempt, Reservation};
 use otari_filters::meter::Usage;
 use otari_filters::money::MicroUsd;
+use otari_filters::prices::{CacheCounting, Prices};
 use otari_filters::rejection::Rejection;
 use otari_filters::reserve::Estimate;
 use otari_filters::settle::{Status, UsageRecord};
@@ -59,7 +60,9 @@ pub(super) enum Ending {
 struct Current {
     provider: Box<str>,
     model: Box<str>,
-    prices: Option<Prices>,
+    prices: Option<Arc<Prices>>,
+    /// See [`Attempt::is_listed`].
+    is_listed: bool,
     /// The provider may have begun to work.
     sent: bool,
 }
@@ -118,7 +121,8 @@ impl Open {
         self.current = Some(Current {
             provider: attempt.upstream.instance.clone(),
             model: attempt.billed_model.clone(),
-            prices: attempt.prices,
+            prices: attempt.prices.clone(),
+            is_listed: attempt.is_listed,
             sent: false,
         });
     }
@@ -173,8 +177,8 @@ impl Open {
         let step = self.app.config.stream_hold_output_tokens.max(1);
         let steps = (self.output_tokens - self.covered).div_ceil(step);
         let more = steps.saturating_mul(step);
-        let prices = self.current.as_ref().and_then(|current| current.prices);
-        let price = prices.map_or(MicroUsd::ZERO, |prices| prices.cost(0, more));
+        let price =
+            self.prices().map_or(MicroUsd::ZERO, |prices| self.estimate.more_output(more, prices));
         if let Some(reservation) = self.reservation.as_mut().filter(|_| price > MicroUsd::ZERO) {
             self.app.control.top_up(reservation, price).await?;
         }
@@ -202,15 +206,14 @@ impl Open {
         self.was_complete = matches!(ending, Ending::Complete { .. });
         // A caller who left before anything was sent owes nothing, and no provider was called.
         let unsent = matches!(ending, Ending::Cut { .. });
-        let Some(current) = self.current.as_ref().filter(|current| current.sent || !unsent) else {
+        if !self.current.as_ref().is_some_and(|current| current.sent || !unsent) {
             // Nothing was sent anywhere.
             if let Some(reservation) = reservation {
                 self.app.control.release(reservation);
             }
             return;
-        };
+        }
         let held = reservation.as_ref().map_or(MicroUsd::ZERO, |reservation| reservation.held);
-        let prices = current.prices;
         let mut record = self.record(Status::Error);
         let outcome = match ending {
             Ending::Complete { streamed } => self.complete(&mut record, *streamed, held),
@@ -221,14 +224,14 @@ impl Open {
             }
             Ending::Broken(reason) => {
                 self.fill_tokens(&mut record);
-                record.cost = self.usage.zip(prices).map(|(usage, prices)| price(usage, prices));
+                record.cost = self.usage.and_then(|usage| self.price(usage));
                 record.error_message = Some((*reason).into());
                 record.status_code = Some(502);
                 reason
             }
             Ending::Cut { reason, status } => {
                 let produced = self.fill_tokens(&mut record);
-                record.cost = prices.map(|prices| price(produced, prices));
+                record.cost = self.price(produced);
                 record.error_message = Some((*reason).into());
                 record.status_code = Some(*status);
                 reason
@@ -241,10 +244,9 @@ impl Open {
     /// A complete answer: its usage, or what the configuration says of a stream without one.
     fn complete(&self, record: &mut UsageRecord, streamed: bool, held: MicroUsd) -> &'static str {
         record.status = Status::Success;
-        let prices = self.current.as_ref().and_then(|current| current.prices);
         if let Some(usage) = self.usage {
             self.fill_tokens(record);
-            record.cost = prices.map(|prices| price(usage, prices));
+            record.cost = self.price(usage);
             return "success";
         }
         if streamed {
@@ -267,13 +269,24 @@ impl Open {
             prompt_tokens: self.estimate.prompt_tokens,
             completion_tokens: self.output_tokens,
             total_tokens: self.estimate.prompt_tokens + self.output_tokens,
-            cache_read_tokens: 0,
+            ..Usage::default()
         });
         record.prompt_tokens = Some(produced.prompt_tokens);
         record.completion_tokens = Some(produced.completion_tokens);
         record.total_tokens = Some(produced.total_tokens);
         record.cache_read_tokens = Some(produced.cache_read_tokens);
+        record.cache_write_tokens = Some(produced.cache_write_tokens);
+        record.cache_write_1h_tokens = Some(produced.cache_write_1h_tokens);
         produced
+    }
+
+    fn prices(&self) -> Option<&Prices> {
+        self.current.as_ref()?.prices.as_deref()
+    }
+
+    /// What was used costs this; nothing when the model has no price. Cached tokens are part of a chat's prompt.
+    fn price(&self, usage: Usage) -> Option<MicroUsd> {
+        Some(self.prices()?.cost(&usage.tokens(), CacheCounting::Inclusive))
     }
 
     fn record(&self, status: Status) -> UsageRecord {
@@ -318,8 +331,8 @@ impl Open {
         let Some(current) = &self.current else { return };
         let metrics = &self.app.metrics;
         metrics.attempt(&current.provider, outcome);
-        // A name becomes a label only when it has a price: unpriced ones are whatever a caller typed.
-        let model = if current.prices.is_some() { &*current.model } else { "other" };
+        // A name becomes a label only when a price list has it: others are whatever a caller typed.
+        let model = if current.is_listed { &*current.model } else { "other" };
         metrics.usage(
             &current.provider,
             model,
@@ -342,10 +355,6 @@ impl Drop for Open {
             self.end(&Ending::Complete { streamed: false });
         }
     }
-}
-
-fn price(usage: Usage, prices: Prices) -> MicroUsd {
-    prices.cost(usage.prompt_tokens, usage.completion_tokens)
 }
 
 /// The code before the colon: a closed set, fit for a label.

@@ -11,6 +11,7 @@ use pingora_core::services::background::BackgroundService;
 
 use crate::app::App;
 use crate::config::ProviderConfig;
+use crate::control::default_prices;
 
 /// The listener is asked for so long.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,10 +71,13 @@ impl Announcer {
                 directory.keys()
             ),
         ];
-        if config.require_pricing && directory.priced_models() == 0 {
+        if directory.default_prices.is_on() {
+            let source = default_prices::source();
+            lines.push(format!("prices     public list prices where none is set ({source})"));
+        } else if config.require_pricing && directory.priced_models() == 0 {
             lines.push(
                 "warning    no model has a price and require_pricing is on: every call will be refused with 402. \
-                 Add prices under pricing: or with POST /v1/pricing"
+                 Add prices under pricing: or with POST /v1/pricing, or set default_pricing to true"
                     .into(),
             );
         }

@@ -35,6 +35,8 @@ mod budgets;
 #[cfg(test)]
 mod pricing;
 #[cfg(test)]
+mod costs;
+#[cfg(test)]
 mod usage;
 #[cfg(test)]
 mod upgrade;

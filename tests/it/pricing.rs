@@ -9,7 +9,11 @@ use crate::support::provider::Provider;
 use crate::support::{ask, on_both_databases, priced};
 
 const SHAPE: &str = "model_key effective_at input_price_per_million output_price_per_million \
-                     created_at updated_at";
+                     cache_read_price_per_million cache_write_price_per_million \
+                     cache_write_1h_price_per_million pricing_tiers created_at updated_at";
+const TIER: &str = "min_input_tokens input_price_per_million output_price_per_million \
+                    cache_read_price_per_million cache_write_price_per_million \
+                    cache_write_1h_price_per_million";
 
 async fn price(gateway: &Gateway, key: &str, from: &str, input: f64) -> Value {
     let body = json!({"model_key": key, "effective_at": from, "input_price_per_million": input,
@@ -39,6 +43,160 @@ async fn a_price_is_found_by_every_spelling_of_its_key(start: Builder) {
         assert_eq!(gateway.read(&format!("{path}/history")).await, json!([made]), "{sent}");
     }
     gateway.delete("/v1/pricing/openrouter/meta/llama:free").await;
+    assert_eq!(gateway.read("/v1/pricing").await, json!([]));
+}
+
+/// A price of 1 and 2 with these fields besides.
+fn with(fields: Value) -> Value {
+    let mut body = json!({"model_key": "openai:gpt", "input_price_per_million": 1,
+                          "output_price_per_million": 2});
+    for (name, value) in fields.as_object().expect("fields of a price") {
+        body[name] = value.clone();
+    }
+    body
+}
+
+async fn cache_rates_and_tiers_come_back_and_are_inherited(start: Builder) {
+    let gateway = start.await;
+    let put = async |fields| gateway.manage(Method::POST, "/v1/pricing", with(fields)).await;
+    let bare = put(json!({"effective_at": "2020-01-01"})).await;
+    for name in ["cache_read", "cache_write", "cache_write_1h"] {
+        assert_eq!(bare[format!("{name}_price_per_million")], Value::Null, "{name}");
+    }
+    assert_eq!(bare["pricing_tiers"], json!([]));
+
+    let full = put(json!({
+        "effective_at": "2021-01-01", "cache_read_price_per_million": "0.075",
+        "cache_write_price_per_million": 0, "cache_write_1h_price_per_million": 6.00000001,
+        "pricing_tiers": [
+            {"min_input_tokens": 400_000, "output_price_per_million": 0.00000001},
+            {"min_input_tokens": "200000", "input_price_per_million": 3, "cache_read_price_per_million": null},
+        ],
+    }))
+    .await;
+    assert_eq!(names(&full), SHAPE);
+    assert_eq!(full["cache_read_price_per_million"], 0.075);
+    assert_eq!(full["cache_write_price_per_million"], 0.0, "zero is a rate");
+    assert_eq!(full["cache_write_1h_price_per_million"], 6.00000001);
+    let tiers = &full["pricing_tiers"];
+    assert_eq!(names(&tiers[0]), TIER);
+    assert_eq!(
+        (&tiers[0]["min_input_tokens"], &tiers[0]["input_price_per_million"]),
+        (&json!(200_000), &json!(3.0))
+    );
+    assert_eq!(tiers[0]["cache_read_price_per_million"], Value::Null);
+    assert_eq!(tiers[1]["output_price_per_million"], 0.00000001);
+    assert_eq!(gateway.read("/v1/pricing/openai:gpt").await, full);
+
+    // The newest row is what is inherited from, also by one that applies earlier.
+    let heir = put(json!({"effective_at": "2020-06-01", "input_price_per_million": 7})).await;
+    assert_eq!(
+        (&heir["pricing_tiers"], heir["input_price_per_million"].as_f64()),
+        (tiers, Some(7.0))
+    );
+    assert_eq!(heir["cache_write_1h_price_per_million"], 6.00000001);
+    let partly = put(json!({"effective_at": "2022-01-01", "cache_read_price_per_million": null,
+                            "pricing_tiers": null}))
+    .await;
+    assert_eq!(partly["cache_read_price_per_million"], Value::Null, "null clears");
+    assert_eq!(partly["pricing_tiers"], json!([]));
+    assert_eq!(partly["cache_write_price_per_million"], 0.0, "and what is not given stays");
+    let other = price(&gateway, "openai:gpt-2", "2020-01-01", 1.0).await;
+    assert_eq!(
+        other["cache_write_price_per_million"],
+        Value::Null,
+        "another model inherits nothing"
+    );
+    let history = gateway.read("/v1/pricing/openai:gpt/history").await;
+    assert_eq!(history, json!([partly, full, heir, bare]));
+    assert_eq!(gateway.read("/v1/pricing?limit=1").await, json!([partly]));
+}
+
+async fn what_a_tier_cannot_be_is_refused(start: Builder) {
+    let gateway = start.await;
+    let tier = |name: &str, value: Value| {
+        let mut tier = json!({"min_input_tokens": 5, "input_price_per_million": 1});
+        tier[name] = value;
+        json!([{"min_input_tokens": 7}, tier])
+    };
+    let many: Vec<Value> = (1..66).map(|n| json!({"min_input_tokens": n})).collect();
+    let at = |field: &str| json!(["body", "pricing_tiers", 1, field]);
+    let list = json!(["body", "pricing_tiers"]);
+    for (tiers, kind, place) in [
+        (json!({}), "list_type", list.clone()),
+        (json!("x"), "list_type", list.clone()),
+        (json!(many), "too_long", list),
+        (json!([5]), "model_attributes_type", json!(["body", "pricing_tiers", 0])),
+        (
+            json!([{"input_price_per_million": 1}]),
+            "missing",
+            json!(["body", "pricing_tiers", 0, "min_input_tokens"]),
+        ),
+        (tier("min_input_tokens", json!(0)), "greater_than", at("min_input_tokens")),
+        (tier("min_input_tokens", json!(-5)), "greater_than", at("min_input_tokens")),
+        (tier("min_input_tokens", json!(1.5)), "int_from_float", at("min_input_tokens")),
+        (tier("min_input_tokens", Value::Null), "int_type", at("min_input_tokens")),
+        (tier("min_input_tokens", json!(7)), "value_error", at("min_input_tokens")),
+        (
+            tier("input_price_per_million", json!(-1)),
+            "greater_than_equal",
+            at("input_price_per_million"),
+        ),
+        (
+            tier("output_price_per_million", json!(1e10)),
+            "less_than_equal",
+            at("output_price_per_million"),
+        ),
+        (
+            tier("cache_read_price_per_million", json!("x")),
+            "float_parsing",
+            at("cache_read_price_per_million"),
+        ),
+        (
+            tier("cache_write_price_per_million", json!([])),
+            "float_type",
+            at("cache_write_price_per_million"),
+        ),
+        (
+            tier("cache_write_1h_price_per_million", json!("nan")),
+            "greater_than_equal",
+            at("cache_write_1h_price_per_million"),
+        ),
+    ] {
+        let call = (Method::POST, "/v1/pricing", with(json!({"pricing_tiers": tiers})));
+        gateway.faults(call, kind, place).await;
+    }
+    assert_eq!(gateway.read("/v1/pricing").await, json!([]));
+}
+
+async fn all_that_is_wrong_with_a_price_is_told_at_once(start: Builder) {
+    let gateway = start.await;
+    for name in ["cache_read", "cache_write", "cache_write_1h"] {
+        let name = format!("{name}_price_per_million");
+        for (value, kind) in [
+            (json!(-0.1), "greater_than_equal"),
+            (json!({}), "float_type"),
+            (json!(1e10), "less_than_equal"),
+        ] {
+            let call = (Method::POST, "/v1/pricing", with(json!({&name: value})));
+            gateway.faults(call, kind, json!(["body", name])).await;
+        }
+    }
+    let all = json!({"model_key": 5, "input_price_per_million": -1, "cache_read_price_per_million": -1,
+                     "pricing_tiers": [{"min_input_tokens": 0}, 5], "effective_at": "soon"});
+    let refusal = gateway.try_manage(Method::POST, "/v1/pricing", with(all)).await.refused(422);
+    let places: Vec<String> = (refusal["detail"].as_array().expect("a list").iter())
+        .map(|fault| fault["loc"].to_string())
+        .collect();
+    let expected = [
+        r#"["body","model_key"]"#,
+        r#"["body","input_price_per_million"]"#,
+        r#"["body","cache_read_price_per_million"]"#,
+        r#"["body","pricing_tiers",0,"min_input_tokens"]"#,
+        r#"["body","pricing_tiers",1]"#,
+        r#"["body","effective_at"]"#,
+    ];
+    assert_eq!(places, expected, "all faults at once, in the order of the fields");
     assert_eq!(gateway.read("/v1/pricing").await, json!([]));
 }
 
@@ -144,6 +302,9 @@ async fn a_key_may_read_prices_and_not_delete_them() {
 
 on_both_databases!(
     a_price_is_found_by_every_spelling_of_its_key,
+    cache_rates_and_tiers_come_back_and_are_inherited,
+    what_a_tier_cannot_be_is_refused,
+    all_that_is_wrong_with_a_price_is_told_at_once,
     a_price_is_that_of_the_instant,
     a_deleted_price_counts_no_more_at_once,
     what_a_price_cannot_be_is_refused,

@@ -144,10 +144,10 @@ async fn rows_are_there(store: &dyn Store, revision: usize) {
     assert_eq!(store.budget_get("b2").await.unwrap().unwrap().max_budget, None);
 
     let price = store.price_history("openai:m").await.unwrap().remove(0);
-    assert_eq!((price.input, price.output), (Rate(7_500_000), Rate(125_000_000)));
+    assert_eq!((price.prices.input, price.prices.output), (Rate(7_500_000), Rate(125_000_000)));
     assert_eq!(price.effective_at, price.created_at);
     let price = store.price_history("openai/m").await.unwrap().remove(0);
-    assert_eq!((price.input, price.output), (Rate(0), Rate(200_000_000_000_000)));
+    assert_eq!((price.prices.input, price.prices.output), (Rate(0), Rate(200_000_000_000_000)));
 
     let usage = store.usage_list(&UsageFilter::default(), page(0, 10)).await.unwrap();
     let row = usage.iter().find(|row| row.id == "l1").unwrap();

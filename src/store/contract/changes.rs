@@ -1,6 +1,7 @@
 //! Facts about what changes and goes: keys rotated, users changed, deleted and revived, budgets, prices.
 
 use otari_filters::money::{MicroUsd, Rate};
+use otari_filters::prices::Prices;
 
 use super::rows::{all, at, budget, key, page, price, reset, spend, usage, user, with_period};
 use crate::store::{
@@ -197,14 +198,14 @@ pub(super) async fn the_price_of_an_instant_is_the_newest_before_it(store: &dyn 
 
 pub(super) async fn prices_are_deleted_one_or_all(store: &dyn Store) {
     for (model, seconds) in [("a:b", 10), ("a:b", 20), ("a:b", 30), ("a:bc", 10)] {
-        let row = PriceRow { input: Rate(seconds), ..price(model, seconds) };
+        let row = PriceRow { prices: Prices::new(Rate(seconds), Rate(1)), ..price(model, seconds) };
         store.price_put(&row).await.unwrap();
     }
     assert!(!store.price_delete("a:b", Some(at(11))).await.unwrap());
     assert!(store.price_delete("a:b", Some(at(20))).await.unwrap());
     assert!(!store.price_delete("a:b", Some(at(20))).await.unwrap());
     let left = store.price_history("a:b").await.unwrap();
-    assert_eq!(left.iter().map(|row| row.input.0).collect::<Vec<_>>(), [30, 10]);
+    assert_eq!(left.iter().map(|row| row.prices.input.0).collect::<Vec<_>>(), [30, 10]);
     assert!(store.price_delete("a:b", None).await.unwrap());
     assert!(!store.price_delete("a:b", None).await.unwrap());
     assert_eq!(store.price_list(all()).await.unwrap().len(), 1, "others stay");

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use otari_filters::money::{MicroUsd, Rate};
+use otari_filters::prices::{Prices, Tier};
 use otari_filters::settle::{Entry, UsageRecord};
 
 use super::rows::{START, all, at, budget, key, metadata, page, price, record, user};
@@ -204,8 +205,21 @@ pub(super) async fn a_price_of_the_same_instant_replaces_the_rates_only(store: &
     let first = price("openai:gpt", 0);
     assert_eq!(store.price_put(&first).await.unwrap(), first);
     let second = PriceRow {
-        input: Rate(999_999_999_999_999_999),
-        output: Rate(0),
+        prices: Prices::new(Rate(999_999_999_999_999_999), Rate(0))
+            .with_cache(Some(Rate(1)), Some(Rate(0)), Some(Rate(999_999_999_999_999_999)))
+            .with_tiers(vec![
+                Tier {
+                    min_input_tokens: 200_001,
+                    input: Some(Rate(600_000_001)),
+                    ..Tier::default()
+                },
+                Tier {
+                    min_input_tokens: 7,
+                    output: Some(Rate(0)),
+                    cache_read: Some(Rate(1)),
+                    ..Tier::default()
+                },
+            ]),
         created_at: at(5),
         updated_at: at(5),
         ..price("openai:gpt", 0)
@@ -213,6 +227,8 @@ pub(super) async fn a_price_of_the_same_instant_replaces_the_rates_only(store: &
     let stored = PriceRow { created_at: at(0), ..second.clone() };
     assert_eq!(store.price_put(&second).await.unwrap(), stored);
     assert_eq!(store.price_list(all()).await.unwrap(), [stored]);
+    let bare = PriceRow { prices: Prices::new(Rate(2), Rate(3)), ..first };
+    assert_eq!(store.price_put(&bare).await.unwrap(), bare, "what is not given is cleared");
 }
 
 pub(super) async fn prices_are_listed_by_key_and_newest_first(store: &dyn Store) {

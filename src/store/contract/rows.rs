@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use otari_filters::control::Scope;
 use otari_filters::money::{MicroUsd, Rate};
+use otari_filters::prices::Prices;
 use otari_filters::settle::{BudgetReset, Entry, Status, UsageRecord};
 use serde_json::{Map, Value, json};
 
@@ -82,8 +83,7 @@ pub(super) fn price(model_key: &str, seconds: i64) -> PriceRow {
     PriceRow {
         model_key: model_key.into(),
         effective_at: at(seconds),
-        input: Rate(7_500_000),
-        output: Rate(1),
+        prices: Prices::new(Rate(7_500_000), Rate(1)),
         created_at: at(0),
         updated_at: at(0),
     }

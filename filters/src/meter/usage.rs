@@ -1,0 +1,312 @@
+//! The `usage` object of a chat answer, in the spellings of the providers that speak this API.
+//!
+//! A count that is no count is passed over: it must not turn an answer into none.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::prices::Tokens;
+
+/// Token counts as a provider reported them. Cached tokens are part of the prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Input, cached part included.
+    pub prompt_tokens: u64,
+    /// Output, reasoning included.
+    pub completion_tokens: u64,
+    /// The provider's total, else the sum.
+    pub total_tokens: u64,
+    /// The part of the input that came from the provider's cache.
+    pub cache_read_tokens: u64,
+    /// The part that was written to the cache for five minutes.
+    pub cache_write_tokens: u64,
+    /// The part that was written to the cache for an hour.
+    pub cache_write_1h_tokens: u64,
+}
+
+impl Usage {
+    /// Takes over what a later report says; a zero keeps what is known.
+    pub(super) fn merge(&mut self, later: &WireUsage) {
+        let newer = |now: &mut u64, then: Option<u64>| {
+            if let Some(tokens) = then.filter(|tokens| *tokens > 0) {
+                *now = tokens;
+            }
+        };
+        newer(&mut self.prompt_tokens, later.prompt_tokens.0);
+        newer(&mut self.completion_tokens, later.completion_tokens.0);
+        newer(&mut self.total_tokens, later.total_tokens.0);
+        newer(&mut self.cache_read_tokens, later.cache_read());
+        let hour = later.cache_write_1h();
+        newer(&mut self.cache_write_tokens, later.cache_write(hour.unwrap_or(0)));
+        newer(&mut self.cache_write_1h_tokens, hour);
+        if self.total_tokens == 0 {
+            self.total_tokens = self.prompt_tokens.saturating_add(self.completion_tokens);
+        }
+    }
+
+    /// The counts that are billed.
+    pub fn tokens(&self) -> Tokens {
+        Tokens {
+            input: self.prompt_tokens,
+            output: self.completion_tokens,
+            cache_read: self.cache_read_tokens,
+            cache_write: self.cache_write_tokens,
+            cache_write_1h: self.cache_write_1h_tokens,
+        }
+    }
+}
+
+/// `usage` on the wire.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub(super) struct WireUsage {
+    prompt_tokens: Count,
+    completion_tokens: Count,
+    total_tokens: Count,
+    prompt_tokens_details: Lenient<WireDetails>,
+    /// Anthropic's names, kept by gateways and by providers of both APIs.
+    cache_read_input_tokens: Count,
+    cache_creation_input_tokens: Count,
+    cache_creation: Lenient<WireCreation>,
+    /// DeepSeek.
+    prompt_cache_hit_tokens: Count,
+    /// Moonshot, and Anthropic behind some gateways.
+    cached_tokens: Count,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct WireDetails {
+    cached_tokens: Count,
+    /// OpenAI, OpenRouter.
+    cache_write_tokens: Count,
+    /// LiteLLM.
+    cache_creation_tokens: Count,
+    cache_creation_token_details: Lenient<WireCreation>,
+}
+
+/// Writes by lifetime.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct WireCreation {
+    ephemeral_5m_input_tokens: Count,
+    ephemeral_1h_input_tokens: Count,
+}
+
+impl WireUsage {
+    fn details(&self) -> Option<&WireDetails> {
+        self.prompt_tokens_details.0.as_ref()
+    }
+
+    /// Writes by lifetime, wherever they stand.
+    fn creations(&self) -> impl Iterator<Item = &WireCreation> {
+        let below =
+            self.details().and_then(|details| details.cache_creation_token_details.0.as_ref());
+        below.into_iter().chain(&self.cache_creation.0)
+    }
+
+    fn cache_read(&self) -> Option<u64> {
+        first([
+            self.details().and_then(|details| details.cached_tokens.0),
+            self.cache_read_input_tokens.0,
+            self.prompt_cache_hit_tokens.0,
+            self.cached_tokens.0,
+        ])
+    }
+
+    fn cache_write_1h(&self) -> Option<u64> {
+        self.creations().find_map(|creation| first([creation.ephemeral_1h_input_tokens.0]))
+    }
+
+    /// The plain count is of all writes; `hour` of them are told apart.
+    fn cache_write(&self, hour: u64) -> Option<u64> {
+        let five_minutes =
+            self.creations().find_map(|creation| first([creation.ephemeral_5m_input_tokens.0]));
+        let all = first([
+            self.details().and_then(|details| details.cache_write_tokens.0),
+            self.details().and_then(|details| details.cache_creation_tokens.0),
+            self.cache_creation_input_tokens.0,
+        ]);
+        five_minutes.or(all.map(|all| all.saturating_sub(hour)))
+    }
+}
+
+/// The first count above zero.
+fn first<const N: usize>(counts: [Option<u64>; N]) -> Option<u64> {
+    counts.into_iter().flatten().find(|count| *count > 0)
+}
+
+/// A number of tokens; whatever is none reads as nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count(Option<u64>);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Any(PhantomData)).map(|found: Found<IgnoredAny>| match found {
+            Found::Number(count) => Self(Some(count)),
+            Found::Object(_) | Found::Other => Self(None),
+        })
+    }
+}
+
+/// An object; anything else reads as nothing.
+#[derive(Debug)]
+pub(super) struct Lenient<T>(pub(super) Option<T>);
+
+impl<T> Default for Lenient<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Any(PhantomData)).map(|found| match found {
+            Found::Object(object) => Self(Some(object)),
+            Found::Number(_) | Found::Other => Self(None),
+        })
+    }
+}
+
+enum Found<T> {
+    Number(u64),
+    Object(T),
+    Other,
+}
+
+struct Any<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Any<T> {
+    type Value = Found<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Found::Number(number))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Self::Value, E> {
+        // Some providers write `12.0`. The text of a whole double is its digits; beyond 2^53 nobody counts.
+        let is_count = (0.0..9_007_199_254_740_992.0).contains(&number) && number.fract() == 0.0;
+        let count = is_count.then(|| format!("{number:.0}").parse().ok()).flatten();
+        Ok(count.map_or(Found::Other, Found::Number))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Found::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Found::Object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(reports: &[Value]) -> Usage {
+        let mut usage = Usage::default();
+        for report in reports {
+            usage.merge(&serde_json::from_value(report.clone()).unwrap());
+        }
+        usage
+    }
+
+    /// Reads, writes for five minutes, writes for an hour.
+    fn cached(report: Value) -> (u64, u64, u64) {
+        let usage = read(&[report]);
+        (usage.cache_read_tokens, usage.cache_write_tokens, usage.cache_write_1h_tokens)
+    }
+
+    #[test]
+    fn every_spelling_of_a_cached_token_is_read() {
+        for (report, want) in [
+            (json!({"prompt_tokens_details": {"cached_tokens": 7}}), (7, 0, 0)),
+            (json!({"cache_read_input_tokens": 7, "cache_creation_input_tokens": 5}), (7, 5, 0)),
+            (json!({"prompt_cache_hit_tokens": 7, "prompt_cache_miss_tokens": 3}), (7, 0, 0)),
+            (json!({"cached_tokens": 7}), (7, 0, 0)),
+            (
+                json!({"prompt_tokens_details": {"cached_tokens": 7, "cache_write_tokens": 5}}),
+                (7, 5, 0),
+            ),
+            (json!({"prompt_tokens_details": {"cache_creation_tokens": 5}}), (0, 5, 0)),
+            (
+                json!({"cache_creation_input_tokens": 9, "cache_creation":
+                       {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 4}}),
+                (0, 5, 4),
+            ),
+            (
+                json!({"prompt_tokens_details": {"cache_creation_tokens": 9, "cache_creation_token_details":
+                       {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 4}}}),
+                (0, 5, 4),
+            ),
+            (
+                json!({"cache_creation_input_tokens": 4, "cache_creation":
+                       {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 4}}),
+                (0, 0, 4),
+            ),
+            (json!({"cache_creation": {"ephemeral_5m_input_tokens": 5}}), (0, 5, 0)),
+            // The same count under two names is one count.
+            (
+                json!({"prompt_tokens_details": {"cached_tokens": 7}, "cache_read_input_tokens": 7}),
+                (7, 0, 0),
+            ),
+            (
+                json!({"prompt_tokens_details": {"cached_tokens": 0}, "prompt_cache_hit_tokens": 7}),
+                (7, 0, 0),
+            ),
+        ] {
+            assert_eq!(cached(report.clone()), want, "{report}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_count_is_passed_over() {
+        let odd = json!({
+            "prompt_tokens": 12.0, "completion_tokens": "5", "total_tokens": -1, "prompt_tokens_details": [1, {"a": 2}],
+            "cache_creation": 9, "cached_tokens": {"n": 1}, "cache_read_input_tokens": true,
+            "prompt_cache_hit_tokens": 1.5, "cache_creation_input_tokens": 1e300,
+        });
+        assert_eq!(read(&[odd]), Usage { prompt_tokens: 12, total_tokens: 12, ..Usage::default() });
+        let null =
+            json!({"prompt_tokens": null, "prompt_tokens_details": null, "cache_creation": null});
+        assert_eq!(read(&[null]), Usage::default());
+    }
+
+    #[test]
+    fn a_later_zero_keeps_what_is_known() {
+        let first = json!({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 2}});
+        let last = json!({"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 0}});
+        let usage = read(&[first, last]);
+        assert_eq!((usage.cache_read_tokens, usage.cache_write_tokens), (3, 2));
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens), (9, 4));
+        let tokens =
+            Tokens { input: 9, output: 4, cache_read: 3, cache_write: 2, cache_write_1h: 0 };
+        assert_eq!(usage.tokens(), tokens);
+    }
+}
