@@ -1,11 +1,14 @@
 //! The management API and the pages beside it: request in, answer out, no Pingora types.
 
+mod access;
+mod aliases;
 mod budgets;
 mod ceilings;
 mod fields;
 mod health;
 mod keys;
 mod pricing;
+mod settings;
 mod usage;
 mod users;
 
@@ -125,6 +128,14 @@ pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<An
         (Handler::Pricing, _, Some(key)) => pricing::get(app, key, request).await,
         (Handler::Pricing, _, None) => pricing::list(app, request).await,
         (Handler::PriceHistory, _, Some(key)) => pricing::history(app, key).await,
+        (Handler::Aliases, &Method::POST, _) => aliases::put(app, request).await,
+        (Handler::Aliases, &Method::DELETE, Some(name)) => {
+            aliases::delete(app, name, request).await
+        }
+        (Handler::Aliases, ..) => aliases::list(app).await,
+        (Handler::Settings, &Method::PATCH, _) => settings::update(app, request).await,
+        (Handler::Settings, ..) => settings::get(app),
+        (Handler::MasterKeyRotation, ..) => settings::rotate(app).await,
         (Handler::Usage, ..) => usage::list(app, request).await,
         (Handler::Chat | Handler::ResponsesSocket, ..) => {
             Err(Rejection::internal("a generation route reached the management API"))
@@ -146,6 +157,7 @@ fn id_name(route: &Route) -> &'static str {
         Handler::Keys | Handler::KeyRotation => "key_id",
         Handler::Users | Handler::UserUsage => "user_id",
         Handler::Budgets => "budget_id",
+        Handler::Aliases => "name",
         _ => "model_key",
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
 use otari_filters::control::ControlPlane;
 use otari_filters::providers::Family;
@@ -13,12 +14,13 @@ use pingora_core::connectors::http::{Connector, v1};
 use pingora_core::server::configuration::ServerConf;
 
 use crate::config::{Config, Database, ProviderConfig};
-use crate::control::directory::{self, Directory};
+use crate::control::directory::Directory;
 use crate::control::follow::Follower;
 use crate::control::journal::{Journal, JournalError};
 use crate::control::leases::Leases;
 use crate::control::ledger::Ledger;
 use crate::control::local::{Configured, Local, RateLimiter};
+use crate::control::settings::Settings;
 use crate::control::writer::{Touched, Writer};
 use crate::first_run;
 use crate::life::Life;
@@ -31,6 +33,8 @@ use crate::telemetry::metrics::Metrics;
 pub struct App {
     /// What the operator asked for.
     pub config: Config,
+    /// What of it can be changed while the gateway runs, as it is now.
+    pub settings: Arc<ArcSwap<Settings>>,
     /// The questions a request asks.
     pub control: Arc<dyn ControlPlane>,
     /// The same, for the management API, which also changes the answers.
@@ -57,6 +61,8 @@ pub struct App {
     pub life: Arc<Life>,
     /// API key made at the first start; shown once.
     pub bootstrap_key: Option<String>,
+    /// Master key made at the first start; shown once.
+    pub first_master_key: Option<String>,
 }
 
 /// Why the gateway cannot start.
@@ -107,6 +113,13 @@ impl App {
         server: &ServerConf,
         mock: Option<std::net::SocketAddr>,
     ) -> Result<Self, StartError> {
+        // Whatever may fail comes before the keys that are shown once.
+        let providers = config
+            .providers
+            .iter()
+            .map(|provider| configured(provider, &config, mock))
+            .collect::<Result<_, _>>()
+            .map_err(StartError::Other)?;
         let metrics =
             Arc::new(Metrics::new().map_err(|error| StartError::Other(error.to_string()))?);
         let store = open_store(&config.database)
@@ -139,19 +152,14 @@ impl App {
         let mut everything = store.everything().await.map_err(failed)?;
         let bootstrap_key =
             first_run::prepare(&config, store.as_ref(), &mut everything).await.map_err(failed)?;
+        let (master, first_master_key) =
+            first_run::master_key(&config, store.as_ref(), &everything.settings)
+                .await
+                .map_err(failed)?;
+        let settings =
+            Arc::new(ArcSwap::from_pointee(Settings::new(&config, &everything.settings)));
         let (directory, ledger) = into_memory(&config, &everything, store.shared().is_some());
         let leases = Arc::new(Leases::new(store.clone(), ledger.clone(), config.budget_lease_ttl));
-        let follower = Follower {
-            store: store.clone(),
-            directory: directory.clone(),
-            ledger: ledger.clone(),
-            leases: leases.clone(),
-            journal: journal.clone(),
-            metrics: metrics.clone(),
-        };
-        if let Some(shared) = store.shared() {
-            follower.beat(shared).await.map_err(failed)?;
-        }
         let local = Arc::new(Local {
             directory,
             ledger,
@@ -159,16 +167,18 @@ impl App {
             journal,
             touched,
             metrics: metrics.clone(),
-            master: config.master_key.as_ref().map(|key| directory::digest(key.expose())),
-            providers: config
-                .providers
-                .iter()
-                .map(|provider| configured(provider, &config, mock))
-                .collect::<Result<_, _>>()
-                .map_err(StartError::Other)?,
-            reject_user_mismatch: config.reject_user_mismatch,
+            master: ArcSwap::from_pointee(master),
+            providers,
+            settings: settings.clone(),
         });
+        local.set(Settings::new(&config, &everything.settings));
+        let follower =
+            Follower { store: store.clone(), local: local.clone(), config: config.clone() };
+        if let Some(shared) = store.shared() {
+            follower.beat(shared).await.map_err(failed)?;
+        }
         Ok(Self {
+            settings,
             control: local.clone(),
             local,
             store,
@@ -182,6 +192,7 @@ impl App {
             addresses: Addresses::default(),
             life: Arc::new(Life::default()),
             bootstrap_key,
+            first_master_key,
             config,
         })
     }
@@ -233,6 +244,8 @@ fn into_memory(
     everything.budgets.iter().for_each(|row| ledger.put_budget(row));
     everything.users.iter().for_each(|row| ledger.put_user(row));
     ledger.put_ceilings(&everything.ceilings);
+    everything.users.iter().for_each(|row| directory.put_user(row));
+    directory.set_aliases(&config.aliases, &everything.aliases);
     (Arc::new(directory), Arc::new(ledger))
 }
 

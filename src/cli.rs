@@ -249,7 +249,10 @@ fn summary(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     let providers = if providers.is_empty() { "none".into() } else { providers.join(", ") };
     writeln!(out, "providers  {providers}")?;
     writeln!(out, "prices     {} in the file", config.pricing.len())?;
-    let master_key = if config.master_key.is_some() { "set" } else { "not set: management is off" };
+    let master_key = match config.master_key {
+        Some(_) => "set",
+        None => "not set: one is made at the first start",
+    };
     writeln!(out, "master key {master_key}")
 }
 

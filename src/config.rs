@@ -21,6 +21,7 @@ mod log;
 mod database;
 mod providers;
 mod prices;
+mod aliases;
 mod unused;
 mod check;
 
@@ -84,7 +85,7 @@ pub struct Config {
     pub auto_migrate: bool,
     /// Folder of the usage journal.
     pub journal_dir: PathBuf,
-    /// Compared in constant time; `None`: management is off.
+    /// Compared in constant time; `None`: one is made at the first start.
     pub master_key: Option<Secret>,
     /// Create a first API key when there is none.
     pub bootstrap_api_key: bool,
@@ -108,6 +109,9 @@ pub struct Config {
 
     /// Bill models without a price at public list prices.
     pub default_pricing: bool,
+    /// `aliases:`: names and their targets, `instance:model`.
+    pub aliases: Vec<(String, String)>,
+
     /// Refuse models without a price with 402.
     pub require_pricing: bool,
     /// Refuse a request whose user is an existing user other than the key's.
@@ -234,6 +238,25 @@ pub enum MissingUsage {
     Fail,
     /// Nothing is charged.
     AllowFree,
+}
+
+impl MissingUsage {
+    /// Every word, in the order of the alphabet.
+    pub const WORDS: [&str; 3] = ["allow_free", "estimate", "fail"];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Estimate => "estimate",
+            Self::Fail => "fail",
+            Self::AllowFree => "allow_free",
+        }
+    }
+
+    /// What a word means.
+    pub fn read(word: &str) -> Option<Self> {
+        [Self::Estimate, Self::Fail, Self::AllowFree].into_iter().find(|one| one.as_str() == word)
+    }
 }
 
 /// Sizes and times; every one can be set.

@@ -5,8 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use crate::first_run;
 
 /// The folder when none is named.
 const FOLDER: &str = "otari-demo";
@@ -43,9 +42,7 @@ pub fn prepare(folder: Option<&Path>) -> io::Result<Demo> {
         remove(&folder.join(old))?;
     }
     let file = folder.join("config.yml");
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    let master_key = format!("otari-mk-{}", URL_SAFE_NO_PAD.encode(bytes));
+    let master_key = first_run::new_master_key().map_err(io::Error::other)?;
     remove(&file)?;
     let mut out = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file)?;
     let folder = fs::canonicalize(&folder)?;

@@ -1,4 +1,4 @@
-//! What happens once: the first API key, and prices of the configuration for models that have none.
+//! What happens once: the master key, the first API key, and prices of the configuration for models that have none.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -11,7 +11,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::control::directory;
 use crate::control::journal::JournalError;
-use crate::store::{Everything, KeyRow, PriceRow, Store, StoreError, UserRow};
+use crate::control::settings::{MASTER_KEY_HASH, MasterKey};
+use crate::store::{Everything, KeyRow, PriceRow, SettingRow, Store, StoreError, UserRow};
 
 /// Makes a new API key: `gw-` and 48 random bytes, 67 characters.
 ///
@@ -21,6 +22,16 @@ pub fn new_key() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 48];
     getrandom::fill(&mut bytes)?;
     Ok(format!("gw-{}", URL_SAFE_NO_PAD.encode(bytes)))
+}
+
+/// Makes a new master key: `otari-mk-` and 32 random bytes.
+///
+/// # Errors
+/// When the system has no randomness to give.
+pub fn new_master_key() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)?;
+    Ok(format!("otari-mk-{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
 
 /// What is shown of a key for ever: enough to tell it from others, far too little to guess the rest.
@@ -43,6 +54,7 @@ pub fn user(user_id: &str, alias: Option<String>) -> UserRow {
         spend: otari_filters::money::MicroUsd::ZERO,
         reserved: otari_filters::money::MicroUsd::ZERO,
         budget_id: None,
+        allowed_models: None,
         blocked: false,
         created_at: now,
         updated_at: now,
@@ -71,6 +83,38 @@ pub fn gateway_id(journal_dir: &Path) -> Result<String, JournalError> {
             Ok(id)
         }
     }
+}
+
+/// The master key: the configuration's, else the one that was made earlier, else a new one, which is returned too. Of a
+/// generated key the store keeps the digest alone.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn master_key(
+    config: &Config,
+    store: &dyn Store,
+    settings: &[SettingRow],
+) -> Result<(MasterKey, Option<String>), StoreError> {
+    if let Some(key) = &config.master_key {
+        return Ok((MasterKey::Configured(directory::digest(key.expose())), None));
+    }
+    let stored = |settings: &[SettingRow]| {
+        let row = settings.iter().find(|row| row.key == MASTER_KEY_HASH);
+        row.map(|row| MasterKey::stored(&row.value))
+    };
+    if let Some(key) = stored(settings) {
+        return Ok((key, None));
+    }
+    let token =
+        new_master_key().map_err(|error| StoreError::Unavailable { message: error.to_string() })?;
+    let digest = directory::digest(&token);
+    let value = directory::hex(&digest);
+    let row = SettingRow { key: MASTER_KEY_HASH.into(), value, updated_at: clock::now() };
+    if store.setting_add(&row).await? {
+        return Ok((MasterKey::Generated(digest), Some(token)));
+    }
+    // Another gateway that starts on this database was faster, and has shown its own.
+    Ok((stored(&store.setting_all().await?).unwrap_or(MasterKey::Unknown), None))
 }
 
 /// Seeds prices and makes the bootstrap key, in the store and in `everything` that was read from it. Returns the key
@@ -102,6 +146,9 @@ pub async fn prepare(
         last_used_at: None,
         expires_at: None,
         is_active: true,
+        allowed_models: None,
+        exclude_from_budget: false,
+        reject_user_mismatch: None,
         metadata,
         id,
     };

@@ -48,6 +48,12 @@ pub enum Handler {
     Pricing,
     /// All prices of one model.
     PriceHistory,
+    /// Names that stand for models.
+    Aliases,
+    /// What can be changed while the gateway runs.
+    Settings,
+    /// A new master key in the place of a generated one.
+    MasterKeyRotation,
     /// Usage rows.
     Usage,
 }
@@ -75,7 +81,7 @@ const fn route(
 }
 
 /// All of them; of one path, the method named first in `Allow` comes first.
-pub static ROUTES: [Route; 37] = [
+pub static ROUTES: &[Route] = &[
     route(Method::GET, "/", Credential::Open, Handler::Home),
     route(Method::GET, "/health", Credential::Open, Handler::Health),
     route(Method::GET, "/health/liveness", Credential::Open, Handler::Liveness),
@@ -117,6 +123,17 @@ pub static ROUTES: [Route; 37] = [
     ),
     route(Method::GET, "/v1/pricing/{model_key...}", Credential::Key, Handler::Pricing),
     route(Method::DELETE, "/v1/pricing/{model_key...}", Credential::Master, Handler::Pricing),
+    route(Method::POST, "/v1/aliases", Credential::Master, Handler::Aliases),
+    route(Method::GET, "/v1/aliases", Credential::Master, Handler::Aliases),
+    route(Method::DELETE, "/v1/aliases/{name}", Credential::Master, Handler::Aliases),
+    route(Method::GET, "/v1/settings", Credential::Master, Handler::Settings),
+    route(Method::PATCH, "/v1/settings", Credential::Master, Handler::Settings),
+    route(
+        Method::POST,
+        "/v1/settings/master-key/rotate",
+        Credential::Master,
+        Handler::MasterKeyRotation,
+    ),
     route(Method::GET, "/v1/usage", Credential::Master, Handler::Usage),
     // Kept last: it answers every other method of the path.
     route(Method::POST, "/v1/responses", Credential::Key, Handler::ResponsesSocket),
@@ -150,7 +167,7 @@ pub fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
     };
     let path = BARE.iter().find(|(bare, _)| *bare == path).map_or(path, |(_, full)| full);
     let mut other = None;
-    for route in &ROUTES {
+    for route in ROUTES {
         let Some(id) = matches(route.template, path) else { continue };
         if route.method == *method || (*method == Method::HEAD && route.method == Method::GET) {
             return Found::Route(route, id);
@@ -177,7 +194,7 @@ fn matches<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
 
 fn nearest(path: &str) -> &'static str {
     let mut best = ("/", 0.0);
-    for route in &ROUTES {
+    for route in ROUTES {
         let likeness = strsim::jaro_winkler(route.template, path);
         if likeness > best.1 {
             best = (route.template, likeness);

@@ -21,9 +21,9 @@ use otari_filters::prices::Prices;
 use otari_filters::settle::Entry;
 use serde_json::{Map, Value};
 
+pub use self::adopt::{Adoption, Origin, Upgrade};
 pub use self::shared::{Beat, Change, Kind, Notice, Shared, Take, Taken, Window};
 use crate::period::Period;
-pub use self::adopt::{Adoption, Origin, Upgrade};
 
 /// An API key. The key itself is not kept, only its digest.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +46,12 @@ pub struct KeyRow {
     pub expires_at: Option<Timestamp>,
     /// `false`: revoked for now.
     pub is_active: bool,
+    /// What the key may call, as `instance:model` with an optional `*` at the end; `None`: what its user may.
+    pub allowed_models: Option<Vec<String>>,
+    /// Its calls are recorded, and neither held nor charged.
+    pub exclude_from_budget: bool,
+    /// Overrides the setting of the same name; `None` inherits it.
+    pub reject_user_mismatch: Option<bool>,
     /// The operator's own data.
     pub metadata: Map<String, Value>,
 }
@@ -59,6 +65,10 @@ pub struct KeyChange {
     pub is_active: Option<bool>,
     /// New expiry.
     pub expires_at: Option<Option<Timestamp>>,
+    /// New list.
+    pub allowed_models: Option<Option<Vec<String>>>,
+    /// Override, or inherit again.
+    pub reject_user_mismatch: Option<Option<bool>>,
     /// Replaces the whole object.
     pub metadata: Option<Map<String, Value>>,
 }
@@ -76,6 +86,8 @@ pub struct UserRow {
     pub reserved: MicroUsd,
     /// The budget that caps the spend.
     pub budget_id: Option<String>,
+    /// What keys without a list of their own may call; `None`: everything.
+    pub allowed_models: Option<Vec<String>>,
     /// `true`: every billable request is refused.
     pub blocked: bool,
     /// Creation.
@@ -112,6 +124,8 @@ pub struct UserChange {
     pub alias: Option<Option<String>>,
     /// New budget and period; cleared together.
     pub budget: Option<Option<Assignment>>,
+    /// New list.
+    pub allowed_models: Option<Option<Vec<String>>>,
     /// Block or let in again.
     pub blocked: Option<bool>,
     /// Replaces the whole object.
@@ -253,6 +267,34 @@ pub struct PriceRow {
     pub updated_at: Timestamp,
 }
 
+/// A name that stands for a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AliasRow {
+    /// UUIDv4.
+    pub id: String,
+    /// What callers write.
+    pub name: String,
+    /// `instance:model`.
+    pub target: String,
+    /// For whom; `None`: for everybody.
+    pub user_id: Option<String>,
+    /// Creation.
+    pub created_at: Timestamp,
+    /// Last change.
+    pub updated_at: Timestamp,
+}
+
+/// A setting changed while the gateway runs. It wins over the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SettingRow {
+    /// Its name.
+    pub key: String,
+    /// As text.
+    pub value: String,
+    /// Last change.
+    pub updated_at: Timestamp,
+}
+
 /// One row of `usage_logs`, with the names that belong to its ids.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UsageRow {
@@ -335,6 +377,10 @@ pub struct Everything {
     pub prices: Vec<PriceRow>,
     /// All ceilings.
     pub ceilings: Vec<CeilingRow>,
+    /// All aliases.
+    pub aliases: Vec<AliasRow>,
+    /// All settings.
+    pub settings: Vec<SettingRow>,
 }
 
 /// What [`Store::apply`] did.
@@ -494,6 +540,25 @@ pub trait Store: Send + Sync {
         model_key: &str,
         effective_at: Option<Timestamp>,
     ) -> Result<bool, StoreError>;
+
+    /// All aliases, by name, those for everybody first.
+    async fn alias_all(&self) -> Result<Vec<AliasRow>, StoreError>;
+    /// Inserts an alias, or gives the one of the same name and user another target (`id` and `created_at` kept).
+    /// Returns the row as stored.
+    async fn alias_put(&self, alias: &AliasRow) -> Result<AliasRow, StoreError>;
+    /// Removes the alias of this name for this user, or for everybody. `false` when there is none.
+    async fn alias_delete(&self, name: &str, user_id: Option<&str>) -> Result<bool, StoreError>;
+
+    /// All settings, by key.
+    async fn setting_all(&self) -> Result<Vec<SettingRow>, StoreError>;
+    /// Sets or, without a value, removes settings, all in one transaction.
+    async fn setting_put(
+        &self,
+        changes: &[(String, Option<String>)],
+        at: Timestamp,
+    ) -> Result<(), StoreError>;
+    /// Sets a setting that nobody has set yet. `false` when somebody has; theirs stays.
+    async fn setting_add(&self, setting: &SettingRow) -> Result<bool, StoreError>;
 
     /// Applies journal entries in one transaction, in order, each at most once however often it is called:
     /// a usage record inserts its row and, only if the row is new, adds its cost to a live user's spend and to its

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::allow::AllowList;
 use crate::money::MicroUsd;
 use crate::prices::Prices;
 use crate::rejection::Rejection;
@@ -24,6 +25,10 @@ pub enum Caller {
         user_id: Option<Arc<str>>,
         /// What it spends is recorded and counts against no budget.
         excluded: bool,
+        /// Refuse another existing user's name; `None`: as the settings say.
+        rejects_mismatch: Option<bool>,
+        /// The key's own list of models; `None`: its user's holds.
+        allowed: Option<Arc<AllowList>>,
     },
 }
 
@@ -64,6 +69,8 @@ pub struct Attempt {
     pub prices: Option<Arc<Prices>>,
     /// A price list spells the name out as it is, so that it may become a metric's label: what callers type is endless.
     pub is_listed: bool,
+    /// The request named an alias: answers show that name, and not the provider's.
+    pub is_alias: bool,
 }
 
 /// What a request asks of the budgets it falls under.
@@ -125,8 +132,14 @@ pub trait ControlPlane: Send + Sync {
     /// Who pays, given the user the request names? Refuses with `user_required`, `user_mismatch`, `key_without_user`.
     fn bill(&self, caller: &Caller, requested: Option<&str>) -> Result<Billed, Rejection>;
 
-    /// Which upstreams to try, best first; never empty. Refuses with `model_not_found`, `ambiguous_model`.
-    async fn resolve(&self, caller: &Caller, model: &str) -> Result<Vec<Attempt>, Rejection>;
+    /// Which upstreams to try, best first; never empty. `user_id`: who pays; names may be theirs alone. Refuses with
+    /// `model_not_permitted`, `model_not_found`, `ambiguous_model`.
+    async fn resolve(
+        &self,
+        caller: &Caller,
+        user_id: &str,
+        model: &str,
+    ) -> Result<Vec<Attempt>, Rejection>;
 
     /// Holds the estimate against every budget the request falls under.
     /// Refuses with `user_not_found`, `user_blocked`, `budget_exceeded`, `unavailable`.

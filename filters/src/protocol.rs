@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod json;
 pub mod sse;
+pub mod name;
 
 /// The API a caller speaks; decides the shape of errors and of the end of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -50,6 +50,8 @@ pub enum Code {
     UserNotFound,
     /// The billed user is blocked.
     UserBlocked,
+    /// Neither the key's list of models nor its user's holds the model.
+    ModelNotPermitted,
     /// The estimate does not fit into what is left.
     BudgetExceeded,
     /// The model has no price and prices are required.
@@ -139,6 +141,7 @@ impl Code {
             Self::RateLimited => (429, "rate_limited"),
             Self::UserNotFound => (404, "user_not_found"),
             Self::UserBlocked => (403, "user_blocked"),
+            Self::ModelNotPermitted => (403, "model_not_permitted"),
             Self::BudgetExceeded => (403, "budget_exceeded"),
             Self::NoPrice => (402, "no_price"),
             Self::ModelNotFound => (400, "model_not_found"),

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Answer, Request, fields};
+use super::{Answer, Request, access, fields};
 use crate::app::App;
 use crate::control::directory;
 use crate::store::{KeyChange, KeyRow};
@@ -23,6 +23,9 @@ struct KeyInfo<'a> {
     last_used_at: Option<String>,
     expires_at: Option<String>,
     is_active: bool,
+    allowed_models: Option<&'a [String]>,
+    exclude_from_budget: bool,
+    reject_user_mismatch: Option<bool>,
     metadata: &'a Map<String, Value>,
 }
 
@@ -37,6 +40,9 @@ struct CreatedKey<'a> {
     created_at: String,
     expires_at: Option<String>,
     is_active: bool,
+    allowed_models: Option<&'a [String]>,
+    exclude_from_budget: bool,
+    reject_user_mismatch: Option<bool>,
     metadata: &'a Map<String, Value>,
 }
 
@@ -51,6 +57,9 @@ impl<'a> From<&'a KeyRow> for KeyInfo<'a> {
             last_used_at: row.last_used_at.map(fields::iso),
             expires_at: row.expires_at.map(fields::iso),
             is_active: row.is_active,
+            allowed_models: row.allowed_models.as_deref(),
+            exclude_from_budget: row.exclude_from_budget,
+            reject_user_mismatch: row.reject_user_mismatch,
             metadata: &row.metadata,
         }
     }
@@ -67,6 +76,9 @@ impl<'a> CreatedKey<'a> {
             created_at: fields::iso(row.created_at),
             expires_at: row.expires_at.map(fields::iso),
             is_active: row.is_active,
+            allowed_models: row.allowed_models.as_deref(),
+            exclude_from_budget: row.exclude_from_budget,
+            reject_user_mismatch: row.reject_user_mismatch,
             metadata: &row.metadata,
         }
     }
@@ -79,10 +91,14 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
     let user_id = fields::string(&mut read, "user_id").filter(|user| !user.is_empty());
     let expires_at = fields::datetime(&mut read, "expires_at");
     let metadata = read.object("metadata", false).unwrap_or_default();
+    let allowed_models = access::texts(&mut read, "allowed_models");
+    let exclude_from_budget = read.boolean("exclude_from_budget", false).unwrap_or(false);
+    let reject_user_mismatch = read.boolean("reject_user_mismatch", true);
     read.faults.check()?;
 
     let id = Uuid::new_v4().to_string();
     let token = first_run::new_key().map_err(Rejection::internal)?;
+    let allowed_models = access::narrowed(app, allowed_models, user_id.as_deref())?;
     let owner = owner(app, user_id.as_deref(), &id, key_name.as_deref()).await?;
     let row = KeyRow {
         key_hash: directory::hex(&directory::digest(&token)),
@@ -93,6 +109,9 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
         last_used_at: None,
         expires_at,
         is_active: true,
+        allowed_models,
+        exclude_from_budget,
+        reject_user_mismatch,
         metadata,
         id,
     };
@@ -157,8 +176,26 @@ pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<
     let is_active = read.boolean("is_active", true);
     let expires_at = read.has("expires_at").then(|| fields::datetime(&mut read, "expires_at"));
     let metadata = read.object("metadata", true);
+    let allowed_models =
+        read.has("allowed_models").then(|| access::texts(&mut read, "allowed_models"));
+    let reject_user_mismatch =
+        read.has("reject_user_mismatch").then(|| read.boolean("reject_user_mismatch", true));
     read.faults.check()?;
-    let change = KeyChange { key_name, is_active, expires_at, metadata };
+    let allowed_models = match allowed_models {
+        None => None,
+        Some(texts) => {
+            let key = app.store.key_get(id).await?.ok_or_else(|| not_found(id))?;
+            Some(access::narrowed(app, texts, key.user_id.as_deref())?)
+        }
+    };
+    let change = KeyChange {
+        key_name,
+        is_active,
+        expires_at,
+        allowed_models,
+        reject_user_mismatch,
+        metadata,
+    };
     let row = app.store.key_update(id, &change).await?.ok_or_else(|| not_found(id))?;
     app.local.directory.put_key(&row);
     Answer::json(&KeyInfo::from(&row))

@@ -6,7 +6,7 @@ use otari_filters::validate::Fields;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Answer, Request, fields};
+use super::{Answer, Request, aliases, fields};
 use crate::app::App;
 use crate::clock;
 use crate::store::{PriceRow, StoreError};
@@ -43,6 +43,7 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
     let output = rates::required(&mut read, rates::OUTPUT);
     let further = rates::Further::read(&mut read);
     let effective_at = fields::datetime(&mut read, "effective_at");
+    aliases::refuse_price(app, &body)?;
     read.faults.check()?;
     let newest = if further.inherits() { newest(app, &model_key).await? } else { None };
     let now = clock::now();

@@ -8,7 +8,7 @@ use otari_filters::validate::Fields;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Answer, Request, budgets, fields};
+use super::{Answer, Request, access, budgets, fields};
 use crate::app::{App, FLUSH_AT_MOST};
 use crate::clock;
 use crate::store::{Assignment, StoreError, UserChange, UserRow};
@@ -20,6 +20,7 @@ struct User<'a> {
     spend: f64,
     reserved: f64,
     budget_id: Option<&'a str>,
+    allowed_models: Option<&'a [String]>,
     budget_started_at: Option<String>,
     next_budget_reset_at: Option<String>,
     blocked: bool,
@@ -39,6 +40,7 @@ async fn user<'a>(app: &App, row: &'a UserRow) -> Result<User<'a>, Rejection> {
         spend: row.spend.to_f64(),
         reserved: held.to_f64(),
         budget_id: row.budget_id.as_deref(),
+        allowed_models: row.allowed_models.as_deref(),
         budget_started_at: row.budget_started_at.map(fields::iso),
         next_budget_reset_at: row.next_budget_reset_at.map(fields::iso),
         blocked: row.blocked,
@@ -77,10 +79,12 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
     let user_id = fields::required_string(&mut read, "user_id");
     let alias = fields::string(&mut read, "alias");
     let budget_id = fields::string(&mut read, "budget_id");
+    let allowed_models = access::texts(&mut read, "allowed_models");
     let blocked = read.boolean("blocked", false).unwrap_or(false);
     let metadata = read.object("metadata", false).unwrap_or_default();
     read.faults.check()?;
 
+    let allowed_models = access::list(app, allowed_models)?.map(|list| list.entries());
     let now = clock::now();
     let budget = match budget_id {
         None => None,
@@ -98,6 +102,7 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
         budget_started_at: budget.as_ref().map(|budget| budget.started_at),
         next_budget_reset_at: budget.as_ref().and_then(|budget| budget.ends_at),
         budget_id: budget.map(|budget| budget.budget_id),
+        allowed_models,
         blocked,
         created_at: now,
         updated_at: now,
@@ -114,6 +119,7 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
         Err(error) => return Err(error.into()),
     };
     app.local.ledger.put_user(&row);
+    app.local.directory.put_user(&row);
     Answer::json(&user(app, &row).await?)
 }
 
@@ -152,6 +158,8 @@ pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<
     // Absent keeps, null clears where the field can be null, a value sets.
     let alias = read.has("alias").then(|| fields::string(&mut read, "alias"));
     let budget_id = read.has("budget_id").then(|| fields::string(&mut read, "budget_id"));
+    let allowed_models =
+        read.has("allowed_models").then(|| access::texts(&mut read, "allowed_models"));
     let blocked = read.boolean("blocked", true);
     let metadata = read.object("metadata", true);
     read.faults.check()?;
@@ -159,6 +167,8 @@ pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<
     if app.store.user_get(id).await?.is_none() {
         return Err(not_found(id));
     }
+    let allowed_models = allowed_models.map(|texts| access::list(app, texts)).transpose()?;
+    let allowed_models = allowed_models.map(|list| list.map(|list| list.entries()));
     let now = clock::now();
     let budget = match budget_id {
         None => None,
@@ -170,12 +180,14 @@ pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<
         app.local.journal.flush(FLUSH_AT_MOST).await;
     }
     catch_up(app).await;
-    let mut change = UserChange { alias, budget, blocked, metadata, updated_at: None };
+    let mut change =
+        UserChange { alias, budget, allowed_models, blocked, metadata, updated_at: None };
     if change != UserChange::default() {
         change.updated_at = Some(now);
     }
     let row = app.store.user_update(id, &change).await?.ok_or_else(|| not_found(id))?;
     app.local.ledger.change_user(&row, &change);
+    app.local.directory.put_user(&row);
     if change.budget.is_some() {
         // What was granted under the old budget is not the new one's.
         app.local.leases.give_back(&Scope::User(id.into())).await?;

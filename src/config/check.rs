@@ -8,8 +8,8 @@ use super::env::Env;
 use super::layers::{Fields, Sources};
 use super::problem::{Place, Report};
 use super::{
-    Config, Limits, Listen, LogFormat, LogLevel, MissingUsage, Secret, database, prices, providers,
-    unused,
+    Config, Limits, Listen, LogFormat, LogLevel, MissingUsage, Secret, aliases, database, prices,
+    providers, unused,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
@@ -19,6 +19,7 @@ pub(super) fn check(fields: &Fields, sources: &Sources, report: &mut Report) -> 
     let journal_dir = database::journal_dir(fields, &database, report);
     let providers = providers::read(fields, &sources.env, report);
     let pricing = prices::read(fields, &providers, report);
+    let aliases = aliases::read(fields, &providers, report);
     unused::check(fields, report);
     Config {
         file: sources.file.clone(),
@@ -45,6 +46,7 @@ pub(super) fn check(fields: &Fields, sources: &Sources, report: &mut Report) -> 
         pricing,
         // Whether a list price is what a provider charges here is the operator's to say.
         default_pricing: fields.flag("default_pricing", false, report),
+        aliases,
         // An unpriced model would be free of charge and outside every budget.
         require_pricing: fields.flag("require_pricing", true, report),
         reject_user_mismatch: fields.flag("reject_user_mismatch", true, report),
@@ -155,20 +157,14 @@ fn word<T: FromStr<Err = String> + Default>(fields: &Fields, key: &str, report: 
 fn missing_usage(fields: &Fields, report: &mut Report) -> MissingUsage {
     let key = "stream_missing_usage_policy";
     let Some(text) = fields.text(key, report) else { return MissingUsage::default() };
-    match text.trim().to_lowercase().as_str() {
-        "estimate" => MissingUsage::Estimate,
-        "fail" => MissingUsage::Fail,
-        "allow_free" => MissingUsage::AllowFree,
-        _ => {
-            if let Some(node) = fields.get(key) {
-                let got = if node.expanded { "…" } else { text };
-                let what =
-                    format!("{key} must be one of ['allow_free', 'estimate', 'fail'], got '{got}'");
-                report.problem(&node.place, what);
-            }
-            MissingUsage::default()
+    MissingUsage::read(&text.trim().to_lowercase()).unwrap_or_else(|| {
+        if let Some(node) = fields.get(key) {
+            let got = if node.expanded { "…" } else { text };
+            let words = MissingUsage::WORDS.join("', '");
+            report.problem(&node.place, format!("{key} must be one of ['{words}'], got '{got}'"));
         }
-    }
+        MissingUsage::default()
+    })
 }
 
 fn limits(fields: &Fields, report: &mut Report) -> Limits {

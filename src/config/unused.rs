@@ -19,7 +19,6 @@ enum Rule {
 const RULES: &[(&str, Rule)] = &[
     ("cors_allow_origins", Rule::Anything),
     ("db_pool_recycle", Rule::Whole { least: i128::MIN, default: -1 }),
-    ("aliases", Rule::Tree),
     ("routing", Rule::Tree),
     ("search_tools", Rule::Anything),
     ("model_capabilities", Rule::Tree),

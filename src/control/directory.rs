@@ -1,17 +1,21 @@
-//! Keys and prices in memory: what the request path looks up, kept in step by the management API.
+//! Keys, users' lists of models, aliases and prices in memory: what the request path looks up, kept in step by the
+//! management API.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
+use otari_filters::alias::Aliases;
+use otari_filters::allow::AllowList;
 use otari_filters::prices::Prices;
 use otari_filters::providers::Provider;
 use papaya::{HashMap, Operation};
 use sha2::{Digest, Sha256};
 
 use crate::control::default_prices::{DefaultPrices, Listed};
-use crate::store::{Everything, KeyRow, PriceRow};
+use crate::store::{AliasRow, Everything, KeyRow, PriceRow, UserRow};
 
 /// `last_used_at` is written at most once in this time: a request must not cost a write.
 const TOUCH_EVERY_US: i64 = 300_000_000;
@@ -30,6 +34,12 @@ pub struct Key {
     pub is_active: bool,
     /// Microseconds since 1970.
     pub expires_at_us: Option<i64>,
+    /// What it may call; `None`: what its user may.
+    pub allowed: Option<Arc<AllowList>>,
+    /// Its calls are recorded, and neither held nor charged.
+    pub excluded: bool,
+    /// Overrides the setting `reject_user_mismatch`.
+    pub rejects_mismatch: Option<bool>,
     last_used_us: AtomicI64,
 }
 
@@ -50,6 +60,9 @@ impl Key {
             user_id: self.user_id.clone(),
             is_active: false,
             expires_at_us: self.expires_at_us,
+            allowed: self.allowed.clone(),
+            excluded: self.excluded,
+            rejects_mismatch: self.rejects_mismatch,
             last_used_us: AtomicI64::new(self.last_used_us.load(Ordering::Relaxed)),
         }
     }
@@ -62,12 +75,16 @@ struct PricePoint {
     prices: Arc<Prices>,
 }
 
-/// All keys and prices.
+/// All keys, lists, aliases and prices.
 #[derive(Debug, Default)]
 pub struct Directory {
     keys: HashMap<KeyDigest, Arc<Key>>,
     /// Digest by key id, for changes.
     digests: HashMap<Box<str>, KeyDigest>,
+    /// Lists of the users who have one.
+    lists: HashMap<Box<str>, Arc<AllowList>>,
+    /// Read as a whole, and replaced as one: changes are rare.
+    aliases: ArcSwap<Aliases>,
     /// By model key; each list ascending by instant.
     prices: HashMap<Box<str>, Arc<[PricePoint]>>,
     /// For models without a price in `prices`.
@@ -89,7 +106,8 @@ pub fn hex(digest: &KeyDigest) -> String {
     })
 }
 
-fn unhex(text: &str) -> Option<KeyDigest> {
+/// Reads a digest back; `None` when it is none.
+pub fn unhex(text: &str) -> Option<KeyDigest> {
     let mut digest = [0; 32];
     if text.len() != 64 || !text.is_ascii() {
         return None;
@@ -118,6 +136,9 @@ impl Directory {
             user_id: row.user_id.as_deref().filter(|user| !user.is_empty()).map(Arc::from),
             is_active: row.is_active,
             expires_at_us: row.expires_at.map(|at| at.as_microsecond()),
+            allowed: row.allowed_models.as_deref().map(|list| Arc::new(AllowList::stored(list))),
+            excluded: row.exclude_from_budget,
+            rejects_mismatch: row.reject_user_mismatch,
             last_used_us: AtomicI64::new(last_used),
         };
         if let Some(before) = self.digests.pin().insert(row.id.as_str().into(), digest)
@@ -143,6 +164,7 @@ impl Directory {
             digests.keys().filter(|id| !keys.contains(&***id)).cloned().collect();
         gone.iter().for_each(|id| self.remove_key(id));
         everything.keys.iter().for_each(|row| self.put_key(row));
+        everything.users.iter().for_each(|row| self.put_user(row));
         let priced: HashSet<&str> =
             everything.prices.iter().map(|row| row.model_key.as_str()).collect();
         self.prices.pin().retain(|key, _| priced.contains(&**key));
@@ -161,6 +183,55 @@ impl Directory {
         for (digest, key) in found {
             keys.insert(digest, Arc::new(key));
         }
+    }
+
+    /// Takes over a user's list of models, new, changed or gone.
+    pub fn put_user(&self, row: &UserRow) {
+        let lists = self.lists.pin();
+        match &row.allowed_models {
+            Some(list) => {
+                lists.insert(row.user_id.as_str().into(), Arc::new(AllowList::stored(list)))
+            }
+            None => lists.remove(row.user_id.as_str()),
+        };
+    }
+
+    /// What keys of this user without a list of their own may call; `None`: everything.
+    pub fn allowed(&self, user_id: &str) -> Option<Arc<AllowList>> {
+        self.lists.pin().get(user_id).cloned()
+    }
+
+    /// Takes over all aliases: those of the configuration, and the stored ones.
+    pub fn set_aliases(&self, configured: &[(String, String)], stored: &[AliasRow]) {
+        let configured = configured.iter().map(|(name, target)| (&**name, &**target));
+        let mut aliases = Aliases::configured(configured);
+        for row in stored {
+            aliases.put(&row.name, row.user_id.as_deref(), &row.target);
+        }
+        self.aliases.store(Arc::new(aliases));
+    }
+
+    /// Changes aliases: a copy takes the place of what requests under way still read.
+    pub fn change_aliases(&self, change: impl Fn(&mut Aliases)) {
+        self.aliases.rcu(|now| {
+            let mut next = Aliases::clone(now);
+            change(&mut next);
+            next
+        });
+    }
+
+    /// The aliases as they are now.
+    pub fn aliases(&self) -> Arc<Aliases> {
+        self.aliases.load_full()
+    }
+
+    /// What `name` stands for when this user asks.
+    pub fn alias(&self, user_id: &str, name: &str) -> Option<Arc<str>> {
+        // Most requests name a provider, and no alias holds a separator.
+        if name.contains([':', '/']) {
+            return None;
+        }
+        self.aliases.load().target(user_id, name).cloned()
     }
 
     /// Takes over many prices at once.
@@ -297,6 +368,9 @@ mod tests {
             last_used_at: None,
             expires_at: None,
             is_active: true,
+            allowed_models: None,
+            exclude_from_budget: false,
+            reject_user_mismatch: None,
             metadata: serde_json::Map::new(),
         }
     }
@@ -363,6 +437,36 @@ mod tests {
         directory.deactivate_keys_of("u");
         let active = |token| directory.key(&digest(token)).map(|key| key.is_active);
         assert_eq!(["a", "b", "c"].map(active), [Some(false), Some(false), Some(true)]);
+    }
+
+    #[test]
+    fn a_key_that_is_switched_off_keeps_its_rules() {
+        let directory = Directory::default();
+        directory.put_key(&KeyRow {
+            user_id: Some("u".into()),
+            allowed_models: Some(vec!["p:m".into()]),
+            exclude_from_budget: true,
+            reject_user_mismatch: Some(false),
+            ..key("k", "t")
+        });
+        directory.deactivate_keys_of("u");
+        let found = directory.key(&digest("t")).unwrap();
+        assert!(!found.is_active && found.excluded && found.rejects_mismatch == Some(false));
+        assert!(found.allowed.as_ref().is_some_and(|list| !list.permits("p", "n")));
+    }
+
+    #[test]
+    fn a_users_list_holds_until_it_is_cleared() {
+        let directory = Directory::default();
+        let mut row = crate::first_run::user("u", None);
+        directory.put_user(&row);
+        assert_eq!(directory.allowed("u"), None);
+        row.allowed_models = Some(Vec::new());
+        directory.put_user(&row);
+        assert!(directory.allowed("u").is_some_and(|list| !list.permits("p", "m")));
+        row.allowed_models = None;
+        directory.put_user(&row);
+        assert_eq!(directory.allowed("u"), None);
     }
 
     #[test]

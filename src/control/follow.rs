@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 use otari_filters::control::Scope;
 use tokio::sync::mpsc;
 
-use crate::control::directory::Directory;
-use crate::control::journal::Journal;
-use crate::control::leases::Leases;
-use crate::control::ledger::Ledger;
-use crate::store::{Beat, Change, Kind, Notice, Shared, Store, StoreError};
-use crate::telemetry::metrics::Metrics;
+use crate::config::Config;
+use crate::control::local::Local;
+use crate::control::settings::{MASTER_KEY_HASH, MasterKey, Settings};
+use crate::store::{Beat, Change, Kind, Notice, SettingRow, Shared, Store, StoreError};
 
 /// The safety net under notifications, and the rhythm of signs of life.
 const EVERY: Duration = Duration::from_millis(500);
@@ -24,20 +22,14 @@ const NOTICES: usize = 1024;
 /// Scopes whose holds are published at once.
 const PUBLISHED: usize = 1000;
 
-/// What is kept in step.
+/// Keeps what this gateway has in memory in step with its database.
 pub struct Follower {
     /// The database.
     pub store: Arc<dyn Store>,
-    /// Keys and prices.
-    pub directory: Arc<Directory>,
-    /// Budgets.
-    pub ledger: Arc<Ledger>,
-    /// Leases.
-    pub leases: Arc<Leases>,
-    /// Records that have not reached the database.
-    pub journal: Arc<Journal>,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
+    /// What is kept in step.
+    pub local: Arc<Local>,
+    /// What stored aliases and settings are laid over.
+    pub config: Config,
 }
 
 /// When something was last done, and whether changes were missed.
@@ -61,8 +53,8 @@ impl Follower {
     async fn count_alone(&self) {
         loop {
             tokio::time::sleep(COUNT_EVERY).await;
-            let over = i64::try_from(self.ledger.over_cap()).unwrap_or(i64::MAX);
-            self.metrics.budgets_over_cap.set(over);
+            let over = i64::try_from(self.local.ledger.over_cap()).unwrap_or(i64::MAX);
+            self.local.metrics.budgets_over_cap.set(over);
         }
     }
 
@@ -78,8 +70,8 @@ impl Follower {
         };
         let refill = async {
             loop {
-                self.leases.bell.notified().await;
-                self.leases.refill().await;
+                self.local.leases.bell.notified().await;
+                self.local.leases.refill().await;
             }
         };
         let tick = async {
@@ -101,7 +93,7 @@ impl Follower {
         if last.look.elapsed() >= EVERY {
             self.catch_up(shared, last).await;
         }
-        if last.beat.elapsed() >= BEAT_AT_MOST.min(self.leases.ttl() / 5) {
+        if last.beat.elapsed() >= BEAT_AT_MOST.min(self.local.leases.ttl() / 5) {
             last.beat = Instant::now();
             if let Err(error) = self.beat(shared).await {
                 tracing::debug!(%error, "no sign of life");
@@ -110,7 +102,7 @@ impl Follower {
         if last.count.elapsed() >= COUNT_EVERY {
             last.count = Instant::now();
             if let Ok(over) = shared.over_cap().await {
-                self.metrics.budgets_over_cap.set(over);
+                self.local.metrics.budgets_over_cap.set(over);
             }
         }
     }
@@ -121,25 +113,25 @@ impl Follower {
     /// When the database does not answer: leases stay good until they are due.
     pub async fn beat(&self, shared: &dyn Shared) -> Result<(), StoreError> {
         let heard = Instant::now();
-        let ttl = i64::try_from(self.leases.ttl().as_secs()).unwrap_or(i64::MAX);
+        let ttl = i64::try_from(self.local.leases.ttl().as_secs()).unwrap_or(i64::MAX);
         if shared.beat(ttl).await? == Beat::Lost {
             tracing::warn!(
                 "the database has not heard of this gateway for too long: its shares of the budgets are void"
             );
-            self.leases.suspend();
-            self.leases.forget().await;
+            self.local.leases.suspend();
+            self.local.leases.forget().await;
             // What was settled out of them must be in the database before new ones are.
-            self.journal.flush(self.leases.ttl()).await;
+            self.local.journal.flush(self.local.leases.ttl()).await;
         }
-        self.leases.renew(heard);
-        for held in self.ledger.leased_holds().chunks(PUBLISHED) {
+        self.local.leases.renew(heard);
+        for held in self.local.ledger.leased_holds().chunks(PUBLISHED) {
             shared.publish(held).await?;
         }
         Ok(())
     }
 
     async fn give_back(&self, scope: &Scope) {
-        if let Err(error) = self.leases.give_back(scope).await {
+        if let Err(error) = self.local.leases.give_back(scope).await {
             tracing::debug!(%error, "a lease was not given back yet");
         }
     }
@@ -157,7 +149,7 @@ impl Follower {
         last.is_behind = result.is_err();
         if let Err(error) = result {
             tracing::warn!(%error, "changes of other gateways were not read; all is read again");
-            self.metrics.follow_failures.inc();
+            self.local.metrics.follow_failures.inc();
         }
     }
 
@@ -170,7 +162,7 @@ impl Follower {
         }
         for change in distinct {
             // One at a time with the management API, so that the newer reading wins.
-            let _turn = self.ledger.turn().await;
+            let _turn = self.local.ledger.turn().await;
             self.read_change(change).await?;
         }
         Ok(())
@@ -180,53 +172,68 @@ impl Follower {
         let id = change.id.as_str();
         match change.kind {
             Kind::Key => match self.store.key_get(id).await? {
-                Some(row) => self.directory.put_key(&row),
+                Some(row) => self.local.directory.put_key(&row),
                 None => {
-                    self.directory.remove_key(id);
-                    self.ledger.remove_ceilings_of(id);
+                    self.local.directory.remove_key(id);
+                    self.local.ledger.remove_ceilings_of(id);
                 }
             },
             Kind::User => {
-                if let Some(row) = self.store.user_find(id).await?
-                    && self.ledger.follow_user(&row)
-                {
+                let Some(row) = self.store.user_find(id).await? else { return Ok(()) };
+                self.local.directory.put_user(&row);
+                if self.local.ledger.follow_user(&row) {
                     self.give_back(&Scope::User(id.into())).await;
                 }
             }
             Kind::Budget => {
                 match self.store.budget_get(id).await? {
-                    Some(row) => self.ledger.put_budget(&row),
-                    None => self.ledger.remove_budget(id),
+                    Some(row) => self.local.ledger.put_budget(&row),
+                    None => self.local.ledger.remove_budget(id),
                 }
-                for scope in self.ledger.leased_under(id) {
+                for scope in self.local.ledger.leased_under(id) {
                     self.give_back(&scope).await;
                 }
             }
             Kind::Price => match self.store.price_history(id).await?.as_slice() {
-                [] => self.directory.remove_price(id, None),
+                [] => self.local.directory.remove_price(id, None),
                 // In one step: a request in between must not find the model without a price.
-                rows => self.directory.put_prices(rows),
+                rows => self.local.directory.put_prices(rows),
             },
             Kind::Ceiling => match self.store.ceiling_get(id).await? {
                 Some(row) => {
-                    if self.ledger.put_ceiling(&row) {
+                    if self.local.ledger.put_ceiling(&row) {
                         self.give_back(&Scope::Ceiling(id.into())).await;
                     }
                 }
-                None => self.ledger.remove_ceiling(id),
+                None => self.local.ledger.remove_ceiling(id),
             },
-            Kind::Alias | Kind::Setting => {}
+            Kind::Alias => {
+                let stored = self.store.alias_all().await?;
+                self.local.directory.set_aliases(&self.config.aliases, &stored);
+            }
+            Kind::Setting => self.put_settings(&self.store.setting_all().await?),
         }
         Ok(())
     }
 
     async fn read_everything(&self) -> Result<(), StoreError> {
-        let _turn = self.ledger.turn().await;
+        let _turn = self.local.ledger.turn().await;
         let everything = self.store.everything().await?;
-        self.directory.replace(&everything);
-        for scope in self.ledger.follow(&everything) {
+        self.local.directory.replace(&everything);
+        self.local.directory.set_aliases(&self.config.aliases, &everything.aliases);
+        self.put_settings(&everything.settings);
+        for scope in self.local.ledger.follow(&everything) {
             self.give_back(&scope).await;
         }
         Ok(())
+    }
+
+    /// Settings, and a master key that another gateway has rotated. A configured key is nobody's to change.
+    fn put_settings(&self, stored: &[SettingRow]) {
+        self.local.set(Settings::new(&self.config, stored));
+        let generated = stored.iter().find(|row| row.key == MASTER_KEY_HASH);
+        if let Some(row) = generated.filter(|_| self.config.master_key.is_none()) {
+            self.local.master.store(Arc::new(MasterKey::stored(&row.value)));
+        }
     }
 }

@@ -4,7 +4,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use otari_filters::allow::AllowList;
 use otari_filters::authenticate::unknown_key;
 use otari_filters::control::{
     Attempt, Billed, Caller, Claim, ControlPlane, Hold, Reservation, Scope,
@@ -18,13 +20,13 @@ use otari_filters::settle::{Entry, UsageRecord};
 use otari_filters::upstream::Upstream;
 use papaya::HashMap;
 use parking_lot::Mutex;
-use subtle::ConstantTimeEq as _;
 
 use crate::clock;
-use crate::control::directory::{self, Directory, KeyDigest};
+use crate::control::directory::{self, Directory};
 use crate::control::journal::Journal;
 use crate::control::leases::Leases;
 use crate::control::ledger::{Decision, Ledger};
+use crate::control::settings::{MasterKey, Settings};
 use crate::control::writer::Touched;
 use crate::telemetry::metrics::Metrics;
 
@@ -33,7 +35,7 @@ const PRUNE_EVERY: u64 = 1000;
 
 /// Standalone mode's control plane.
 pub struct Local {
-    /// Keys and prices.
+    /// Keys, lists, aliases and prices.
     pub directory: Arc<Directory>,
     /// Budgets.
     pub ledger: Arc<Ledger>,
@@ -45,12 +47,12 @@ pub struct Local {
     pub touched: Arc<Touched>,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Digest of the master key: the comparison is of equal lengths and takes equal time.
-    pub master: Option<KeyDigest>,
+    /// The master key; replaced when it is rotated.
+    pub master: ArcSwap<MasterKey>,
     /// Configured providers, in order.
     pub providers: Vec<Configured>,
-    /// See the configuration.
-    pub reject_user_mismatch: bool,
+    /// What can be changed while the gateway runs.
+    pub settings: Arc<ArcSwap<Settings>>,
 }
 
 /// A provider as configured, ready to be called.
@@ -65,10 +67,48 @@ pub struct Configured {
 }
 
 impl Local {
+    /// Puts settings into effect.
+    pub fn set(&self, settings: Settings) {
+        self.directory.default_prices.switch(settings.default_pricing);
+        self.settings.store(Arc::new(settings));
+    }
+
     /// Whether the token is the master key.
     pub fn is_master(&self, token: &str) -> bool {
-        let presented = directory::digest(token);
-        self.master.is_some_and(|master| master.ct_eq(&presented).into())
+        self.master.load().is(&directory::digest(token))
+    }
+
+    /// Whether the name is that of a configured provider, or of one the gateway knows.
+    pub fn is_provider(&self, name: &str) -> bool {
+        self.providers.iter().any(|configured| *configured.upstream.instance == *name)
+            || otari_filters::providers::find(name).is_some()
+    }
+
+    /// The list that binds this caller: the key's own, else that of the user who pays. The operator has none.
+    fn allowed(&self, caller: &Caller, user_id: &str) -> Option<Arc<AllowList>> {
+        match caller {
+            Caller::Master => None,
+            Caller::Key { allowed: Some(own), .. } => Some(own.clone()),
+            Caller::Key { allowed: None, .. } => self.directory.allowed(user_id),
+        }
+    }
+
+    /// The provider and the model's name there.
+    fn find<'a>(&self, selector: &'a str) -> Result<(&Configured, &'a str), Rejection> {
+        let instances: Vec<Instance<'_>> = self
+            .providers
+            .iter()
+            .map(|provider| Instance { name: &provider.upstream.instance, kind: provider.kind })
+            .collect();
+        let lists = |instance: &Instance<'_>, model: &str| {
+            self.directory.has_price(&format!("{}:{model}", instance.name))
+                || self.providers.iter().any(|provider| {
+                    *provider.upstream.instance == *instance.name
+                        && provider.models.iter().any(|declared| declared == model)
+                })
+        };
+        let (at, model) = resolve::find(selector, &instances, lists)?;
+        Ok((&self.providers[at], model))
     }
 
     fn attempt(&self, provider: &Configured, model: &str) -> Attempt {
@@ -85,6 +125,7 @@ impl Local {
             billed_model: billed.into(),
             is_listed: listed.as_ref().is_some_and(|listed| listed.is_exact),
             prices: listed.map(|listed| listed.prices),
+            is_alias: false,
         }
     }
 
@@ -137,7 +178,7 @@ impl Local {
 impl ControlPlane for Local {
     async fn authenticate(&self, token: &str) -> Result<Caller, Rejection> {
         let presented = directory::digest(token);
-        if self.master.is_some_and(|master| master.ct_eq(&presented).into()) {
+        if self.master.load().is(&presented) {
             return Ok(Caller::Master);
         }
         let key = self.directory.key(&presented).ok_or_else(|| unknown_key(token))?;
@@ -151,7 +192,13 @@ impl ControlPlane for Local {
         if key.touch(now_us) {
             self.touched.push(&key.id, clock::timestamp(now_us));
         }
-        Ok(Caller::Key { id: key.id.clone(), user_id: key.user_id.clone(), excluded: false })
+        Ok(Caller::Key {
+            id: key.id.clone(),
+            user_id: key.user_id.clone(),
+            excluded: key.excluded,
+            rejects_mismatch: key.rejects_mismatch,
+            allowed: key.allowed.clone(),
+        })
     }
 
     fn bill(&self, caller: &Caller, requested: Option<&str>) -> Result<Billed, Rejection> {
@@ -171,28 +218,40 @@ impl ControlPlane for Local {
         };
         let other = requested.filter(|user| **user != *owner);
         let is_identity = other.is_some_and(|user| self.ledger.knows(user));
-        if is_identity && self.reject_user_mismatch {
+        if is_identity && self.settings.load().rejects_mismatch(caller) {
             let message = "'user' field does not match the authenticated API key's user";
             return Err(Rejection::new(Code::UserMismatch, message));
         }
         Ok(Billed { user_id: owner, keeps_label: other.is_some() && !is_identity })
     }
 
-    async fn resolve(&self, _: &Caller, model: &str) -> Result<Vec<Attempt>, Rejection> {
-        let instances: Vec<Instance<'_>> = self
-            .providers
-            .iter()
-            .map(|provider| Instance { name: &provider.upstream.instance, kind: provider.kind })
-            .collect();
-        let lists = |instance: &Instance<'_>, model: &str| {
-            self.directory.has_price(&format!("{}:{model}", instance.name))
-                || self.providers.iter().any(|provider| {
-                    *provider.upstream.instance == *instance.name
-                        && provider.models.iter().any(|declared| declared == model)
-                })
+    async fn resolve(
+        &self,
+        caller: &Caller,
+        user_id: &str,
+        model: &str,
+    ) -> Result<Vec<Attempt>, Rejection> {
+        let target = self.directory.alias(user_id, model);
+        let found = self.find(target.as_deref().unwrap_or(model));
+        let found = found.map(|(provider, name)| (provider, self.attempt(provider, name)));
+        if let Some(allowed) = self.allowed(caller, user_id) {
+            // A name that leads nowhere is not permitted either: the refusal says nothing of what there is.
+            let is_permitted = found.as_ref().is_ok_and(|(_, attempt)| {
+                allowed.permits(&attempt.upstream.instance, &attempt.billed_model)
+            });
+            if !is_permitted {
+                let message = format!("Model '{model}' is not permitted for this API key.");
+                return Err(Rejection::new(Code::ModelNotPermitted, message));
+            }
+        }
+        let (provider, attempt) = match found {
+            Err(_) if target.is_some() => {
+                let message =
+                    format!("Alias '{model}' stands for a provider that is not configured");
+                return Err(Rejection::new(Code::ModelNotFound, message));
+            }
+            found => found?,
         };
-        let (at, model) = resolve::find(model, &instances, lists)?;
-        let provider = &self.providers[at];
         if !provider.upstream.family.serves_chat() {
             let message = format!(
                 "Provider '{}' ({}) cannot be called by this version of the gateway",
@@ -200,7 +259,7 @@ impl ControlPlane for Local {
             );
             return Err(Rejection::new(Code::Unsupported, message));
         }
-        Ok(vec![self.attempt(provider, model)])
+        Ok(vec![Attempt { is_alias: target.is_some(), ..attempt }])
     }
 
     async fn reserve(&self, claim: Claim<'_>) -> Result<Reservation, Rejection> {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use otari_filters::control::Attempt;
 use otari_filters::protocol::chat::Request;
+use otari_filters::protocol::name::ModelName;
 use otari_filters::rejection::Rejection;
 use pingora_core::prelude::Error;
 
@@ -18,6 +19,14 @@ pub(super) struct Call {
     /// Best first; never empty.
     pub(super) attempts: Vec<Attempt>,
     pub(super) open: Open,
+}
+
+impl Call {
+    /// The name that answers show in the place of the provider's; `None`: they keep theirs.
+    pub(super) fn shown_name(&self) -> Option<ModelName> {
+        let is_alias = self.attempts.first().is_some_and(|attempt| attempt.is_alias);
+        is_alias.then(|| ModelName::new(&self.request.model))
+    }
 }
 
 /// Why a step did not finish.

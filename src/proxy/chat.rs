@@ -68,8 +68,12 @@ async fn pass_gates(
         let admitted = limiter.admit(&billed.user_id, Instant::now());
         ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
     }
-    // Where it would go decides what it would cost; a name that leads nowhere is refused behind the budget gate.
-    let resolved = app.control.resolve(&caller, &request.model).await;
+    // Where it would go decides whether it may and what it would cost; a name that leads nowhere is refused behind the
+    // budget gate.
+    let resolved = match app.control.resolve(&caller, &billed.user_id, &request.model).await {
+        Err(refused) if refused.code == Code::ModelNotPermitted => return Err(refused.into()),
+        resolved => resolved,
+    };
     let prices = resolved.as_ref().ok().and_then(|attempts| attempts[0].prices.clone());
     let estimate = estimate(app, &request);
     let is_free = prices.as_ref().is_some_and(|prices| prices.is_free());
@@ -99,7 +103,7 @@ async fn pass_gates(
 }
 
 fn estimate(app: &App, request: &Request) -> Estimate {
-    let default = app.config.budget_estimate_default_output_tokens;
+    let default = app.settings.load().budget_estimate_default_output_tokens;
     let whole =
         Estimate::new(request.prompt_chars, request.declared_output, default, request.choices);
     if request.stream { whole.first_step(app.config.stream_hold_output_tokens) } else { whole }
@@ -113,7 +117,7 @@ fn priced(
     prices: Option<&Prices>,
 ) -> Result<Vec<Attempt>, Rejection> {
     let is_ambiguous = resolved.as_ref().is_err_and(|refused| refused.code == Code::AmbiguousModel);
-    if app.config.require_pricing && prices.is_none() && !is_ambiguous {
+    if app.settings.load().require_pricing && prices.is_none() && !is_ambiguous {
         let message = format!(
             "No pricing configured for model '{}', and require_pricing is on. Add a price with POST /v1/pricing or \
              in the pricing section of config.yml, set default_pricing to true for public list prices, or set \

@@ -250,7 +250,7 @@ impl Open {
             return "success";
         }
         if streamed {
-            match self.app.config.stream_missing_usage_policy {
+            match self.app.settings.load().stream_missing_usage_policy {
                 MissingUsage::Estimate => record.cost = Some(held),
                 MissingUsage::AllowFree => {}
                 MissingUsage::Fail => {

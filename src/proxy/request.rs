@@ -13,6 +13,7 @@ use pingora_proxy::Session;
 
 use crate::api;
 use crate::app::App;
+use crate::control::settings::MasterKey;
 use crate::proxy::call::Stop;
 use crate::proxy::reply::{self, JSON, Reply};
 use crate::proxy::{Active, RequestContext, body, chat};
@@ -106,7 +107,7 @@ async fn credential(app: &App, s: &Session, route: &Route) -> Result<Option<Call
             app.control.authenticate(token).await.map_err(counted).map(Some)
         }
         Credential::Master => {
-            if app.local.master.is_none() {
+            if **app.local.master.load() == MasterKey::Unknown {
                 let message =
                     "Master key not configured. Set OTARI_MASTER_KEY environment variable.";
                 return Err(Rejection::new(Code::MasterKeyNotConfigured, message));

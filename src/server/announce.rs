@@ -12,6 +12,7 @@ use pingora_core::services::background::BackgroundService;
 use crate::app::App;
 use crate::config::ProviderConfig;
 use crate::control::default_prices;
+use crate::control::settings::MasterKey;
 
 /// The listener is asked for so long.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,16 +75,17 @@ impl Announcer {
         if directory.default_prices.is_on() {
             let source = default_prices::source();
             lines.push(format!("prices     public list prices where none is set ({source})"));
-        } else if config.require_pricing && directory.priced_models() == 0 {
+        } else if app.settings.load().require_pricing && directory.priced_models() == 0 {
             lines.push(
                 "warning    no model has a price and require_pricing is on: every call will be refused with 402. \
                  Add prices under pricing: or with POST /v1/pricing, or set default_pricing to true"
                     .into(),
             );
         }
-        if config.master_key.is_none() {
+        if **app.local.master.load() == MasterKey::Unknown {
             lines.push(
-                "warning    no master key is configured: the management API is off. Set OTARI_MASTER_KEY".into(),
+                "warning    master_key_hash in the database is no SHA-256: the management API is off. Set OTARI_MASTER_KEY"
+                    .into(),
             );
         }
         lines.push(format!(
@@ -91,6 +93,19 @@ impl Announcer {
             if config.enable_metrics { "  metrics /metrics" } else { "" }
         ));
         lines
+    }
+
+    /// A master key that was made because none is configured; on standard output as well.
+    fn show_master_key(&self) {
+        let Some(key) = &self.app.first_master_key else { return };
+        let mut out = std::io::stdout().lock();
+        let intro =
+            "No master key is configured. Created one for the management API. Save this key now:";
+        if writeln!(out, "{intro}\n{key}").and_then(|()| out.flush()).is_err() {
+            tracing::warn!(
+                "the master key could not be shown; set OTARI_MASTER_KEY to one of your own"
+            );
+        }
     }
 
     /// The key alone on a line of its own, on standard output: the log does not get it.
@@ -146,6 +161,8 @@ What it used and cost:
 #[async_trait]
 impl BackgroundService for Announcer {
     async fn start(&self, _: ShutdownWatch) {
+        // First of all: its digest is stored, and nobody else will ever know it.
+        self.show_master_key();
         let url = self.url();
         let reach = url.strip_prefix("http://").unwrap_or(&url).to_owned();
         let until = Instant::now() + LISTEN_TIMEOUT;

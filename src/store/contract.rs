@@ -3,6 +3,7 @@
 mod rows;
 mod management;
 mod changes;
+mod access;
 mod journal;
 mod ceilings;
 mod backends;
@@ -76,6 +77,12 @@ facts! {
     changes::a_budget_can_go_while_its_users_spend,
     changes::the_price_of_an_instant_is_the_newest_before_it,
     changes::prices_are_deleted_one_or_all,
+    access::a_key_changes_its_rules_one_by_one,
+    access::a_users_list_is_kept_changed_and_replaced_at_a_revival,
+    access::an_alias_is_one_of_its_name_and_user,
+    access::an_alias_of_an_unknown_user_is_refused,
+    access::settings_are_set_and_removed_together,
+    access::a_setting_is_added_once,
     journal::an_entry_applied_twice_counts_once,
     journal::repeats_inside_one_batch_count_once,
     journal::every_column_of_a_record_is_kept,

@@ -11,6 +11,8 @@ mod leases;
 mod changes;
 mod shared;
 mod prices;
+mod aliases;
+mod settings;
 mod apply;
 mod usage;
 
@@ -28,9 +30,9 @@ use tokio_postgres::IsolationLevel;
 use super::adopt::Upgrade;
 use super::migrations::{self, Found, HISTORY, Plan};
 use super::{
-    Applied, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter, CeilingRow,
-    Everything, KeyChange, KeyRow, Page, PriceRow, ResetRow, Shared, Store, StoreError,
-    UsageFilter, UsageRow, UserChange, UserRow,
+    AliasRow, Applied, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter,
+    CeilingRow, Everything, KeyChange, KeyRow, Page, PriceRow, ResetRow, SettingRow, Shared, Store,
+    StoreError, UsageFilter, UsageRow, UserChange, UserRow,
 };
 use crate::config::{PostgresTls, Secret};
 
@@ -220,7 +222,7 @@ impl Store for Postgres {
     async fn everything(&self) -> Result<Everything, StoreError> {
         let read = async {
             let mut db = self.pool.get().await?;
-            // One snapshot for all four tables.
+            // One snapshot for all tables.
             let transaction = db
                 .build_transaction()
                 .isolation_level(IsolationLevel::RepeatableRead)
@@ -233,6 +235,8 @@ impl Store for Postgres {
                 budgets: budgets::budget_all(&transaction).await?,
                 prices: prices::price_all(&transaction).await?,
                 ceilings: ceilings::ceiling_all(&transaction).await?,
+                aliases: aliases::alias_all(&transaction).await?,
+                settings: settings::setting_all(&transaction).await?,
             };
             transaction.commit().await?;
             Ok(everything)
@@ -406,6 +410,40 @@ impl Store for Postgres {
             prices::price_delete(&self.pool.get().await?, model_key, effective_at).await
         })
         .await
+    }
+
+    async fn alias_all(&self) -> Result<Vec<AliasRow>, StoreError> {
+        within(async { aliases::alias_all(&self.pool.get().await?).await }).await
+    }
+
+    async fn alias_put(&self, alias: &AliasRow) -> Result<AliasRow, StoreError> {
+        within(async { aliases::alias_put(&self.pool.get().await?, alias).await }).await
+    }
+
+    async fn alias_delete(&self, name: &str, user_id: Option<&str>) -> Result<bool, StoreError> {
+        within(async { aliases::alias_delete(&self.pool.get().await?, name, user_id).await }).await
+    }
+
+    async fn setting_all(&self) -> Result<Vec<SettingRow>, StoreError> {
+        within(async { settings::setting_all(&self.pool.get().await?).await }).await
+    }
+
+    async fn setting_put(
+        &self,
+        changes: &[(String, Option<String>)],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let put = async {
+            let mut db = self.pool.get().await?;
+            let transaction = db.transaction().await?;
+            settings::setting_put(&transaction, changes, at).await?;
+            Ok(transaction.commit().await?)
+        };
+        within(put).await
+    }
+
+    async fn setting_add(&self, setting: &SettingRow) -> Result<bool, StoreError> {
+        within(async { settings::setting_add(&self.pool.get().await?, setting).await }).await
     }
 
     async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError> {

@@ -8,6 +8,8 @@ mod users;
 mod budgets;
 mod ceilings;
 mod prices;
+mod aliases;
+mod settings;
 mod apply;
 mod usage;
 
@@ -25,9 +27,9 @@ use self::actor::Actor;
 use super::adopt::Upgrade;
 use super::migrations::{self, Found, HISTORY, Plan};
 use super::{
-    Applied, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter, CeilingRow,
-    Everything, KeyChange, KeyRow, Page, PriceRow, ResetRow, Store, StoreError, UsageFilter,
-    UsageRow, UserChange, UserRow,
+    AliasRow, Applied, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter,
+    CeilingRow, Everything, KeyChange, KeyRow, Page, PriceRow, ResetRow, SettingRow, Store,
+    StoreError, UsageFilter, UsageRow, UserChange, UserRow,
 };
 
 /// Threads that read beside the writer, so that a long usage query does not hold up a short one.
@@ -218,6 +220,8 @@ impl Store for Sqlite {
                 budgets: budgets::budget_all(db)?,
                 prices: prices::price_all(db)?,
                 ceilings: ceilings::ceiling_all(db)?,
+                aliases: aliases::alias_all(db)?,
+                settings: settings::setting_all(db)?,
             })
         };
         self.read(run).await
@@ -396,6 +400,38 @@ impl Store for Sqlite {
     ) -> Result<bool, StoreError> {
         let model_key = model_key.to_owned();
         self.write(move |db| prices::price_delete(db, &model_key, effective_at)).await
+    }
+
+    async fn alias_all(&self) -> Result<Vec<AliasRow>, StoreError> {
+        self.read(|db| aliases::alias_all(db)).await
+    }
+
+    async fn alias_put(&self, alias: &AliasRow) -> Result<AliasRow, StoreError> {
+        let alias = alias.clone();
+        self.write(move |db| aliases::alias_put(db, &alias)).await
+    }
+
+    async fn alias_delete(&self, name: &str, user_id: Option<&str>) -> Result<bool, StoreError> {
+        let (name, user_id) = (name.to_owned(), user_id.map(str::to_owned));
+        self.write(move |db| aliases::alias_delete(db, &name, user_id.as_deref())).await
+    }
+
+    async fn setting_all(&self) -> Result<Vec<SettingRow>, StoreError> {
+        self.read(|db| settings::setting_all(db)).await
+    }
+
+    async fn setting_put(
+        &self,
+        changes: &[(String, Option<String>)],
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let changes = changes.to_vec();
+        self.write(move |db| settings::setting_put(db, &changes, at)).await
+    }
+
+    async fn setting_add(&self, setting: &SettingRow) -> Result<bool, StoreError> {
+        let setting = setting.clone();
+        self.write(move |db| settings::setting_add(db, &setting)).await
     }
 
     async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError> {

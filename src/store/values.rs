@@ -118,12 +118,41 @@ pub(super) fn object(value: Value) -> Map<String, Value> {
     }
 }
 
+/// `allowed_models` as a list. JSON's `null` is none, as the reference writes it; what is no list was written by hand
+/// and permits nothing, and so does an entry that is no text.
+pub(super) fn models(value: Value) -> Option<Vec<String>> {
+    match value {
+        Value::Null => None,
+        Value::Array(entries) => {
+            Some(entries.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+        }
+        _ => Some(Vec::new()),
+    }
+}
+
 impl StoreError {
     /// The same error; a conflict names `identity` instead of what the driver said.
     pub(super) fn naming(self, identity: &str) -> Self {
         match self {
             Self::Conflict(_) => Self::Conflict(identity.to_owned()),
             other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_of_models_that_was_damaged_permits_less_and_never_more() {
+        assert_eq!(models(json!(null)), None, "as the reference writes no list");
+        assert_eq!(models(json!([])), Some(Vec::new()));
+        assert_eq!(models(json!(["a:b", 7, null])), Some(vec!["a:b".to_owned()]));
+        for damaged in [json!("a:b"), json!({}), json!(true)] {
+            assert_eq!(models(damaged), Some(Vec::new()));
         }
     }
 }

@@ -131,14 +131,6 @@ async fn the_first_start_makes_a_key_and_the_second_does_not() {
     assert_eq!(gateway.manage(reqwest::Method::GET, "/v1/keys", ().into()).await, made);
 }
 
-#[tokio::test]
-async fn without_a_master_key_management_says_so() {
-    let gateway = Gateway::start().config("master_key: null").await;
-    let refusal = gateway.get("/v1/keys").await.refused(503);
-    let sentence = refusal["detail"].as_str().unwrap_or_default();
-    assert!(sentence.starts_with("Master key not configured."), "{sentence}");
-}
-
 #[test]
 fn check_accepts_a_good_configuration() {
     let builder =

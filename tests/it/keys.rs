@@ -8,10 +8,10 @@ use crate::support::manage::names;
 use crate::support::provider::Provider;
 use crate::support::{ask, eventually, on_both_databases, priced};
 
-const WITH_SECRET: &str =
-    "id key key_prefix key_name user_id created_at expires_at is_active metadata";
-const LISTED: &str =
-    "id key_prefix key_name user_id created_at last_used_at expires_at is_active metadata";
+const WITH_SECRET: &str = "id key key_prefix key_name user_id created_at expires_at is_active allowed_models \
+     exclude_from_budget reject_user_mismatch metadata";
+const LISTED: &str = "id key_prefix key_name user_id created_at last_used_at expires_at is_active allowed_models \
+     exclude_from_budget reject_user_mismatch metadata";
 
 async fn a_rotated_key_has_a_new_secret_and_the_old_one_is_dead(start: Builder) {
     let provider = Provider::streams(["ok"]);

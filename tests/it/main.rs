@@ -40,6 +40,12 @@ mod costs;
 mod usage;
 #[cfg(test)]
 mod upgrade;
+#[cfg(test)]
+mod access;
+#[cfg(test)]
+mod aliases;
+#[cfg(test)]
+mod settings;
 // What is read instead of run: the walls between the rooms, and the documents.
 #[cfg(test)]
 mod tidy;

@@ -9,7 +9,7 @@ use crate::support::manage::names;
 use crate::support::provider::{Gate, Provider, Reply, Step};
 use crate::support::{COST, ask, ask_with, on_both_databases, priced};
 
-const SHAPE: &str = "user_id alias spend reserved budget_id budget_started_at \
+const SHAPE: &str = "user_id alias spend reserved budget_id allowed_models budget_started_at \
                      next_budget_reset_at blocked created_at updated_at metadata";
 
 async fn a_user_change_keeps_clears_and_sets(start: Builder) {

@@ -80,6 +80,46 @@ fn skip_forward(body: &[u8], mut at: usize) -> usize {
     at
 }
 
+/// Where the string value of the top-level field `name` stands, its quotes included; of several the first.
+///
+/// `document` may be the beginning of one: what follows the value is not looked at, and nothing is validated.
+pub fn string_field(document: &[u8], name: &str) -> Option<Range<usize>> {
+    let (mut at, mut depth) = (0, 0_u32);
+    while let Some(byte) = document.get(at) {
+        match byte {
+            b'"' => {
+                let end = string_end(document, at)?;
+                let after = skip_forward(document, end);
+                let is_key = depth == 1 && document.get(after) == Some(&b':');
+                if is_key && document[at + 1..end - 1] == *name.as_bytes() {
+                    let value = skip_forward(document, after + 1);
+                    document.get(value).filter(|byte| **byte == b'"')?;
+                    return Some(value..string_end(document, value)?);
+                }
+                at = end;
+                continue;
+            }
+            b'{' | b'[' => depth = depth.saturating_add(1),
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Behind the closing quote of the string that opens at `open`.
+fn string_end(document: &[u8], open: usize) -> Option<usize> {
+    let mut at = open + 1;
+    loop {
+        at += memchr::memchr2(b'"', b'\\', document.get(at..)?)?;
+        if document[at] == b'"' {
+            return Some(at + 1);
+        }
+        at += 2;
+    }
+}
+
 /// Bodies up to this size are joined into one piece: an upstream write is a packet.
 const JOIN_BELOW: usize = 64 << 10;
 
@@ -180,6 +220,31 @@ mod tests {
         let gone = Edit { range: 1..7, with: Bytes::new() };
         let new = Edit { range: 1..1, with: Bytes::from_static(br#""c":3,"#) };
         assert_eq!(splice(&body, vec![gone, new]).concat(), br#"{"c":3,"b":2}"#);
+    }
+
+    #[test]
+    fn a_top_level_string_is_found_in_the_beginning_of_a_document() {
+        let found = |document: &'static str| {
+            string_field(document.as_bytes(), "model").map(|range| &document[range])
+        };
+        assert_eq!(found(r#"{"id":"model","model":"a\"b","x":"#), Some(r#""a\"b""#));
+        assert_eq!(found("{ \"a\": [{\"model\": \"inner\"}],\n \"model\" : \"m\"}"), Some("\"m\""));
+        assert_eq!(found(r#"{"a":"\\","model":"m"}"#), Some(r#""m""#));
+        assert_eq!(found(r#"{"text":"\"model\":\"no\"","model":"m"}"#), Some(r#""m""#));
+        for none in [
+            "",
+            "{}",
+            r#"{"model":null}"#,
+            r#"{"model":"cut"#,
+            r#"{"model":"cut\"#,
+            r#"{"model":"#,
+            r#"{"choices":[{"model":"inner"}]}"#,
+            r#"["model"]"#,
+            r#""model":"m""#,
+            "]]}}",
+        ] {
+            assert_eq!(found(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ fn user(next_reset_us: Option<i64>) -> UserRow {
         spend: MicroUsd::ZERO,
         reserved: MicroUsd::ZERO,
         budget_id: Some("b".into()),
+        allowed_models: None,
         blocked: false,
         created_at: timestamp(0),
         updated_at: timestamp(0),
@@ -267,7 +268,13 @@ fn every_budget_a_key_falls_under_must_admit_the_estimate() {
     let small = BudgetRow { budget_id: "small".into(), ..budget_row(50) };
     ledger.put_budget(&small);
     ledger.put_ceilings(&[ceiling("c", None, "small"), ceiling("other", Some("q"), "small")]);
-    let key = Caller::Key { id: "k".into(), user_id: Some(user.clone()), excluded: false };
+    let key = Caller::Key {
+        id: "k".into(),
+        user_id: Some(user.clone()),
+        excluded: false,
+        rejects_mismatch: None,
+        allowed: None,
+    };
     let reserve = |estimate| reserve_for(&ledger, &key, &user, estimate, false, 0).0;
 
     let held = reserve(40).unwrap();

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use otari_filters::meter::{self, Reply};
+use otari_filters::protocol::name::ModelName;
 use otari_filters::upstream::Failure;
 use pingora_core::prelude::Error;
 use pingora_proxy::Session;
@@ -30,6 +31,8 @@ struct Pieces {
     bytes: usize,
     /// How many were sent.
     sent: usize,
+    /// To be put in the place of the provider's name for the model.
+    name: Option<ModelName>,
 }
 
 impl Pieces {
@@ -53,6 +56,14 @@ impl Pieces {
             }
         }
     }
+
+    /// `document` as it may leave.
+    fn named(&self, document: Bytes) -> Vec<Bytes> {
+        match &self.name {
+            Some(name) => name.in_document(&document),
+            None => vec![document],
+        }
+    }
 }
 
 pub(super) async fn run(
@@ -63,7 +74,7 @@ pub(super) async fn run(
     watch: &mut Watch,
     mut answer: Answer,
 ) -> Result<(), Stop> {
-    let mut pieces = Pieces { all: Vec::new(), bytes: 0, sent: 0 };
+    let mut pieces = Pieces { all: Vec::new(), bytes: 0, sent: 0, name: call.shown_name() };
     let mut next = Some(std::mem::take(&mut answer.first));
     let mut is_committed = false;
     let end = loop {
@@ -78,6 +89,10 @@ pub(super) async fn run(
                 let head = super::header(&answer, ctx, None)?;
                 ctx.outcome.status = head.status.as_u16();
                 s.write_response_header(Box::new(head), false).await?;
+                // The name stands in the head of a document, or is not looked for: what has left cannot be changed.
+                if pieces.name.is_some() {
+                    pieces.all = pieces.named(pieces.whole());
+                }
             }
             if let Err(error) = send_all_but_last(s, &mut pieces).await {
                 caller_gone(app, ctx, call);
@@ -144,10 +159,14 @@ async fn finish(
         }
         s.write_response_body(None, true).await?;
     } else {
-        let head = super::header(&answer, ctx, Some(whole.len()))?;
+        let named = pieces.named(whole);
+        let head = super::header(&answer, ctx, Some(named.iter().map(Bytes::len).sum()))?;
         ctx.outcome.status = head.status.as_u16();
         s.write_response_header(Box::new(head), false).await?;
-        s.write_response_body(Some(whole), true).await?;
+        let last = named.len().saturating_sub(1);
+        for (at, piece) in named.into_iter().enumerate() {
+            s.write_response_body(Some(piece), at == last).await?;
+        }
     }
     exchange::give_back(app, answer.up, &answer.peer, true).await;
     Ok(())

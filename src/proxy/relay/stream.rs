@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use otari_filters::meter::ChatStream;
+use otari_filters::protocol::name::ModelName;
 use otari_filters::rejection::{Code, Rejection};
 use pingora_core::prelude::Error;
 use pingora_proxy::Session;
@@ -40,6 +41,45 @@ enum End {
     Ours(&'static str, Rejection),
 }
 
+/// What a stream passes on its way: the meter, which looks on, and, if need be, the name that takes another's place.
+struct Passing {
+    meter: ChatStream,
+    name: Option<ModelName>,
+}
+
+impl Passing {
+    /// Appends to `out` what may leave of a new piece.
+    fn feed(&mut self, piece: Bytes, out: &mut Vec<Bytes>) {
+        self.meter.feed(piece, out);
+        self.rename(out);
+    }
+
+    /// Appends to `out` what is left at the end.
+    fn finish(&mut self, out: &mut Vec<Bytes>) {
+        self.meter.finish(out);
+        self.rename(out);
+        if let Some(name) = &mut self.name {
+            name.finish(out);
+        }
+    }
+
+    fn rename(&mut self, out: &mut Vec<Bytes>) {
+        if let Some(name) = &mut self.name {
+            for piece in std::mem::take(out) {
+                name.feed(piece, out);
+            }
+        }
+    }
+
+    /// Whether what has left ends with a whole event, so that a comment may follow.
+    fn is_between_events(&self) -> bool {
+        match &self.name {
+            Some(name) => name.is_between_events(),
+            None => self.meter.is_between_events(),
+        }
+    }
+}
+
 pub(super) async fn run(
     app: &Arc<App>,
     s: &mut Session,
@@ -51,14 +91,15 @@ pub(super) async fn run(
     let head = super::header(&answer, ctx, None)?;
     ctx.outcome.status = head.status.as_u16();
     ctx.outcome.streamed = true;
-    let mut stream = ChatStream::new(call.request.hides_usage());
+    let meter = ChatStream::new(call.request.hides_usage());
+    let mut stream = Passing { meter, name: call.shown_name() };
     // From here on the caller may leave, whatever was asked for.
     watch.caller = true;
     let end = match s.write_response_header(Box::new(head), false).await {
         Ok(()) => relay(app, s, call, watch, &mut answer, &mut stream).await,
         Err(error) => End::CallerGone(error.into_down()),
     };
-    call.open.observe(stream.usage(), stream.output_tokens());
+    call.open.observe(stream.meter.usage(), stream.meter.output_tokens());
     finish(app, s, ctx, call, answer, end, !stream.is_between_events()).await
 }
 
@@ -69,7 +110,7 @@ async fn relay(
     call: &mut Call,
     watch: &mut Watch,
     answer: &mut Answer,
-    stream: &mut ChatStream,
+    stream: &mut Passing,
 ) -> End {
     let mut next = Some(std::mem::take(&mut answer.first));
     let mut out = Vec::with_capacity(4);
@@ -82,7 +123,7 @@ async fn relay(
                 Some(plain) => stream.feed(plain, &mut out),
                 None => broken = Some("malformed_answer"),
             }
-            if let Err(refused) = account(call, stream).await {
+            if let Err(refused) = account(call, &stream.meter).await {
                 // What the provider already sent is the caller's, they pay for it.
                 let _ = write(s, &mut out).await;
                 return End::Ours("budget_exceeded", refused);
@@ -106,7 +147,7 @@ async fn relay(
     }
     stream.finish(&mut out);
     match write(s, &mut out).await {
-        Ok(()) if stream.has_failed() => End::Reported,
+        Ok(()) if stream.meter.has_failed() => End::Reported,
         Ok(()) => End::Complete,
         Err(error) => End::CallerGone(error.into_down()),
     }

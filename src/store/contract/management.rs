@@ -21,6 +21,7 @@ pub(super) async fn an_empty_store_has_nothing(store: &dyn Store) {
     let everything = store.everything().await.unwrap();
     assert!(everything.keys.is_empty() && everything.users.is_empty());
     assert!(everything.budgets.is_empty() && everything.prices.is_empty());
+    assert!(everything.aliases.is_empty() && everything.settings.is_empty());
     assert_eq!(store.key_get("k").await.unwrap(), None);
     assert_eq!(store.user_get("u").await.unwrap(), None);
     assert_eq!(store.budget_get("b").await.unwrap(), None);
@@ -37,6 +38,9 @@ pub(super) async fn a_key_comes_back_as_it_was_written(store: &dyn Store) {
         key_name: None,
         key_prefix: None,
         expires_at: None,
+        allowed_models: None,
+        exclude_from_budget: false,
+        reject_user_mismatch: None,
         metadata: serde_json::Map::new(),
         ..key("k2", None)
     };

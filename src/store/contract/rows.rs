@@ -45,6 +45,9 @@ pub(super) fn key(id: &str, user_id: Option<&str>) -> KeyRow {
         last_used_at: None,
         expires_at: Some(at(3600)),
         is_active: true,
+        allowed_models: Some(vec!["openai:gpt*".into(), "a:\u{0} \"名".into()]),
+        exclude_from_budget: true,
+        reject_user_mismatch: Some(false),
         metadata: metadata(),
     }
 }
@@ -56,6 +59,7 @@ pub(super) fn user(user_id: &str) -> UserRow {
         spend: MicroUsd(0),
         reserved: MicroUsd(0),
         budget_id: None,
+        allowed_models: Some(vec!["openai:gpt-5".into()]),
         blocked: false,
         created_at: at(0),
         updated_at: at(0),

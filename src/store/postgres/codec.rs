@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, IsNull, Json, ToSql, Type, accepts, to_sql_checked};
 
 use crate::store::StoreError;
-use crate::store::values::{Instant, object};
+use crate::store::values::{Instant, models, object};
 
 /// 2000-01-01 in microseconds since 1970: where PostgreSQL starts to count.
 const EPOCH: i64 = 946_684_800_000_000;
@@ -61,6 +61,11 @@ fn instant(instant: Instant) -> Result<Timestamp, StoreError> {
 /// A `metadata` column.
 pub(super) fn metadata(row: &Row, column: usize) -> Result<Map<String, Value>, StoreError> {
     Ok(object(get::<Json<Value>>(row, column)?.0))
+}
+
+/// `allowed_models`, which may be null.
+pub(super) fn allowed(row: &Row, column: usize) -> Result<Option<Vec<String>>, StoreError> {
+    Ok(get::<Option<Json<Value>>>(row, column)?.and_then(|json| models(json.0)))
 }
 
 impl From<tokio_postgres::Error> for StoreError {

@@ -5,14 +5,15 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 
-use super::codec::{get, maybe_time, metadata, time};
+use super::codec::{allowed, get, maybe_time, metadata, time};
 use super::users;
 use crate::store::values::Instant;
 use crate::store::{KeyChange, KeyRow, Page, StoreError, UserRow};
 
 macro_rules! columns {
     () => {
-        "id, key_hash, key_name, user_id, created_at, last_used_at, expires_at, is_active, metadata, key_prefix"
+        "id, key_hash, key_name, user_id, created_at, last_used_at, expires_at, is_active, metadata, key_prefix, \
+         allowed_models, exclude_from_budget, reject_user_mismatch"
     };
 }
 
@@ -28,6 +29,9 @@ fn read(row: &Row) -> Result<KeyRow, StoreError> {
         is_active: get(row, 7)?,
         metadata: metadata(row, 8)?,
         key_prefix: get(row, 9)?,
+        allowed_models: allowed(row, 10)?,
+        exclude_from_budget: get(row, 11)?,
+        reject_user_mismatch: get(row, 12)?,
     })
 }
 
@@ -53,7 +57,7 @@ pub(super) async fn key_create(
     let sql = concat!(
         "-- key_create\nINSERT INTO api_keys (",
         columns!(),
-        ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+        ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
     );
     let statement = db.prepare_cached(sql).await?;
     let inserted = db
@@ -70,6 +74,9 @@ pub(super) async fn key_create(
                 &key.is_active,
                 &Json(&key.metadata),
                 &key.key_prefix,
+                &key.allowed_models.as_ref().map(Json),
+                &key.exclude_from_budget,
+                &key.reject_user_mismatch,
             ],
         )
         .await;
@@ -108,7 +115,9 @@ pub(super) async fn key_update(
              key_name = CASE WHEN $2 THEN $3 ELSE key_name END,
              is_active = coalesce($4, is_active),
              expires_at = CASE WHEN $5 THEN $6 ELSE expires_at END,
-             metadata = coalesce($7, metadata)
+             metadata = coalesce($7, metadata),
+             allowed_models = CASE WHEN $8 THEN $9 ELSE allowed_models END,
+             reject_user_mismatch = CASE WHEN $10 THEN $11 ELSE reject_user_mismatch END
          WHERE id = $1 RETURNING ",
         columns!()
     );
@@ -124,6 +133,10 @@ pub(super) async fn key_update(
                 &change.expires_at.is_some(),
                 &change.expires_at.flatten().map(Instant::from),
                 &change.metadata.as_ref().map(Json),
+                &change.allowed_models.is_some(),
+                &change.allowed_models.as_ref().and_then(Option::as_ref).map(Json),
+                &change.reject_user_mismatch.is_some(),
+                &change.reject_user_mismatch.flatten(),
             ],
         )
         .await;

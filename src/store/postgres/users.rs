@@ -6,14 +6,14 @@ use otari_filters::money::MicroUsd;
 use tokio_postgres::types::{Json, ToSql};
 use tokio_postgres::{Row, Statement};
 
-use super::codec::{get, maybe_time, metadata, time};
+use super::codec::{allowed, get, maybe_time, metadata, time};
 use crate::store::values::Instant;
 use crate::store::{Page, StoreError, UserChange, UserRow};
 
 macro_rules! columns {
     () => {
         "user_id, alias, (spend * 1000000)::int8, (reserved * 1000000)::int8, budget_id, blocked, created_at, \
-         updated_at, metadata, budget_started_at, next_budget_reset_at, deleted_at, spend_since"
+         updated_at, metadata, budget_started_at, next_budget_reset_at, deleted_at, spend_since, allowed_models"
     };
 }
 
@@ -21,8 +21,8 @@ macro_rules! columns {
 macro_rules! insert {
     () => {
         "INSERT INTO users (user_id, alias, spend, reserved, budget_id, blocked, created_at, updated_at, metadata, \
-             budget_started_at, next_budget_reset_at, deleted_at, spend_since) \
-         VALUES ($1, $2, $3::int8 * 0.000001, $4::int8 * 0.000001, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+             budget_started_at, next_budget_reset_at, deleted_at, spend_since, allowed_models) \
+         VALUES ($1, $2, $3::int8 * 0.000001, $4::int8 * 0.000001, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
     };
 }
 
@@ -41,6 +41,7 @@ fn read(row: &Row) -> Result<UserRow, StoreError> {
         next_budget_reset_at: maybe_time(row, 10)?,
         deleted_at: maybe_time(row, 11)?,
         spend_since: maybe_time(row, 12)?,
+        allowed_models: allowed(row, 13)?,
     })
 }
 
@@ -50,7 +51,7 @@ async fn query(
     statement: &Statement,
     user: &UserRow,
 ) -> Result<Option<Row>, StoreError> {
-    let values: [&(dyn ToSql + Sync); 13] = [
+    let values: [&(dyn ToSql + Sync); 14] = [
         &user.user_id,
         &user.alias,
         &user.spend.0,
@@ -64,6 +65,7 @@ async fn query(
         &user.next_budget_reset_at.map(Instant::from),
         &user.deleted_at.map(Instant::from),
         &user.spend_since.map(Instant::from),
+        &user.allowed_models.as_ref().map(Json),
     ];
     Ok(db.query_opt(statement, &values).await?)
 }
@@ -94,6 +96,7 @@ pub(super) async fn user_create(
         " ON CONFLICT (user_id) DO UPDATE SET
              alias = excluded.alias, spend = 0, budget_id = excluded.budget_id, blocked = excluded.blocked,
              updated_at = excluded.updated_at, metadata = excluded.metadata,
+             allowed_models = excluded.allowed_models,
              budget_started_at = excluded.budget_started_at,
              next_budget_reset_at = excluded.next_budget_reset_at, deleted_at = NULL,
              spend_since = excluded.updated_at
@@ -157,7 +160,8 @@ pub(super) async fn user_update(
              next_budget_reset_at = CASE WHEN $4 THEN $7 ELSE next_budget_reset_at END,
              blocked = coalesce($8, blocked),
              metadata = coalesce($9, metadata),
-             updated_at = greatest(updated_at, $10)
+             updated_at = greatest(updated_at, $10),
+             allowed_models = CASE WHEN $11 THEN $12 ELSE allowed_models END
          WHERE user_id = $1 AND deleted_at IS NULL RETURNING ",
         columns!()
     );
@@ -177,6 +181,8 @@ pub(super) async fn user_update(
                 &change.blocked,
                 &change.metadata.as_ref().map(Json),
                 &change.updated_at.map(Instant::from),
+                &change.allowed_models.is_some(),
+                &change.allowed_models.as_ref().and_then(Option::as_ref).map(Json),
             ],
         )
         .await;

@@ -3,13 +3,14 @@
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
 use otari_filters::money::{MicroUsd, Rate};
-use rusqlite::ErrorCode;
 use rusqlite::ffi;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{ErrorCode, Row};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::store::StoreError;
-use crate::store::values::{Instant, object};
+use crate::store::values::{Instant, models, object};
 
 impl ToSql for Instant {
     /// `2026-01-31 23:59:59.000001`: comparisons are textual, so there is exactly one form.
@@ -66,9 +67,15 @@ impl FromSql for Read<Map<String, Value>> {
     }
 }
 
-/// `metadata` as the text of its column.
-pub(super) fn json(map: &Map<String, Value>) -> Result<String, StoreError> {
-    serde_json::to_string(map).map_err(|error| StoreError::Refused { message: error.to_string() })
+/// `allowed_models`, which may be null.
+pub(super) fn allowed(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Vec<String>>> {
+    let text: Option<String> = row.get(column)?;
+    Ok(text.and_then(|text| models(serde_json::from_str(&text).unwrap_or(Value::Bool(false)))))
+}
+
+/// `metadata` or `allowed_models` as the text of its column.
+pub(super) fn json(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::Refused { message: error.to_string() })
 }
 
 impl From<rusqlite::Error> for StoreError {

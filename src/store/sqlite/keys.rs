@@ -3,14 +3,15 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::codec::{Read, json};
+use super::codec::{Read, allowed, json};
 use super::users;
 use crate::store::values::Instant;
 use crate::store::{KeyChange, KeyRow, Page, StoreError, UserRow};
 
 macro_rules! columns {
     () => {
-        "id, key_hash, key_name, user_id, created_at, last_used_at, expires_at, is_active, metadata, key_prefix"
+        "id, key_hash, key_name, user_id, created_at, last_used_at, expires_at, is_active, metadata, key_prefix, \
+         allowed_models, exclude_from_budget, reject_user_mismatch"
     };
 }
 
@@ -26,6 +27,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<KeyRow> {
         is_active: row.get(7)?,
         metadata: row.get::<_, Read<_>>(8)?.0,
         key_prefix: row.get(9)?,
+        allowed_models: allowed(row, 10)?,
+        exclude_from_budget: row.get(11)?,
+        reject_user_mismatch: row.get(12)?,
     })
 }
 
@@ -46,7 +50,7 @@ pub(super) fn key_create(
     let sql = concat!(
         "-- key_create\nINSERT INTO api_keys (",
         columns!(),
-        ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+        ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)"
     );
     let inserted = db.prepare_cached(sql)?.execute(params![
         key.id,
@@ -59,6 +63,9 @@ pub(super) fn key_create(
         key.is_active,
         json(&key.metadata)?,
         key.key_prefix,
+        key.allowed_models.as_ref().map(json).transpose()?,
+        key.exclude_from_budget,
+        key.reject_user_mismatch,
     ]);
     inserted.map(drop).map_err(|error| StoreError::from(error).naming(&key.id))
 }
@@ -88,7 +95,9 @@ pub(super) fn key_update(
              key_name = CASE WHEN ?2 THEN ?3 ELSE key_name END,
              is_active = coalesce(?4, is_active),
              expires_at = CASE WHEN ?5 THEN ?6 ELSE expires_at END,
-             metadata = coalesce(?7, metadata)
+             metadata = coalesce(?7, metadata),
+             allowed_models = CASE WHEN ?8 THEN ?9 ELSE allowed_models END,
+             reject_user_mismatch = CASE WHEN ?10 THEN ?11 ELSE reject_user_mismatch END
          WHERE id = ?1 RETURNING ",
         columns!()
     );
@@ -100,6 +109,10 @@ pub(super) fn key_update(
         change.expires_at.is_some(),
         change.expires_at.flatten().map(Instant::from),
         change.metadata.as_ref().map(json).transpose()?,
+        change.allowed_models.is_some(),
+        change.allowed_models.as_ref().and_then(Option::as_ref).map(json).transpose()?,
+        change.reject_user_mismatch.is_some(),
+        change.reject_user_mismatch.flatten(),
     ];
     Ok(db.prepare_cached(sql)?.query_row(values, read).optional()?)
 }

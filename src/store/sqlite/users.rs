@@ -3,14 +3,14 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
-use super::codec::{Read, json};
+use super::codec::{Read, allowed, json};
 use crate::store::values::Instant;
 use crate::store::{Page, StoreError, UserChange, UserRow};
 
 macro_rules! columns {
     () => {
         "user_id, alias, spend, reserved, budget_id, blocked, created_at, updated_at, metadata, budget_started_at, \
-         next_budget_reset_at, deleted_at, spend_since"
+         next_budget_reset_at, deleted_at, spend_since, allowed_models"
     };
 }
 
@@ -19,7 +19,7 @@ macro_rules! insert {
         concat!(
             "INSERT INTO users (",
             columns!(),
-            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)"
+            ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
         )
     };
 }
@@ -39,6 +39,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<UserRow> {
         next_budget_reset_at: row.get::<_, Option<Read<_>>>(10)?.map(|at| at.0),
         deleted_at: row.get::<_, Option<Read<_>>>(11)?.map(|at| at.0),
         spend_since: row.get::<_, Option<Read<_>>>(12)?.map(|at| at.0),
+        allowed_models: allowed(row, 13)?,
     })
 }
 
@@ -48,6 +49,7 @@ fn with_values<T>(
     run: impl FnOnce(&[&dyn ToSql]) -> rusqlite::Result<T>,
 ) -> Result<T, StoreError> {
     let metadata = json(&user.metadata)?;
+    let allowed_models = user.allowed_models.as_ref().map(json).transpose()?;
     Ok(run(params![
         user.user_id,
         user.alias,
@@ -62,6 +64,7 @@ fn with_values<T>(
         user.next_budget_reset_at.map(Instant::from),
         user.deleted_at.map(Instant::from),
         user.spend_since.map(Instant::from),
+        allowed_models,
     ])?)
 }
 
@@ -85,6 +88,7 @@ pub(super) fn user_create(db: &Connection, user: &UserRow) -> Result<UserRow, St
         " ON CONFLICT (user_id) DO UPDATE SET
              alias = excluded.alias, spend = 0, budget_id = excluded.budget_id, blocked = excluded.blocked,
              updated_at = excluded.updated_at, metadata = excluded.metadata,
+             allowed_models = excluded.allowed_models,
              budget_started_at = excluded.budget_started_at,
              next_budget_reset_at = excluded.next_budget_reset_at, deleted_at = NULL,
              spend_since = excluded.updated_at
@@ -134,7 +138,8 @@ pub(super) fn user_update(
              next_budget_reset_at = CASE WHEN ?4 THEN ?7 ELSE next_budget_reset_at END,
              blocked = coalesce(?8, blocked),
              metadata = coalesce(?9, metadata),
-             updated_at = max(updated_at, coalesce(?10, updated_at))
+             updated_at = max(updated_at, coalesce(?10, updated_at)),
+             allowed_models = CASE WHEN ?11 THEN ?12 ELSE allowed_models END
          WHERE user_id = ?1 AND deleted_at IS NULL RETURNING ",
         columns!()
     );
@@ -150,6 +155,8 @@ pub(super) fn user_update(
         change.blocked,
         change.metadata.as_ref().map(json).transpose()?,
         change.updated_at.map(Instant::from),
+        change.allowed_models.is_some(),
+        change.allowed_models.as_ref().and_then(Option::as_ref).map(json).transpose()?,
     ];
     Ok(db.prepare_cached(sql)?.query_row(values, read).optional()?)
 }

@@ -1,0 +1,160 @@
+//! `/v1/settings`: what the gateway was told, and the part of it that can be told anew while it runs.
+
+mod table;
+
+use std::sync::Arc;
+
+use otari_filters::rejection::{Code, Rejection};
+use otari_filters::validate::{Bounds, Fields};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use self::table::{Kind, SETTINGS, Setting};
+use super::{Answer, Request, fields};
+use crate::app::App;
+use crate::control::directory;
+use crate::control::settings::{MASTER_KEY_HASH, MasterKey, Settings};
+use crate::{clock, first_run};
+
+#[derive(Serialize)]
+struct All {
+    mode: &'static str,
+    version: &'static str,
+    model_discovery: Value,
+    default_pricing: Value,
+    require_pricing: bool,
+    master_key_source: &'static str,
+    /// This version stores no credentials of providers.
+    secret_key_configured: bool,
+    config: Vec<One>,
+}
+
+#[derive(Serialize)]
+struct One {
+    key: &'static str,
+    value: Value,
+    r#type: &'static str,
+    settable: bool,
+    group: &'static str,
+    description: &'static str,
+    options: Option<&'static [&'static str]>,
+    minimum: Option<u32>,
+    exclusive_minimum: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct NewMasterKey<'a> {
+    master_key: &'a str,
+}
+
+pub(super) fn get(app: &App) -> Result<Answer, Rejection> {
+    let now = app.settings.load();
+    let value = |key: &str| {
+        let setting = SETTINGS.iter().find(|setting| setting.key == key);
+        setting.map_or(Value::Null, |setting| (setting.value)(&app.config, &now))
+    };
+    let one = |setting: &Setting| {
+        let (options, minimum) = match setting.kind {
+            Kind::Choice(words) => (Some(words), None),
+            Kind::Whole { least } => (None, Some(least)),
+            Kind::Flag | Kind::Seconds | Kind::Text => (None, None),
+        };
+        One {
+            key: setting.key,
+            value: (setting.value)(&app.config, &now),
+            r#type: setting.kind.name(),
+            settable: setting.is_settable,
+            group: setting.group,
+            description: setting.description,
+            options,
+            minimum,
+            exclusive_minimum: None,
+        }
+    };
+    Answer::json(&All {
+        mode: "standalone",
+        version: env!("CARGO_PKG_VERSION"),
+        model_discovery: value("model_discovery"),
+        default_pricing: value("default_pricing"),
+        require_pricing: now.require_pricing,
+        master_key_source: match **app.local.master.load() {
+            MasterKey::Configured(_) => "configured",
+            MasterKey::Generated(_) | MasterKey::Unknown => "generated",
+        },
+        secret_key_configured: false,
+        config: SETTINGS.iter().map(one).collect(),
+    })
+}
+
+/// Changes settings from the next request on. Null forgets a change: the configuration holds again.
+pub(super) async fn update(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+    let body = fields::body(request)?;
+    let changes = read(&body)?;
+    if !changes.is_empty() {
+        app.store.setting_put(&changes, clock::now()).await?;
+        let stored = app.store.setting_all().await?;
+        app.local.set(Settings::new(&app.config, &stored));
+    }
+    get(app)
+}
+
+/// The changes as the store keeps them.
+fn read(body: &Map<String, Value>) -> Result<Vec<(String, Option<String>)>, Rejection> {
+    let mut read = Fields::new("body", body);
+    let mut changes = Vec::with_capacity(body.len());
+    for (key, value) in body {
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
+            read.wrong(key, "extra_forbidden", "Extra inputs are not permitted", Value::Null);
+            continue;
+        };
+        if !setting.is_settable {
+            let message = "Value error, this version does not change it while it runs";
+            read.wrong(key, "value_error", message, json!({"error": {}}));
+            continue;
+        }
+        let text = if value.is_null() { None } else { text(&mut read, setting) };
+        changes.push((key.clone(), text));
+    }
+    read.faults.check()?;
+    Ok(changes)
+}
+
+/// A value as the store keeps it; `None` when it is wrong, with the fault noted.
+fn text(read: &mut Fields<'_>, setting: &Setting) -> Option<String> {
+    match setting.kind {
+        Kind::Flag => read.boolean(setting.key, false).map(|flag| flag.to_string()),
+        Kind::Whole { least } => {
+            // Beyond this no estimate means anything.
+            let most = Some(i64::from(u32::MAX));
+            let bounds = Bounds { at_least: Some(i64::from(least)), above: None, at_most: most };
+            read.integer(setting.key, bounds).map(|whole| whole.to_string())
+        }
+        Kind::Choice(words) => {
+            let word = fields::string(read, setting.key)?;
+            if words.contains(&word.as_str()) {
+                return Some(word);
+            }
+            let (last, others) = words.split_last()?;
+            let expected = format!("'{}' or '{last}'", others.join("', '"));
+            let message = format!("Input should be {expected}");
+            read.wrong(setting.key, "literal_error", &message, json!({"expected": expected}));
+            None
+        }
+        Kind::Seconds | Kind::Text => None,
+    }
+}
+
+/// A new master key; the old one is worth nothing from here on.
+pub(super) async fn rotate(app: &App) -> Result<Answer, Rejection> {
+    if !matches!(**app.local.master.load(), MasterKey::Generated(_)) {
+        let message = "The master key is set in the configuration and is not rotated here: change master_key or \
+                       OTARI_MASTER_KEY, and restart";
+        return Err(Rejection::new(Code::Conflict, message));
+    }
+    let token = first_run::new_master_key().map_err(Rejection::internal)?;
+    let digest = directory::digest(&token);
+    let change = (MASTER_KEY_HASH.to_owned(), Some(directory::hex(&digest)));
+    app.store.setting_put(&[change], clock::now()).await?;
+    app.local.master.store(Arc::new(MasterKey::Generated(digest)));
+    Answer::json(&NewMasterKey { master_key: &token })
+}

@@ -1,0 +1,158 @@
+//! What can be changed while the gateway runs: the configuration's values, overlaid by those in the store; and the
+//! master key, which is in one of the two.
+
+use otari_filters::control::Caller;
+use subtle::ConstantTimeEq as _;
+
+use crate::config::{Config, MissingUsage};
+use crate::control::directory::{self, KeyDigest};
+use crate::store::SettingRow;
+
+/// Under this name the store keeps the SHA-256 of a generated master key.
+pub const MASTER_KEY_HASH: &str = "master_key_hash";
+
+/// The settings that requests read. Replaced as a whole by a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Refuse models without a price with 402.
+    pub require_pricing: bool,
+    /// Bill models without a price at public list prices.
+    pub default_pricing: bool,
+    /// Refuse a request whose user is an existing user other than the key's.
+    pub reject_user_mismatch: bool,
+    /// Output tokens assumed when a request declares none.
+    pub budget_estimate_default_output_tokens: u64,
+    /// What a stream without usage costs.
+    pub stream_missing_usage_policy: MissingUsage,
+}
+
+impl Settings {
+    /// The configuration's, overlaid by `stored`. What cannot be read there is passed over with a warning.
+    pub fn new(config: &Config, stored: &[SettingRow]) -> Self {
+        let mut settings = Self {
+            require_pricing: config.require_pricing,
+            default_pricing: config.default_pricing,
+            reject_user_mismatch: config.reject_user_mismatch,
+            budget_estimate_default_output_tokens: config.budget_estimate_default_output_tokens,
+            stream_missing_usage_policy: config.stream_missing_usage_policy,
+        };
+        for row in stored.iter().filter(|row| row.key != MASTER_KEY_HASH) {
+            if settings.set(&row.key, &row.value).is_none() {
+                tracing::warn!(key = row.key, "a stored setting is not one of this version's");
+            }
+        }
+        settings
+    }
+
+    /// Sets one, from the text that the store keeps; `None` when there is no such setting or value.
+    fn set(&mut self, key: &str, text: &str) -> Option<()> {
+        // Other software writes `True`, or a word as JSON.
+        let text = text.trim_matches('"').to_ascii_lowercase();
+        match key {
+            "require_pricing" => self.require_pricing = text.parse().ok()?,
+            "default_pricing" => self.default_pricing = text.parse().ok()?,
+            "reject_user_mismatch" => self.reject_user_mismatch = text.parse().ok()?,
+            "budget_estimate_default_output_tokens" => {
+                self.budget_estimate_default_output_tokens = text.parse().ok()?;
+            }
+            "stream_missing_usage_policy" => {
+                self.stream_missing_usage_policy = MissingUsage::read(&text)?;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Whether a request of this caller that names another existing user is refused.
+    pub fn rejects_mismatch(&self, caller: &Caller) -> bool {
+        match caller {
+            Caller::Key { rejects_mismatch: Some(own), .. } => *own,
+            _ => self.reject_user_mismatch,
+        }
+    }
+}
+
+/// The master key, as far as it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MasterKey {
+    /// None can be known: the digest in the store is damaged. Management is off.
+    Unknown,
+    /// The configuration's.
+    Configured(KeyDigest),
+    /// Made at the first start, or by a rotation.
+    Generated(KeyDigest),
+}
+
+impl MasterKey {
+    /// The key whose digest the store keeps as `hash`.
+    pub fn stored(hash: &str) -> Self {
+        directory::unhex(hash).map_or(Self::Unknown, Self::Generated)
+    }
+
+    /// Whether the token of this digest is the key: digests are of equal lengths, and comparing them takes equal time.
+    pub fn is(&self, presented: &KeyDigest) -> bool {
+        match self {
+            Self::Unknown => false,
+            Self::Configured(digest) | Self::Generated(digest) => digest.ct_eq(presented).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Env, Sources};
+
+    fn rows(settings: &[(&str, &str)]) -> Vec<SettingRow> {
+        let row = |(key, value): &(&str, &str)| SettingRow {
+            key: (*key).into(),
+            value: (*value).into(),
+            updated_at: crate::clock::timestamp(0),
+        };
+        settings.iter().map(row).collect()
+    }
+
+    fn settings(stored: &[(&str, &str)]) -> Settings {
+        let env = Env::from_pairs(vec![("OTARI_REQUIRE_PRICING", "false")]);
+        let config = config::load(&Sources { env, ..Sources::default() }).unwrap();
+        Settings::new(&config, &rows(stored))
+    }
+
+    #[test]
+    fn the_store_wins_over_the_configuration_where_it_can_be_read() {
+        let configured = settings(&[]);
+        assert!(!configured.require_pricing && configured.reject_user_mismatch);
+        let stored = settings(&[
+            ("budget_estimate_default_output_tokens", "7"),
+            ("reject_user_mismatch", "false"),
+            ("require_pricing", "True"),
+            ("default_pricing", "true"),
+            ("stream_missing_usage_policy", "\"fail\""),
+        ]);
+        let want = Settings {
+            require_pricing: true,
+            default_pricing: true,
+            reject_user_mismatch: false,
+            budget_estimate_default_output_tokens: 7,
+            stream_missing_usage_policy: MissingUsage::Fail,
+        };
+        assert_eq!(stored, want);
+        let damaged = settings(&[
+            ("budget_estimate_default_output_tokens", "-1"),
+            ("master_key_hash", "x"),
+            ("require_pricing", "maybe"),
+            ("vision_strategy", "ocr"),
+        ]);
+        assert_eq!(damaged, configured);
+    }
+
+    #[test]
+    fn a_damaged_digest_is_nobodys_key() {
+        let digest = directory::digest("otari-mk-x");
+        let key = MasterKey::stored(&directory::hex(&digest));
+        assert_eq!(key, MasterKey::Generated(digest));
+        assert!(key.is(&digest) && !key.is(&directory::digest("otari-mk-y")));
+        assert_eq!(MasterKey::stored("abc"), MasterKey::Unknown);
+        assert!(!MasterKey::Unknown.is(&[0; 32]));
+    }
+}
