@@ -33,6 +33,10 @@ mod users;
 #[cfg(test)]
 mod budgets;
 #[cfg(test)]
+mod ceilings;
+#[cfg(test)]
+mod gateways;
+#[cfg(test)]
 mod pricing;
 #[cfg(test)]
 mod costs;
