@@ -240,7 +240,7 @@ async fn a_cap_is_shared_whoever_spends_and_gateways_leave_what_they_do_not_need
     })
     .await;
     all[0].chat(&key, &body).await.refused_for_good(403);
-    assert_eq!(all[0].settled("u").await, EACH * 6.0);
+    assert_eq!(all[0].settled("u").await, 0.6);
 
     // It comes back, knows what is spent, and nothing of what it had.
     all[1].restart().await;
