@@ -124,7 +124,7 @@ impl Follower {
             self.local.journal.flush(self.local.leases.ttl()).await;
         }
         self.local.leases.renew(heard);
-        for held in self.local.ledger.leased_holds().chunks(PUBLISHED) {
+        for held in self.local.ledger.moved_holds().chunks(PUBLISHED) {
             shared.publish(held).await?;
         }
         Ok(())

@@ -33,8 +33,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 const SAFETY: Duration = Duration::from_secs(2);
 /// Scopes whose lease runs low, waiting to be enlarged; more are enlarged when a request needs it.
 const MAX_LOW: usize = 10_000;
-/// A lease that could not be enlarged is not tried again for so long, unless a request needs it.
-const RETRY_US: i64 = 250_000;
+/// A lease is enlarged ahead of need at most once in this time.
+const AHEAD_EVERY_US: i64 = 250_000;
+/// And not for so long when there was nothing to be had; a request that needs it asks all the same.
+const NOTHING_LEFT_US: i64 = 5_000_000;
 
 /// Where more of a budget is asked for, one at a time.
 #[derive(Debug, Default)]
@@ -43,8 +45,8 @@ struct Desk {
     giving: AsyncMutex<Giving>,
     /// What the requests in the queue want, in micro-dollars.
     queued: AtomicI64,
-    /// When a background step was last tried.
-    tried_us: AtomicI64,
+    /// Before this instant the lease is not enlarged ahead of need: microseconds since 1970.
+    not_before_us: AtomicI64,
 }
 
 #[derive(Debug, Default)]
@@ -133,11 +135,12 @@ impl Leases {
     pub fn is_low(&self, scope: &Scope, typical: MicroUsd) {
         let now_us = clock::now_us();
         let desk = self.desk(scope);
-        let tried = desk.tried_us.load(Ordering::Relaxed);
-        let is_due = now_us - tried > RETRY_US
+        let not_before = desk.not_before_us.load(Ordering::Relaxed);
+        let next = now_us + AHEAD_EVERY_US;
+        let is_due = now_us >= not_before
             && desk
-                .tried_us
-                .compare_exchange(tried, now_us, Ordering::Relaxed, Ordering::Relaxed)
+                .not_before_us
+                .compare_exchange(not_before, next, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
         if !is_due {
             return;
@@ -157,7 +160,10 @@ impl Leases {
             let desk = self.desk(&scope);
             let mut turn = desk.turn.lock().await;
             // Nobody waits for it: whoever needs it will ask, and be told what is wrong.
-            let _ = self.take(&scope, &mut turn, MicroUsd::ZERO, typical, None).await;
+            let taken = self.take(&scope, &mut turn, MicroUsd::ZERO, typical, None).await;
+            if !matches!(taken, Ok(Taken::Granted { amount, .. }) if amount > MicroUsd::ZERO) {
+                desk.not_before_us.store(clock::now_us() + NOTHING_LEFT_US, Ordering::Relaxed);
+            }
         }
     }
 

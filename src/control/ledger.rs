@@ -69,6 +69,8 @@ pub struct Ledger {
     budgets: HashMap<Arc<str>, Terms>,
     enforces: bool,
     shares: bool,
+    /// Scopes whose holds moved since they were last published.
+    noted: Mutex<Vec<Scope>>,
     changes: tokio::sync::Mutex<()>,
 }
 
@@ -81,6 +83,7 @@ impl Ledger {
             budgets: HashMap::new(),
             enforces,
             shares,
+            noted: Mutex::default(),
             changes: tokio::sync::Mutex::new(()),
         }
     }
@@ -191,7 +194,7 @@ impl Ledger {
         let others = everything.ceilings.iter().filter(|row| self.put_ceiling(row));
         scopes.extend(others.map(|row| Scope::Ceiling(row.id.as_str().into())));
         // A cap may have been lowered: every lease is asked for again under the caps of now.
-        scopes.extend(self.leased_holds().into_iter().map(|(scope, _)| scope));
+        scopes.extend(self.leased());
         scopes
     }
 
@@ -312,7 +315,15 @@ impl Ledger {
                     account.held += estimate;
                     Decision::Held { leased: false, is_low: false }
                 }
-                Some(max) => decision(account.hold(max, rule, estimate, now_us), scope),
+                Some(max) => {
+                    let decided = decision(account.hold(max, rule, estimate, now_us), scope);
+                    if matches!(decided, Decision::Held { leased: true, .. })
+                        && !std::mem::replace(&mut account.is_noted, true)
+                    {
+                        self.noted.lock().push(scope.clone());
+                    }
+                    decided
+                }
             };
             (decision, reset)
         };
@@ -406,17 +417,32 @@ impl Ledger {
         self.ceilings.each(|account| account.lease = Lease::default());
     }
 
-    /// What is held in each scope with a lease.
-    pub fn leased_holds(&self) -> Vec<(Scope, MicroUsd)> {
-        let mut holds = Vec::new();
-        for (id, user) in self.users.pin().iter() {
-            let account = &user.lock().account;
-            if account.lease != Lease::default() {
-                holds.push((Scope::User(id.clone()), account.held));
+    /// What is held now in every scope that held something out of its lease since the last call.
+    pub fn moved_holds(&self) -> Vec<(Scope, MicroUsd)> {
+        let noted = std::mem::take(&mut *self.noted.lock());
+        let mut holds = Vec::with_capacity(noted.len());
+        for scope in noted {
+            let held = self.with(&scope, |account| {
+                account.is_noted = account.held > MicroUsd::ZERO;
+                account.held
+            });
+            let Some(held) = held else { continue };
+            if held > MicroUsd::ZERO {
+                // Until it is nothing again, and that is known too.
+                self.noted.lock().push(scope.clone());
             }
+            holds.push((scope, held));
         }
-        self.ceilings.leased_holds(&mut holds);
         holds
+    }
+
+    /// Every scope with a lease.
+    fn leased(&self) -> Vec<Scope> {
+        let is_leased = |account: &Account| account.lease != Lease::default();
+        let users = self.users.pin();
+        let users = users.iter().filter(|(_, user)| is_leased(&user.lock().account));
+        let users = users.map(|(id, _)| Scope::User(id.clone()));
+        users.chain(self.ceilings.scopes_where(is_leased)).collect()
     }
 
     /// Runs `work` on the account of a scope; `None` when there is none. Spend is not added for deleted users.

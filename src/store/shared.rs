@@ -132,7 +132,7 @@ pub trait Shared: Send + Sync {
     async fn publish(&self, held: &[(Scope, MicroUsd)]) -> Result<(), StoreError>;
     /// What the other gateways hold in a scope, as last published.
     async fn held_elsewhere(&self, scope: &Scope) -> Result<MicroUsd, StoreError>;
-    /// How many scopes have spend and leases above their cap.
+    /// How many scopes that were ever leased have spend and leases above their cap.
     async fn over_cap(&self) -> Result<i64, StoreError>;
 
     /// What was changed since the last call, by anybody; each change at least once. `None`: too long ago to know, read

@@ -67,6 +67,8 @@ pub(super) struct Account {
     /// When `spend` was last zero: what is older belongs to a period that is over.
     pub(super) since_us: Option<i64>,
     pub(super) lease: Lease,
+    /// Its holds are on the list of those to be published.
+    pub(super) is_noted: bool,
 }
 
 impl Account {

@@ -9,7 +9,7 @@ use otari_filters::money::MicroUsd;
 use papaya::HashMap;
 use parking_lot::Mutex;
 
-use super::account::{Account, Lease};
+use super::account::Account;
 use super::{Counters, Ledger, counters};
 use crate::store::CeilingRow;
 
@@ -90,15 +90,6 @@ impl Ceilings {
 
     pub(super) fn total_held(&self) -> MicroUsd {
         self.by_id.pin().values().map(|ceiling| ceiling.account.lock().held).sum()
-    }
-
-    pub(super) fn leased_holds(&self, holds: &mut Vec<(Scope, MicroUsd)>) {
-        for ceiling in self.by_id.pin().values() {
-            let account = ceiling.account.lock();
-            if account.lease != Lease::default() {
-                holds.push((Scope::Ceiling(ceiling.id.clone()), account.held));
-            }
-        }
     }
 
     fn index(&self, key_id: &Arc<str>) {

@@ -38,7 +38,9 @@ pub(super) async fn a_users_list_is_kept_changed_and_replaced_at_a_revival(store
     assert_eq!(store.user_update("u1", &UserChange::default()).await.unwrap(), Some(row));
     assert!(store.user_delete("u1", at(1)).await.unwrap());
     let back = UserRow { allowed_models: Some(vec!["a:b".into()]), ..user("u1") };
-    assert_eq!(store.user_create(&back).await.unwrap(), back);
+    let revived = store.user_create(&back).await.unwrap();
+    let back = UserRow { spend_since: Some(back.updated_at), ..back };
+    assert_eq!(revived, back);
     assert_eq!(store.everything().await.unwrap().users, [back]);
     assert_eq!(store.user_get("u1").await.unwrap().unwrap().spend, MicroUsd(0));
 }

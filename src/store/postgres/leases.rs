@@ -270,13 +270,13 @@ pub(super) async fn over_cap(db: &impl GenericClient) -> Result<i64, StoreError>
             SELECT scope, scope_id, sum(amount) AS amount FROM budget_leases GROUP BY scope, scope_id
         )
         SELECT count(*) FROM (
-            SELECT 1 FROM users u JOIN budgets b ON b.budget_id = u.budget_id
-            LEFT JOIN leased l ON l.scope = 'user' AND l.scope_id = u.user_id
-            WHERE u.deleted_at IS NULL AND u.spend + coalesce(l.amount, 0) > b.max_budget
+            SELECT 1 FROM leased l JOIN users u ON u.user_id = l.scope_id
+            JOIN budgets b ON b.budget_id = u.budget_id
+            WHERE l.scope = 'user' AND u.deleted_at IS NULL AND u.spend + l.amount > b.max_budget
             UNION ALL
-            SELECT 1 FROM scoped_budgets c JOIN budgets b ON b.budget_id = c.budget_id
-            LEFT JOIN leased l ON l.scope = 'ceiling' AND l.scope_id = c.id
-            WHERE c.current_spend + coalesce(l.amount, 0) > b.max_budget) t";
+            SELECT 1 FROM leased l JOIN scoped_budgets c ON c.id = l.scope_id
+            JOIN budgets b ON b.budget_id = c.budget_id
+            WHERE l.scope = 'ceiling' AND c.current_spend + l.amount > b.max_budget) t";
     get(&db.query_one(&db.prepare_cached(sql).await?, &[]).await?, 0)
 }
 
