@@ -41,13 +41,15 @@ pub struct Answer {
     pub content_type: &'static str,
     /// Whole.
     pub body: Bytes,
+    /// `content-disposition` of a file.
+    pub attachment: Option<&'static str>,
 }
 
 impl Answer {
     /// A JSON answer: compact, keys in the order of the type.
     fn json(value: &impl Serialize) -> Result<Self, Rejection> {
         let body = serde_json::to_vec(value).map_err(Rejection::internal)?;
-        Ok(Self { status: StatusCode::OK, content_type: "application/json", body: body.into() })
+        Ok(Self::page("application/json", body))
     }
 
     /// 204.
@@ -56,11 +58,12 @@ impl Answer {
             status: StatusCode::NO_CONTENT,
             content_type: "application/json",
             body: Bytes::new(),
+            attachment: None,
         }
     }
 
     fn page(content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { status: StatusCode::OK, content_type, body: body.into() }
+        Self { status: StatusCode::OK, content_type, body: body.into(), attachment: None }
     }
 }
 
@@ -137,6 +140,11 @@ pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<An
         (Handler::Settings, ..) => settings::get(app),
         (Handler::MasterKeyRotation, ..) => settings::rotate(app).await,
         (Handler::Usage, ..) => usage::list(app, request).await,
+        (Handler::UsageCount, ..) => usage::count(app, request).await,
+        (Handler::UsageSummary, ..) => usage::summary(app, request).await,
+        (Handler::UsageSeries, ..) => usage::series(app, request).await,
+        (Handler::UsageCsv, ..) => usage::csv(app, request).await,
+        (Handler::UsageInFlight, ..) => usage::in_flight(app),
         (Handler::Chat | Handler::ResponsesSocket, ..) => {
             Err(Rejection::internal("a generation route reached the management API"))
         }

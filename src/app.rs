@@ -16,6 +16,7 @@ use pingora_core::server::configuration::ServerConf;
 use crate::config::{Config, Database, ProviderConfig};
 use crate::control::directory::Directory;
 use crate::control::follow::Follower;
+use crate::control::housekeeping::Housekeeper;
 use crate::control::journal::{Journal, JournalError};
 use crate::control::leases::Leases;
 use crate::control::ledger::Ledger;
@@ -23,8 +24,9 @@ use crate::control::local::{Configured, Local, RateLimiter};
 use crate::control::settings::Settings;
 use crate::control::writer::{Touched, Writer};
 use crate::first_run;
-use crate::life::Life;
+use crate::life::{Calls, Life};
 use crate::proxy::addresses::Addresses;
+use crate::proxy::refusals::Refusals;
 use crate::store::{Everything, Origin, Store, StoreError, Upgrade, postgres, sqlite};
 use crate::telemetry::logs::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -45,6 +47,12 @@ pub struct App {
     pub writer: Writer,
     /// Keeps in step with other gateways on the database.
     pub follower: Follower,
+    /// Keeps the sums of usage, and drops what is too old.
+    pub housekeeper: Housekeeper,
+    /// Calls to providers under way.
+    pub calls: Arc<Calls>,
+    /// How many rows refusals may leave.
+    pub refusals: Refusals,
     /// Requests per minute, when limited.
     pub limiter: Option<RateLimiter>,
     /// Series.
@@ -177,6 +185,8 @@ impl App {
         if let Some(shared) = store.shared() {
             follower.beat(shared).await.map_err(failed)?;
         }
+        let housekeeper =
+            Housekeeper::new(store.clone(), metrics.clone(), config.usage_retention_days);
         Ok(Self {
             settings,
             control: local.clone(),
@@ -184,6 +194,9 @@ impl App {
             store,
             writer,
             follower,
+            housekeeper,
+            calls: Arc::default(),
+            refusals: Refusals::default(),
             limiter: config.rate_limit_rpm.map(RateLimiter::new),
             metrics,
             access,

@@ -129,6 +129,9 @@ pub struct Config {
     /// Repeat also a call that failed after it was sent whole, and so may have been billed.
     pub retry_after_sent: bool,
 
+    /// Days after which usage rows are removed; `None`: never.
+    pub usage_retention_days: Option<u32>,
+
     /// Sizes and times.
     pub limits: Limits,
 }

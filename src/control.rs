@@ -13,3 +13,4 @@ pub mod leases;
 pub mod ledger;
 pub mod local;
 pub mod writer;
+pub mod housekeeping;

@@ -1,9 +1,13 @@
 //! The life of the process: who is in flight, and when it is time to go.
 
+mod calls;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::watch;
+
+pub use calls::{Call, Calls, Entered};
 
 /// Shared by all requests and by the services that end the process.
 #[derive(Debug)]

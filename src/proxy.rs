@@ -8,6 +8,7 @@ mod call;
 mod open;
 mod exchange;
 mod relay;
+pub mod refusals;
 mod reply;
 mod logging;
 

@@ -56,6 +56,16 @@ pub enum Handler {
     MasterKeyRotation,
     /// Usage rows.
     Usage,
+    /// How many usage rows.
+    UsageCount,
+    /// What usage adds up to.
+    UsageSummary,
+    /// The same over time, by one column.
+    UsageSeries,
+    /// The summary for a spreadsheet.
+    UsageCsv,
+    /// Calls under way.
+    UsageInFlight,
 }
 
 /// One method of one path.
@@ -135,6 +145,11 @@ pub static ROUTES: &[Route] = &[
         Handler::MasterKeyRotation,
     ),
     route(Method::GET, "/v1/usage", Credential::Master, Handler::Usage),
+    route(Method::GET, "/v1/usage/count", Credential::Master, Handler::UsageCount),
+    route(Method::GET, "/v1/usage/summary", Credential::Master, Handler::UsageSummary),
+    route(Method::GET, "/v1/usage/series", Credential::Master, Handler::UsageSeries),
+    route(Method::GET, "/v1/usage/summary.csv", Credential::Master, Handler::UsageCsv),
+    route(Method::GET, "/v1/usage/in-flight", Credential::Master, Handler::UsageInFlight),
     // Kept last: it answers every other method of the path.
     route(Method::POST, "/v1/responses", Credential::Key, Handler::ResponsesSocket),
 ];

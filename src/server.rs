@@ -58,6 +58,7 @@ pub fn run(config: Config, greeting: Greeting) -> Result<(), StartError> {
     server.add_service(gateway);
     server.add_service(background_service("journal", JournalService(app.clone())));
     server.add_service(background_service("follow", FollowService(app.clone())));
+    server.add_service(background_service("housekeeping", HousekeepingService(app.clone())));
     if let Some(mock) = mock {
         server.add_service(background_service("mock", mock));
     }
@@ -156,6 +157,19 @@ impl BackgroundService for FollowService {
     async fn start(&self, _: ShutdownWatch) {
         // Does not stop at the signal either: requests that drain still hold budget.
         self.0.follower.run().await;
+    }
+}
+
+/// Sums up usage and drops what is too old, until the gateway leaves.
+struct HousekeepingService(Arc<App>);
+
+#[async_trait]
+impl BackgroundService for HousekeepingService {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        tokio::select! {
+            () = self.0.housekeeper.run() => {}
+            _ = shutdown.changed() => {}
+        }
     }
 }
 

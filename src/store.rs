@@ -6,6 +6,7 @@
 pub mod postgres;
 pub mod sqlite;
 mod adopt;
+pub mod analytics;
 mod migrations;
 mod rows;
 mod shared;
@@ -15,6 +16,8 @@ mod values;
 #[cfg(test)]
 mod contract;
 
+pub use analytics::UsageFilter;
+use analytics::{Condensed, Report, Reported};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use otari_filters::settle::Entry;
@@ -207,10 +210,26 @@ pub trait Store: Send + Sync {
     /// so the order of records around a reset is irrelevant.
     /// Keys and users that are gone are written as null.
     async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError>;
-    /// Usage rows, newest first.
+    /// Usage rows, newest first, ties by id.
     async fn usage_list(
         &self,
         filter: &UsageFilter,
         page: Page,
     ) -> Result<Vec<UsageRow>, StoreError>;
+    /// How many rows [`Store::usage_list`] has in all its pages.
+    async fn usage_count(&self, filter: &UsageFilter) -> Result<i64, StoreError>;
+    /// What the rows of a window add up to; `filter`'s own window does not count.
+    async fn usage_report(
+        &self,
+        filter: &UsageFilter,
+        report: &Report,
+    ) -> Result<Reported, StoreError>;
+    /// Sums up one hour that ended before `closed`, or one day: the next for which it is due.
+    async fn usage_condense(&self, closed: Timestamp) -> Result<Condensed, StoreError>;
+    /// Removes at most so many of the oldest rows before an instant; says how many. `None`: another gateway is at it.
+    async fn usage_expire(
+        &self,
+        before: Timestamp,
+        at_most: i64,
+    ) -> Result<Option<u64>, StoreError>;
 }

@@ -56,9 +56,52 @@ impl Window {
     }
 }
 
+/// Things that may happen [`BURST`] times at once, and once more every [`REFILL`] after that.
+#[derive(Debug, Default)]
+pub struct Allowance {
+    /// When all of it is there again; `None`: it is now.
+    full_at: Option<Instant>,
+}
+
+/// An allowance that was not used.
+pub const BURST: u32 = 30;
+/// What brings one back.
+pub const REFILL: Duration = Duration::from_secs(10);
+
+impl Allowance {
+    /// Takes one, if there is any.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let full_at = self.full_at.filter(|at| *at > now).unwrap_or(now);
+        if full_at.duration_since(now) + REFILL > REFILL * BURST {
+            return false;
+        }
+        self.full_at = Some(full_at + REFILL);
+        true
+    }
+
+    /// Whether nothing is missing: it might as well be forgotten.
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.full_at.is_none_or(|at| at <= now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_allowance_comes_back_slowly() {
+        let start = Instant::now();
+        let at = |s: u64| start + Duration::from_secs(s);
+        let mut allowance = Allowance::default();
+        assert!(allowance.is_full(at(0)));
+        assert_eq!((0..100).filter(|_| allowance.take(at(0))).count(), 30);
+        assert!(!allowance.take(at(9)));
+        assert_eq!((0..100).filter(|_| allowance.take(at(25))).count(), 2);
+        assert!(!allowance.is_full(at(300)));
+        assert!(allowance.is_full(at(320)));
+        assert_eq!((0..100).filter(|_| allowance.take(at(9000))).count(), 30, "never more");
+    }
 
     #[test]
     fn the_limit_holds_within_any_minute() {

@@ -1,5 +1,9 @@
 //! `/v1/usage`: what was called, by whom, and what it cost.
 
+mod filter;
+mod in_flight;
+mod summary;
+
 use otari_filters::money::MicroUsd;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::validate::Fields;
@@ -8,6 +12,9 @@ use serde::Serialize;
 use super::{Answer, Request, fields};
 use crate::app::{App, FLUSH_AT_MOST};
 use crate::store::{Page, UsageFilter, UsageRow};
+
+pub(super) use in_flight::in_flight;
+pub(super) use summary::{csv, series, summary};
 
 /// A row, in the order of the reference's later version.
 #[derive(Serialize)]
@@ -25,12 +32,21 @@ struct Usage<'a> {
     completion_tokens: Option<i64>,
     total_tokens: Option<i64>,
     cache_read_tokens: Option<i64>,
+    cache_write_tokens: Option<i64>,
+    cache_write_1h_tokens: Option<i64>,
+    /// How the cost came about is not kept.
+    billing_meters: Option<()>,
+    pricing_breakdown: Option<()>,
     cost: Option<f64>,
     status: &'a str,
     error_message: Option<&'a str>,
     status_code: Option<i32>,
     latency_ms: Option<i64>,
+    source: &'a str,
+    source_label: Option<&'a str>,
     counts_toward_budget: bool,
+    policy_name: Option<&'a str>,
+    selection_reason: Option<&'a str>,
     attempt_position: Option<i32>,
     attempt_count: Option<i32>,
     request_group_id: Option<&'a str>,
@@ -52,12 +68,20 @@ impl<'a> From<&'a UsageRow> for Usage<'a> {
             completion_tokens: row.completion_tokens,
             total_tokens: row.total_tokens,
             cache_read_tokens: row.cache_read_tokens,
+            cache_write_tokens: row.cache_write_tokens,
+            cache_write_1h_tokens: row.cache_write_1h_tokens,
+            billing_meters: None,
+            pricing_breakdown: None,
             cost: row.cost.map(MicroUsd::to_f64),
             status: &row.status,
             error_message: row.error_message.as_deref(),
             status_code: row.status_code,
             latency_ms: row.latency_ms,
+            source: &row.source,
+            source_label: row.source_label.as_deref(),
             counts_toward_budget: row.counts_toward_budget,
+            policy_name: row.policy_name.as_deref(),
+            selection_reason: row.selection_reason.as_deref(),
             attempt_position: row.attempt_position,
             attempt_count: row.attempt_count,
             request_group_id: row.request_group_id.as_deref(),
@@ -66,16 +90,21 @@ impl<'a> From<&'a UsageRow> for Usage<'a> {
 }
 
 pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
-    let query = fields::query(request);
-    let mut read = Fields::new("query", &query);
-    let filter = UsageFilter {
-        start: fields::datetime(&mut read, "start_date"),
-        end: fields::datetime(&mut read, "end_date"),
-        user_id: fields::string(&mut read, "user_id"),
-    };
-    let page = fields::page(&mut read);
-    read.faults.check()?;
+    let (filter, page) =
+        filter::checked(request, |read| (filter::filter(read), fields::page(read)))?;
     rows(app, &filter, page).await
+}
+
+#[derive(Serialize)]
+struct Count {
+    total: i64,
+}
+
+/// How many rows all pages have.
+pub(super) async fn count(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+    let filter = filter::checked(request, filter::filter)?;
+    app.local.journal.flush(FLUSH_AT_MOST).await;
+    Answer::json(&Count { total: app.store.usage_count(&filter).await? })
 }
 
 /// One user's rows, deleted or not.
@@ -92,7 +121,7 @@ pub(super) async fn of_user(
     if app.local.ledger.counters(id).is_none() && app.store.user_get(id).await?.is_none() {
         return Err(Rejection::new(Code::NotFound, format!("User with id '{id}' not found")));
     }
-    let filter = UsageFilter { user_id: Some(id.to_owned()), ..UsageFilter::default() };
+    let filter = UsageFilter { user_ids: vec![id.to_owned()], ..UsageFilter::default() };
     rows(app, &filter, page).await
 }
 

@@ -76,6 +76,10 @@ pub(super) fn check(fields: &Fields, sources: &Sources, report: &mut Report) -> 
         stream_missing_usage_policy: missing_usage(fields, report),
         // A call that was sent whole may have been billed.
         retry_after_sent: fields.flag("retry_after_sent", false, report),
+        // A hundred years: what is meant to be kept longer is kept for ever.
+        usage_retention_days: fields
+            .some_whole("usage_retention_days", 1..=36_500, report)
+            .and_then(|days| u32::try_from(days).ok()),
         limits: limits(fields, report),
     }
 }

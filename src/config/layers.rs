@@ -96,6 +96,7 @@ pub(super) const KEYS: &[(&str, Shape)] = {
         ("budget_lease_ttl_s", Scalar),
         ("stream_missing_usage_policy", Scalar),
         ("retry_after_sent", Scalar),
+        ("usage_retention_days", Scalar),
         ("max_request_bytes", Scalar),
         ("request_body_timeout_s", Scalar),
         ("connect_timeout_s", Scalar),

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::proxy::call::{Call, Stop};
 use crate::proxy::exchange::Watch;
 use crate::proxy::open::{Open, Origin};
-use crate::proxy::{RequestContext, body, exchange, relay};
+use crate::proxy::{RequestContext, body, exchange, refusals, relay};
 
 const ENDPOINT: &str = "/v1/chat/completions";
 
@@ -31,7 +31,13 @@ pub(super) async fn complete(
     body::check_type(s, &body)?;
     let request = Request::read(&body)?;
     ctx.outcome.model = Some(request.model.as_str().into());
-    let mut call = pass_gates(app, ctx, request, body).await?;
+    let mut call = match pass_gates(app, ctx, request, body).await {
+        Err(Stop::Refused(refused)) => {
+            refusals::note(app, ctx, ENDPOINT, &refused).await;
+            return Err(Stop::Refused(refused));
+        }
+        passed => passed?,
+    };
     let result = answer(app, s, ctx, &mut call).await;
     ctx.outcome.attempts = call.open.attempts();
     ctx.outcome.usage = call.open.usage();

@@ -18,6 +18,7 @@ use otari_filters::settle::{Status, UsageRecord};
 use crate::app::App;
 use crate::clock;
 use crate::config::MissingUsage;
+use crate::life::{Call, Entered};
 
 /// Longest reason kept in a row.
 const MAX_REASON_CHARS: usize = 500;
@@ -83,6 +84,8 @@ pub(super) struct Open {
     cost: Option<MicroUsd>,
     is_settled: bool,
     was_complete: bool,
+    /// For the operator who asks what is under way.
+    entered: Option<Entered>,
 }
 
 impl Open {
@@ -107,6 +110,7 @@ impl Open {
             cost: None,
             is_settled: false,
             was_complete: false,
+            entered: None,
         }
     }
 
@@ -118,6 +122,15 @@ impl Open {
     /// A new attempt begins.
     pub(super) fn begin(&mut self, attempt: &Attempt) {
         self.position = self.position.saturating_add(1);
+        self.entered = Some(self.app.calls.enter(Call {
+            id: self.origin.request_id.clone(),
+            endpoint: self.origin.endpoint,
+            model: attempt.billed_model.clone(),
+            provider: attempt.upstream.instance.clone(),
+            user_id: self.origin.user_id.clone(),
+            api_key_id: self.origin.key_id.clone(),
+            started: self.origin.started,
+        }));
         self.current = Some(Current {
             provider: attempt.upstream.instance.clone(),
             model: attempt.billed_model.clone(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, UPGRADE};
+use http::header::{ALLOW, CONTENT_DISPOSITION, UPGRADE};
 use http::{HeaderValue, Method, StatusCode};
 use otari_filters::authenticate;
 use otari_filters::control::Caller;
@@ -133,7 +133,10 @@ async fn manage(
     body::check_type(s, &body)?;
     let query = s.req_header().uri.query().unwrap_or_default().to_owned();
     let answer = api::answer(app, route, api::Request { id, query: &query, body: &body }).await?;
-    let reply = Reply::new(answer.status, answer.content_type, answer.body);
+    let mut reply = Reply::new(answer.status, answer.content_type, answer.body);
+    if let Some(attachment) = answer.attachment {
+        reply.headers.push((CONTENT_DISPOSITION, HeaderValue::from_static(attachment)));
+    }
     Ok(reply::write(s, ctx, reply).await?)
 }
 

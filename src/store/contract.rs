@@ -6,6 +6,7 @@ mod changes;
 mod access;
 mod journal;
 mod ceilings;
+mod reports;
 mod backends;
 mod shared;
 mod reference;
@@ -101,6 +102,11 @@ facts! {
     ceilings::the_users_of_a_budget_are_counted,
     journal::concurrent_batches_of_the_same_entries_count_once,
     journal::usage_is_listed_newest_first_and_filtered,
+    reports::sums_say_what_the_rows_say,
+    reports::a_removed_row_leaves_the_sums,
+    reports::deep_pages_are_the_pages_they_would_be,
+    reports::every_filter_says_the_same_of_pages_counts_and_reports,
+    reports::absurd_numbers_do_not_break_a_report,
 }
 
 /// A migrated SQLite store in a folder of its own.

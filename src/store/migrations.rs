@@ -19,6 +19,7 @@ pub(super) const SQLITE: &[Step] = &[
     ("V1__initial", include_str!("migrations/sqlite/V1__initial.sql")),
     ("V2__key_prefix", include_str!("migrations/sqlite/V2__key_prefix.sql")),
     ("V3__management", include_str!("migrations/sqlite/V3__management.sql")),
+    ("V4__usage_rollups", include_str!("migrations/sqlite/V4__usage_rollups.sql")),
 ];
 
 /// PostgreSQL's steps: the same names in the same order.
@@ -26,6 +27,7 @@ pub(super) const POSTGRES: &[Step] = &[
     ("V1__initial", include_str!("migrations/postgres/V1__initial.sql")),
     ("V2__key_prefix", include_str!("migrations/postgres/V2__key_prefix.sql")),
     ("V3__management", include_str!("migrations/postgres/V3__management.sql")),
+    ("V4__usage_rollups", include_str!("migrations/postgres/V4__usage_rollups.sql")),
 ];
 
 /// What a database says about its schema.

@@ -15,6 +15,7 @@ mod aliases;
 mod settings;
 mod apply;
 mod usage;
+mod rollups;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -28,6 +29,7 @@ use tokio::time::timeout;
 use tokio_postgres::IsolationLevel;
 
 use super::adopt::Upgrade;
+use super::analytics::{Condensed, Report, Reported};
 use super::migrations::{self, Found, HISTORY, Plan};
 use super::{
     AliasRow, Applied, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter,
@@ -462,6 +464,34 @@ impl Store for Postgres {
         filter: &UsageFilter,
         page: Page,
     ) -> Result<Vec<UsageRow>, StoreError> {
-        within(async { usage::usage_list(&self.pool.get().await?, filter, page).await }).await
+        within(async { usage::usage_list(&mut *self.pool.get().await?, filter, page).await }).await
+    }
+
+    async fn usage_count(&self, filter: &UsageFilter) -> Result<i64, StoreError> {
+        within(async { usage::usage_count(&mut *self.pool.get().await?, filter).await }).await
+    }
+
+    async fn usage_report(
+        &self,
+        filter: &UsageFilter,
+        report: &Report,
+    ) -> Result<Reported, StoreError> {
+        within(async { usage::usage_report(&mut *self.pool.get().await?, filter, report).await })
+            .await
+    }
+
+    async fn usage_condense(&self, closed: Timestamp) -> Result<Condensed, StoreError> {
+        rollups::usage_condense(&mut *self.pool.get().await?, closed.into()).await
+    }
+
+    async fn usage_expire(
+        &self,
+        before: Timestamp,
+        at_most: i64,
+    ) -> Result<Option<u64>, StoreError> {
+        let expire = async {
+            rollups::usage_expire(&mut *self.pool.get().await?, before.into(), at_most).await
+        };
+        within(expire).await
     }
 }

@@ -306,6 +306,10 @@ pub struct UsageRow {
     pub total_tokens: Option<i64>,
     /// Cached input.
     pub cache_read_tokens: Option<i64>,
+    /// Input written to a cache, for minutes.
+    pub cache_write_tokens: Option<i64>,
+    /// Input written to a cache, for an hour.
+    pub cache_write_1h_tokens: Option<i64>,
     /// `None` when unpriced.
     pub cost: Option<MicroUsd>,
     /// `success`, `error` or `absorbed`.
@@ -316,6 +320,14 @@ pub struct UsageRow {
     pub status_code: Option<i32>,
     /// Whole request.
     pub latency_ms: Option<i64>,
+    /// `gateway`, or who else wrote the row.
+    pub source: String,
+    /// The writer's own label.
+    pub source_label: Option<String>,
+    /// The routing policy that chose the attempt.
+    pub policy_name: Option<String>,
+    /// Why it did.
+    pub selection_reason: Option<String>,
     /// 1 for the first.
     pub attempt_position: Option<i32>,
     /// How many there were.
@@ -333,17 +345,6 @@ pub struct Page {
     pub skip: i64,
     /// Rows returned, 1 to 1000.
     pub limit: i64,
-}
-
-/// Which usage rows; newest first, ties by id.
-#[derive(Clone, Debug, Default)]
-pub struct UsageFilter {
-    /// Inclusive.
-    pub start: Option<Timestamp>,
-    /// Exclusive.
-    pub end: Option<Timestamp>,
-    /// Exact.
-    pub user_id: Option<String>,
 }
 
 /// Everything the request path needs in memory, read once at start.

@@ -12,6 +12,7 @@ mod aliases;
 mod settings;
 mod apply;
 mod usage;
+mod rollups;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -25,6 +26,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 
 use self::actor::Actor;
 use super::adopt::Upgrade;
+use super::analytics::{Condensed, Report, Reported};
 use super::migrations::{self, Found, HISTORY, Plan};
 use super::{
     AliasRow, Applied, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter,
@@ -446,5 +448,31 @@ impl Store for Sqlite {
     ) -> Result<Vec<UsageRow>, StoreError> {
         let filter = filter.clone();
         self.read(move |db| usage::usage_list(db, &filter, page)).await
+    }
+
+    async fn usage_count(&self, filter: &UsageFilter) -> Result<i64, StoreError> {
+        let filter = filter.clone();
+        self.read(move |db| usage::usage_count(db, &filter)).await
+    }
+
+    async fn usage_report(
+        &self,
+        filter: &UsageFilter,
+        report: &Report,
+    ) -> Result<Reported, StoreError> {
+        let (filter, report) = (filter.clone(), report.clone());
+        self.read(move |db| usage::usage_report(db, &filter, &report)).await
+    }
+
+    async fn usage_condense(&self, closed: Timestamp) -> Result<Condensed, StoreError> {
+        self.write(move |db| rollups::usage_condense(db, closed.into())).await
+    }
+
+    async fn usage_expire(
+        &self,
+        before: Timestamp,
+        at_most: i64,
+    ) -> Result<Option<u64>, StoreError> {
+        self.write(move |db| rollups::usage_expire(db, before.into(), at_most)).await
     }
 }

@@ -9,6 +9,7 @@ use otari_filters::settle::UsageRecord;
 use serde_json::{Map, Value};
 
 use super::StoreError;
+use super::analytics::Bucket;
 
 /// The largest amount of `NUMERIC(18,6)`, in micro-dollars. SQLite keeps to it too: two of them still fit an `i64`.
 pub(super) const MAX_AMOUNT: i64 = 999_999_999_999_999_999;
@@ -25,6 +26,16 @@ impl Instant {
             Ok(_) => Self(microseconds.max(0)),
             Err(_) => Self(0),
         }
+    }
+
+    /// Start of the hour or day it lies in.
+    pub(super) fn start_of(self, bucket: Bucket) -> Self {
+        Self(self.0 - self.0.rem_euclid(bucket.micros()))
+    }
+
+    /// An hour or a day later.
+    pub(super) fn after(self, bucket: Bucket) -> Self {
+        Self(self.0.saturating_add(bucket.micros()))
     }
 
     /// The instant itself.

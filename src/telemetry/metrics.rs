@@ -40,6 +40,10 @@ pub struct Metrics {
     pub follow_failures: IntCounter,
     /// The way of usage records to the store.
     pub journal: JournalMetrics,
+    /// Refusals beyond what a caller may leave rows for.
+    pub refusal_rows_dropped: IntCounter,
+    /// Usage rows removed because of their age.
+    pub usage_rows_expired: IntCounter,
 }
 
 /// The way of usage records to the store.
@@ -214,6 +218,14 @@ impl Metrics {
                 "Times that changes made by other gateways could not be read",
             )?,
             journal: JournalMetrics::new(&add)?,
+            refusal_rows_dropped: add.counter(
+                "gateway_refusal_rows_dropped_total",
+                "Refused calls that left no usage row, because their caller had left too many",
+            )?,
+            usage_rows_expired: add.counter(
+                "gateway_usage_rows_expired_total",
+                "Usage rows removed because they were older than usage_retention_days",
+            )?,
             registry,
         })
     }

@@ -50,6 +50,10 @@ mod access;
 mod aliases;
 #[cfg(test)]
 mod settings;
+#[cfg(test)]
+mod usage_reports;
+#[cfg(test)]
+mod usage_refusals;
 // What is read instead of run: the walls between the rooms, and the documents.
 #[cfg(test)]
 mod tidy;

@@ -239,5 +239,12 @@ pub(in crate::store) const TABLES: &[Table] = &[
 pub(in crate::store) const HOLDS: [(&str, &str); 2] =
     [("users", "reserved"), ("scoped_budgets", "reserved_spend")];
 
-/// Tables of our steps on PostgreSQL that the reference has not, whatever it may have under these names.
-pub(in crate::store) const OURS_ALONE: [&str; 3] = ["gateways", "budget_leases", "changes"];
+/// Tables of our steps that the reference has not, whatever it may have under these names.
+pub(in crate::store) const OURS_ALONE: [&str; 6] = [
+    "gateways",
+    "budget_leases",
+    "changes",
+    "usage_rollups",
+    "usage_rollup_groups",
+    "usage_rollup_marks",
+];

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::postgres_server::{self, Cluster};
-use super::rows::{budget, page, user};
+use super::rows::{at, budget, page, user};
 use super::{STEPS, connect, sqlite};
+use crate::store::analytics::{Bucket, Condensed, Dimension, Report, UsageFilter};
 use crate::store::{Store, StoreError, migrations, sqlite as backend};
 
 #[tokio::test]
@@ -163,6 +164,64 @@ async fn a_store_whose_server_was_away_works_again() {
     store.ping().await.unwrap();
     store.budget_create(&budget("b2")).await.unwrap();
     assert_eq!(store.budget_list(page(0, 10)).await.unwrap().len(), 2);
+}
+
+/// The one way in which sums could miss a row: it is written while its hour is summed up, and committed later.
+#[tokio::test]
+async fn a_row_that_is_committed_after_its_hour_was_summed_up_is_not_missed() {
+    let database = postgres_server::database();
+    let store = connect(&database.url, Duration::from_secs(5)).await.unwrap();
+    let other = connect(&database.url, Duration::from_secs(5)).await.unwrap();
+    store.migrate().await.unwrap();
+    let closed = at(48 * 3600);
+    let row = |id: &str| {
+        format!(
+            "INSERT INTO usage_logs (id, timestamp, model, endpoint, cost, status)
+             VALUES ('{id}', '2026-01-01 10:30:00+00', 'm', 'e', 0.000001, 'success')"
+        )
+    };
+    let cost = async || {
+        let (start, end) = (at(-1), at(48 * 3600));
+        let report = Report {
+            start,
+            end,
+            bucket: Bucket::Day,
+            dimensions: Dimension::ALL.to_vec(),
+            top: 100,
+            top_labels: 100,
+            is_split: false,
+        };
+        let reported = store.usage_report(&UsageFilter::default(), &report).await.unwrap();
+        reported.totals.iter().map(|(_, totals)| totals.cost.0).sum::<i64>()
+    };
+    let condense = async || while store.usage_condense(closed).await.unwrap() == Condensed::One {};
+    postgres_server::execute(&database.url, &row("first")).unwrap();
+    let (writer, connection) =
+        tokio_postgres::connect(&database.url, tokio_postgres::NoTls).await.unwrap();
+    let work = async {
+        writer.batch_execute(&format!("BEGIN; {}", row("second"))).await.unwrap();
+        condense().await;
+        assert_eq!(cost().await, 1, "what is not committed is not there");
+        writer.batch_execute("COMMIT").await.unwrap();
+        assert_eq!(cost().await, 2, "its own mark speaks for the row");
+        condense().await;
+        assert_eq!(cost().await, 2);
+        // Two gateways at it at once: one steps back, and nothing is counted twice.
+        writer.batch_execute(&row("third")).await.unwrap();
+        for _ in 0..20 {
+            let (a, b) = tokio::join!(store.usage_condense(closed), other.usage_condense(closed));
+            let gave_way = |result: &Result<Condensed, StoreError>| {
+                matches!(result, Ok(_) | Err(StoreError::Unavailable { .. }))
+            };
+            assert!(gave_way(&a) && gave_way(&b), "{a:?} {b:?}");
+        }
+        condense().await;
+        assert_eq!(cost().await, 3);
+    };
+    tokio::select! {
+        () = work => {}
+        ended = connection => panic!("the writer lost its connection: {ended:?}"),
+    }
 }
 
 #[tokio::test]

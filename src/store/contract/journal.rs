@@ -29,6 +29,40 @@ pub(super) async fn repeats_inside_one_batch_count_once(store: &dyn Store) {
     assert_eq!(spend(store, "u1").await, 6);
 }
 
+/// The row of the full record below.
+fn kept() -> UsageRow {
+    UsageRow {
+        id: "r1".into(),
+        api_key_id: Some("k1".into()),
+        api_key_name: Some("name of k1".into()),
+        user_id: Some("u1".into()),
+        user_alias: Some("alias of u1".into()),
+        timestamp: at(1),
+        model: "gpt".into(),
+        provider: Some("openai".into()),
+        endpoint: "/v1/chat/completions".into(),
+        prompt_tokens: Some(3_000_000_000),
+        completion_tokens: Some(2),
+        total_tokens: Some(3_000_000_002),
+        cache_read_tokens: Some(1),
+        cache_write_tokens: Some(3),
+        cache_write_1h_tokens: None,
+        cost: Some(MicroUsd(5)),
+        status: "absorbed".into(),
+        error_message: Some("stream_error: Zoë 🦦".into()),
+        status_code: Some(200),
+        latency_ms: Some(4_000_000_000),
+        source: "gateway".into(),
+        source_label: None,
+        policy_name: None,
+        selection_reason: None,
+        attempt_position: Some(1),
+        attempt_count: Some(2),
+        request_group_id: Some("group".into()),
+        counts_toward_budget: true,
+    }
+}
+
 pub(super) async fn every_column_of_a_record_is_kept(store: &dyn Store) {
     store.key_create(&key("k1", Some("u1")), Some(&user("u1"))).await.unwrap();
     let full = UsageRecord {
@@ -51,30 +85,7 @@ pub(super) async fn every_column_of_a_record_is_kept(store: &dyn Store) {
         ..record("r2", "u1", 0, 0)
     };
     store.apply(&[Entry::Usage(full), Entry::Usage(bare)]).await.unwrap();
-    let first = UsageRow {
-        id: "r1".into(),
-        api_key_id: Some("k1".into()),
-        api_key_name: Some("name of k1".into()),
-        user_id: Some("u1".into()),
-        user_alias: Some("alias of u1".into()),
-        timestamp: at(1),
-        model: "gpt".into(),
-        provider: Some("openai".into()),
-        endpoint: "/v1/chat/completions".into(),
-        prompt_tokens: Some(3_000_000_000),
-        completion_tokens: Some(2),
-        total_tokens: Some(3_000_000_002),
-        cache_read_tokens: Some(1),
-        cost: Some(MicroUsd(5)),
-        status: "absorbed".into(),
-        error_message: Some("stream_error: Zoë 🦦".into()),
-        status_code: Some(200),
-        latency_ms: Some(4_000_000_000),
-        attempt_position: Some(1),
-        attempt_count: Some(2),
-        request_group_id: Some("group".into()),
-        counts_toward_budget: true,
-    };
+    let first = kept();
     let second = UsageRow {
         id: "r2".into(),
         api_key_id: None,
@@ -306,8 +317,12 @@ pub(super) async fn usage_is_listed_newest_first_and_filtered(store: &dyn Store)
         .into();
     store.apply(&entries).await.unwrap();
     let list = async |start: Option<i64>, end: Option<i64>, user: Option<&str>, skip, limit| {
-        let filter =
-            UsageFilter { start: start.map(at), end: end.map(at), user_id: user.map(Into::into) };
+        let filter = UsageFilter {
+            start: start.map(at),
+            end: end.map(at),
+            user_ids: user.into_iter().map(str::to_owned).collect(),
+            ..UsageFilter::default()
+        };
         let rows = store.usage_list(&filter, page(skip, limit)).await.unwrap();
         rows.into_iter().map(|row| row.id).collect::<String>()
     };

@@ -54,7 +54,8 @@ pub(super) fn maybe_time(row: &Row, column: usize) -> Result<Option<Timestamp>, 
     get::<Option<Instant>>(row, column)?.map(instant).transpose()
 }
 
-fn instant(instant: Instant) -> Result<Timestamp, StoreError> {
+/// An instant of a calendar.
+pub(super) fn instant(instant: Instant) -> Result<Timestamp, StoreError> {
     instant.timestamp().map_err(|error| StoreError::Refused { message: error.to_string() })
 }
 

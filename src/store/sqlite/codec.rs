@@ -13,23 +13,32 @@ use crate::store::StoreError;
 use crate::store::values::{Instant, models, object};
 
 impl ToSql for Instant {
-    /// `2026-01-31 23:59:59.000001`: comparisons are textual, so there is exactly one form.
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        let timestamp = self
-            .timestamp()
-            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-        let at = Offset::UTC.to_datetime(timestamp);
-        Ok(ToSqlOutput::from(format!(
-            "{:04}-{:02}-{:02} {:02}:{:02}:{:02}.{:06}",
-            at.year(),
-            at.month(),
-            at.day(),
-            at.hour(),
-            at.minute(),
-            at.second(),
-            at.subsec_nanosecond() / 1_000
-        )))
+        Ok(ToSqlOutput::from(text(*self)?))
     }
+}
+
+/// `2026-01-31 23:59:59.000001`: comparisons are textual, so there is exactly one form.
+pub(super) fn text(instant: Instant) -> rusqlite::Result<String> {
+    let timestamp = instant
+        .timestamp()
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let at = Offset::UTC.to_datetime(timestamp);
+    Ok(format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}.{:06}",
+        at.year(),
+        at.month(),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second(),
+        at.subsec_nanosecond() / 1_000
+    ))
+}
+
+/// An instant of a calendar.
+pub(super) fn timestamp(instant: Instant) -> Result<jiff::Timestamp, StoreError> {
+    instant.timestamp().map_err(|error| StoreError::Refused { message: error.to_string() })
 }
 
 impl FromSql for Instant {

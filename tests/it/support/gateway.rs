@@ -448,10 +448,12 @@ impl Gateway {
         made["budget_id"].as_str().expect("a budget has an id").to_owned()
     }
 
-    /// All usage rows, newest first, once there are `count`; panics when there are more.
+    /// The usage rows of all attempts, newest first, once there are `count`; panics when there are more. The rows of
+    /// calls that the gateway itself refused, which are attempts of nothing, are left out.
     pub(crate) async fn usage(&self, count: usize) -> Vec<Value> {
         let rows = eventually("usage rows", async || {
-            let rows = self.all_usage().await;
+            let mut rows = self.all_usage().await;
+            rows.retain(|row| row["attempt_position"] != 0);
             (rows.len() >= count).then_some(rows)
         })
         .await;
@@ -470,6 +472,19 @@ impl Gateway {
             rows.extend(page);
             if last {
                 return rows;
+            }
+        }
+    }
+
+    /// Runs statements on its database, behind its back; both dialects must understand them.
+    pub(crate) fn sql(&self, sql: &str) {
+        match &self.kept.database {
+            Some(database) => postgres::execute(&database.url, sql).expect("PostgreSQL does it"),
+            None => {
+                let file = self.kept.dir.path().join("otari.db");
+                let db = rusqlite::Connection::open(file).expect("the gateway's own file");
+                db.busy_timeout(DEADLINE).expect("a busy gateway is waited for");
+                db.execute_batch(sql).expect("SQLite does it");
             }
         }
     }

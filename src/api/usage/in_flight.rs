@@ -1,0 +1,51 @@
+//! `/v1/usage/in-flight`: the calls that this process is waiting for.
+
+use otari_filters::rejection::Rejection;
+use serde::Serialize;
+
+use super::super::{Answer, fields};
+use crate::app::App;
+use crate::clock;
+
+/// Calls that are shown.
+const SHOWN: usize = 50;
+
+#[derive(Serialize)]
+struct InFlight<'a> {
+    requests: Vec<Call<'a>>,
+    total: usize,
+}
+
+#[derive(Serialize)]
+struct Call<'a> {
+    id: &'a str,
+    endpoint: &'a str,
+    model: &'a str,
+    provider: &'a str,
+    user_id: &'a str,
+    api_key_id: Option<&'a str>,
+    policy_name: Option<&'a str>,
+    started_at: String,
+    elapsed_ms: u64,
+}
+
+pub(in super::super) fn in_flight(app: &App) -> Result<Answer, Rejection> {
+    let now_us = clock::now_us();
+    let (calls, total) = app.calls.longest(SHOWN);
+    let requests = calls.iter().map(|call| {
+        let elapsed = call.started.elapsed();
+        let elapsed_us = i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX);
+        Call {
+            id: &call.id,
+            endpoint: call.endpoint,
+            model: &call.model,
+            provider: &call.provider,
+            user_id: &call.user_id,
+            api_key_id: call.api_key_id.as_deref(),
+            policy_name: None,
+            started_at: fields::iso(clock::timestamp(now_us.saturating_sub(elapsed_us))),
+            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        }
+    });
+    Answer::json(&InFlight { requests: requests.collect(), total })
+}
