@@ -130,33 +130,8 @@ impl App {
             .map_err(StartError::Other)?;
         let metrics =
             Arc::new(Metrics::new().map_err(|error| StartError::Other(error.to_string()))?);
-        let store = open_store(&config.database)
-            .await
-            .map_err(|source| StartError::Store { label: config.database.label(), source })?;
+        let Past { store, journal, writer, touched } = catch_up(&config, &metrics).await?;
         let failed = |source| StartError::Store { label: store.label().to_owned(), source };
-        if config.auto_migrate {
-            report(&store.upgrade().await.map_err(failed)?);
-        }
-        store.schema_check().await.map_err(failed)?;
-        let journal_dir = Path::new(&config.journal_dir);
-        let journal = Arc::new(Journal::open(journal_dir)?);
-        if let Some(shared) = store.shared() {
-            shared.join(&first_run::gateway_id(journal_dir)?).await.map_err(failed)?;
-        }
-        let touched = Arc::new(Touched::default());
-        let writer = Writer::new(journal.clone(), store.clone(), metrics.clone(), touched.clone());
-        // Before the counters are read: they must contain what earlier processes spent.
-        let replayed = writer.replay().await.map_err(failed)?;
-        if replayed > 0 {
-            tracing::info!(
-                records = replayed,
-                "usage of an earlier run was written from the journal"
-            );
-        }
-        if let Some(shared) = store.shared() {
-            // Everything that was settled out of them is in the database now, and nothing is held.
-            shared.forget_leases().await.map_err(failed)?;
-        }
         let mut everything = store.everything().await.map_err(failed)?;
         let bootstrap_key =
             first_run::prepare(&config, store.as_ref(), &mut everything).await.map_err(failed)?;
@@ -209,6 +184,43 @@ impl App {
             config,
         })
     }
+}
+
+/// The database with everything in it that earlier processes of this gateway left.
+struct Past {
+    store: Arc<dyn Store>,
+    journal: Arc<Journal>,
+    writer: Writer,
+    touched: Arc<Touched>,
+}
+
+/// Opens the database, brings it up to date and replays the journal.
+async fn catch_up(config: &Config, metrics: &Arc<Metrics>) -> Result<Past, StartError> {
+    let store = open_store(&config.database)
+        .await
+        .map_err(|source| StartError::Store { label: config.database.label(), source })?;
+    let failed = |source| StartError::Store { label: store.label().to_owned(), source };
+    if config.auto_migrate {
+        report(&store.upgrade().await.map_err(failed)?);
+    }
+    store.schema_check().await.map_err(failed)?;
+    let journal_dir = Path::new(&config.journal_dir);
+    let journal = Arc::new(Journal::open(journal_dir)?);
+    if let Some(shared) = store.shared() {
+        shared.join(&first_run::gateway_id(journal_dir)?).await.map_err(failed)?;
+    }
+    let touched = Arc::new(Touched::default());
+    let writer = Writer::new(journal.clone(), store.clone(), metrics.clone(), touched.clone());
+    // Before the counters are read: they must contain what earlier processes spent.
+    let replayed = writer.replay().await.map_err(failed)?;
+    if replayed > 0 {
+        tracing::info!(records = replayed, "usage of an earlier run was written from the journal");
+    }
+    if let Some(shared) = store.shared() {
+        // Everything that was settled out of them is in the database now, and nothing is held.
+        shared.forget_leases().await.map_err(failed)?;
+    }
+    Ok(Past { store, journal, writer, touched })
 }
 
 /// Does what an upgrade of the database would do and takes it back; says where and what.

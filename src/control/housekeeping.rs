@@ -70,7 +70,7 @@ impl Housekeeper {
             match self.store.usage_expire(limit, BATCH).await {
                 Ok(Some(rows)) => {
                     removed += rows;
-                    self.metrics.usage_rows_expired.inc_by(rows);
+                    self.metrics.journal.usage_rows_expired.inc_by(rows);
                     if i64::try_from(rows).unwrap_or(i64::MAX) < BATCH {
                         break Ok(());
                     }

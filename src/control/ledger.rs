@@ -6,8 +6,8 @@
 
 mod account;
 mod ceilings;
+mod shared;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use otari_filters::control::{Attempt, Caller, Hold, Reservation, Scope};
@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use self::account::{Account, Outcome, Terms};
 pub use self::account::{Lease, Rule};
 use self::ceilings::Ceilings;
-use crate::store::{BudgetRow, Everything, UserChange, UserRow, Window};
+use crate::store::{BudgetRow, UserChange, UserRow};
 
 /// One user's state.
 #[derive(Debug, Default)]
@@ -116,17 +116,6 @@ impl Ledger {
         }
     }
 
-    /// Every scope under this budget that this gateway holds a lease for.
-    pub fn leased_under(&self, budget_id: &str) -> Vec<Scope> {
-        let is_leased = |account: &Account| {
-            account.lease != Lease::default() && account.budget_id.as_deref() == Some(budget_id)
-        };
-        let users = self.users.pin();
-        let users = users.iter().filter(|(_, user)| is_leased(&user.lock().account));
-        let users = users.map(|(id, _)| Scope::User(id.clone()));
-        users.chain(self.ceilings.scopes_where(is_leased)).collect()
-    }
-
     /// Takes over a user who was read at start, created, or revived: the row's spend counts from here on. Holds of a
     /// user who was known stay.
     pub fn put_user(&self, row: &UserRow) {
@@ -163,39 +152,6 @@ impl Ledger {
             account.next_reset_us =
                 budget.and_then(|budget| budget.ends_at).map(|at| at.as_microsecond());
         }
-    }
-
-    /// Takes over what another gateway, or a person, made of a user. Says whether the lease must go back: the budget is
-    /// another one.
-    pub fn follow_user(&self, row: &UserRow) -> bool {
-        let before = self.users.pin().get(row.user_id.as_str()).map(|user| {
-            let account = &user.lock().account;
-            (account.budget_id.clone(), account.spend)
-        });
-        self.put_user(row);
-        let Some((budget, spend)) = before else { return false };
-        if !self.shares {
-            self.with(&Scope::User(row.user_id.as_str().into()), |account| account.spend = spend);
-        }
-        budget.as_deref() != row.budget_id.as_deref()
-    }
-
-    /// Takes over everything as the database has it, what is gone from it included. Returns the scopes whose lease must
-    /// go back.
-    pub fn follow(&self, everything: &Everything) -> Vec<Scope> {
-        let budgets: HashSet<&str> =
-            everything.budgets.iter().map(|row| row.budget_id.as_str()).collect();
-        self.budgets.pin().retain(|id, _| budgets.contains(&**id));
-        everything.budgets.iter().for_each(|row| self.put_budget(row));
-        let others = everything.users.iter().filter(|row| self.follow_user(row));
-        let mut scopes: Vec<Scope> =
-            others.map(|row| Scope::User(row.user_id.as_str().into())).collect();
-        self.keep_ceilings(&everything.ceilings);
-        let others = everything.ceilings.iter().filter(|row| self.put_ceiling(row));
-        scopes.extend(others.map(|row| Scope::Ceiling(row.id.as_str().into())));
-        // A cap may have been lowered: every lease is asked for again under the caps of now.
-        scopes.extend(self.leased());
-        scopes
     }
 
     /// Refuses a user from now on. Requests in flight end as they would have, and give their holds back.
@@ -392,57 +348,6 @@ impl Ledger {
         for hold in &reservation.holds {
             self.give_back(hold, reservation.held);
         }
-    }
-
-    /// Adds to a lease what the database granted, and takes over the period it knows.
-    pub fn grant(&self, scope: &Scope, granted: MicroUsd, window: Window) {
-        self.with(scope, |account| {
-            account.lease.granted += granted;
-            account.started_us = window.started_us;
-            account.next_reset_us = window.next_reset_us;
-            account.since_us = window.since_us;
-        });
-    }
-
-    /// Takes what is left out of a lease, to be given back; nothing is held by it any more.
-    pub fn take_room(&self, scope: &Scope) -> MicroUsd {
-        self.with(scope, Account::take_room).unwrap_or_default()
-    }
-
-    /// Every lease is void: the database has given them to others.
-    pub fn void_leases(&self) {
-        for user in self.users.pin().values() {
-            user.lock().account.lease = Lease::default();
-        }
-        self.ceilings.each(|account| account.lease = Lease::default());
-    }
-
-    /// What is held now in every scope that held something out of its lease since the last call.
-    pub fn moved_holds(&self) -> Vec<(Scope, MicroUsd)> {
-        let noted = std::mem::take(&mut *self.noted.lock());
-        let mut holds = Vec::with_capacity(noted.len());
-        for scope in noted {
-            let held = self.with(&scope, |account| {
-                account.is_noted = account.held > MicroUsd::ZERO;
-                account.held
-            });
-            let Some(held) = held else { continue };
-            if held > MicroUsd::ZERO {
-                // Until it is nothing again, and that is known too.
-                self.noted.lock().push(scope.clone());
-            }
-            holds.push((scope, held));
-        }
-        holds
-    }
-
-    /// Every scope with a lease.
-    fn leased(&self) -> Vec<Scope> {
-        let is_leased = |account: &Account| account.lease != Lease::default();
-        let users = self.users.pin();
-        let users = users.iter().filter(|(_, user)| is_leased(&user.lock().account));
-        let users = users.map(|(id, _)| Scope::User(id.clone()));
-        users.chain(self.ceilings.scopes_where(is_leased)).collect()
     }
 
     /// Runs `work` on the account of a scope; `None` when there is none. Spend is not added for deleted users.

@@ -66,7 +66,7 @@ pub(super) async fn note(
     let nobody = || Arc::from("");
     let who = caller.key_id().or(user_id.as_ref()).cloned().unwrap_or_else(nobody);
     if !app.refusals.may_leave_a_row(&who, Instant::now()) {
-        app.metrics.refusal_rows_dropped.inc();
+        app.metrics.journal.refusal_rows_dropped.inc();
         return;
     }
     // A name that leads somewhere is written as the rows of its answers write it, any other as it was asked.

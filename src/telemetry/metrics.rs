@@ -40,10 +40,6 @@ pub struct Metrics {
     pub follow_failures: IntCounter,
     /// The way of usage records to the store.
     pub journal: JournalMetrics,
-    /// Refusals beyond what a caller may leave rows for.
-    pub refusal_rows_dropped: IntCounter,
-    /// Usage rows removed because of their age.
-    pub usage_rows_expired: IntCounter,
 }
 
 /// The way of usage records to the store.
@@ -52,6 +48,10 @@ pub struct JournalMetrics {
     pub queue_depth: IntGauge,
     /// The same in bytes.
     pub backlog_bytes: IntGauge,
+    /// Refusals beyond what a caller may leave rows for.
+    pub refusal_rows_dropped: IntCounter,
+    /// Usage rows removed because of their age.
+    pub usage_rows_expired: IntCounter,
     batch_size: HistogramVec,
     flush_seconds: HistogramVec,
     rows: IntCounterVec,
@@ -124,6 +124,14 @@ impl JournalMetrics {
             backlog_bytes: add.gauge(
                 "gateway_journal_backlog_bytes",
                 "Bytes of usage records waiting to be written to the database",
+            )?,
+            refusal_rows_dropped: add.counter(
+                "gateway_refusal_rows_dropped_total",
+                "Refused calls that left no usage row, because their caller had left too many",
+            )?,
+            usage_rows_expired: add.counter(
+                "gateway_usage_rows_expired_total",
+                "Usage rows removed because they were older than usage_retention_days",
             )?,
             batch_size: add.histograms(
                 "gateway_usage_log_batch_size",
@@ -218,14 +226,6 @@ impl Metrics {
                 "Times that changes made by other gateways could not be read",
             )?,
             journal: JournalMetrics::new(&add)?,
-            refusal_rows_dropped: add.counter(
-                "gateway_refusal_rows_dropped_total",
-                "Refused calls that left no usage row, because their caller had left too many",
-            )?,
-            usage_rows_expired: add.counter(
-                "gateway_usage_rows_expired_total",
-                "Usage rows removed because they were older than usage_retention_days",
-            )?,
             registry,
         })
     }

@@ -216,10 +216,11 @@ async fn new_spend_adds_to_the_old(start: Builder) {
     assert_eq!(refusal["error"]["code"], "budget_exceeded");
     let usage = crate::support::eventually("the new row", async || {
         let rows = sample.read(&gateway, "/v1/usage?user_id=upg-user").await;
-        (rows[0]["status"] == "success").then_some(rows)
+        // The newest is the refusal's.
+        (rows[0]["status_code"] == 403 && rows[1]["status"] == "success").then_some(rows)
     })
     .await;
-    assert_eq!((&usage[0]["cost"], &usage[0]["model"]), (&json!(3.0), &json!("upg-paid")));
+    assert_eq!((&usage[1]["cost"], &usage[1]["model"]), (&json!(3.0), &json!("upg-paid")));
     let user = sample.read(&gateway, "/v1/users/upg-user").await;
     assert_eq!((&user["spend"], &user["reserved"]), (&json!(9.0), &json!(0.0)));
 }
