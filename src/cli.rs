@@ -3,6 +3,11 @@
 //! Variables are only named in the help: `config::env` alone reads them, so that `--help` never shows a secret.
 
 mod run;
+mod client;
+mod table;
+mod manage;
+mod import;
+mod init;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -21,21 +26,25 @@ pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 /// The gateway, the database or a provider cannot be reached.
 pub const EXIT_UNREACHABLE: u8 = 69;
+/// The gateway does not accept the key.
+pub const EXIT_NOT_ALLOWED: u8 = 77;
 /// The configuration is wrong.
 pub const EXIT_CONFIG: u8 = 78;
 
 const AFTER_HELP: &str = "\
 Examples:
   otari demo                             try it without any account
+  otari init                             write a first configuration
   otari check otari.yml                  say what is wrong with a configuration
   otari serve -c otari.yml               serve it
   OPENAI_API_KEY=sk-... otari serve      serve without a file
   otari migrate -c otari.yml --dry-run   say what an upgrade of the database would do
   otari migrate -c otari.yml             bring the database up to date
+  otari keys create --user-id ada        make a key, with OTARI_MASTER_KEY set
 
 Every key of the file can also be set as OTARI_<KEY>, such as OTARI_PORT=9000.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 69 database unreachable, 78 configuration.";
+Exit codes: 0 ok, 1 failed, 2 usage, 69 gateway or database unreachable, 77 not allowed, 78 configuration.";
 
 /// An LLM gateway: one endpoint that speaks the OpenAI and Anthropic APIs in front of every provider.
 #[derive(Debug, Parser)]
@@ -50,6 +59,8 @@ struct Cli {
 pub enum Command {
     /// Serve the gateway.
     Serve(Serve),
+    /// Write a first configuration, from what is in the environment.
+    Init(init::Init),
     /// Validate a configuration and say what would run.
     Check(Check),
     /// Bring the database schema up to date.
@@ -58,6 +69,16 @@ pub enum Command {
     InitDb(InitDb),
     /// Serve with the built-in mock provider, everything in one folder.
     Demo(Demo),
+    /// Make, list, rotate and revoke the API keys of a running gateway.
+    Keys(manage::keys::Keys),
+    /// Manage the users of a running gateway.
+    Users(manage::users::Users),
+    /// Manage the budgets of a running gateway.
+    Budgets(manage::budgets::Budgets),
+    /// List the calls of a running gateway, or sum them up.
+    Usage(manage::usage::Usage),
+    /// Bring prices from a file into a running gateway.
+    Import(import::Import),
     /// Serve the mock provider alone.
     #[command(hide = true)]
     Mock(Mock),
@@ -322,6 +343,31 @@ mod tests {
         assert!(matches!(parse("otari migrate --dry-run"), Ok(Command::Migrate(m)) if m.dry_run));
         assert!(matches!(parse("otari init-db --database-url x"), Ok(Command::InitDb(_))));
         assert!(matches!(parse("otari demo"), Ok(Command::Demo(d)) if d.port == 8000));
+        assert!(matches!(parse("otari init"), Ok(Command::Init(i)) if !i.force));
+        for line in [
+            "keys create",
+            "keys list --limit 5",
+            "keys show a",
+            "keys rotate a",
+            "keys revoke a --delete",
+            "keys update a --is-active=false --clear expires-at",
+            "users create --user-id a --blocked",
+            "users list",
+            "users show a",
+            "users update a --alias b",
+            "users delete a",
+            "budgets create --max-budget -1",
+            "budgets list",
+            "budgets show a",
+            "budgets update a --clear max-budget",
+            "budgets delete a",
+            "usage list --user-id a --user-id b",
+            "usage --json summary --dimensions model",
+            "import p.csv --dry-run --url http://h:1/v1 --json",
+        ] {
+            let parsed = parse(&format!("otari {line}"));
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
         assert!(matches!(parse("otari mock --port 1"), Ok(Command::Mock(m)) if m.port == 1));
     }
 
@@ -332,6 +378,11 @@ mod tests {
             ("otari serve --prt 1", 2),
             ("otari serve --log-level 25", 2),
             ("otari migrate --revision a;b", 2),
+            ("otari keys revok a", 2),
+            ("otari keys revoke ..", 2),
+            ("otari keys list --url ftp://a", 2),
+            ("otari users create", 2),
+            ("otari budgets create --max-budget much", 2),
             ("otari --version", 0),
             ("otari serve --help", 0),
         ] {

@@ -21,6 +21,7 @@ mod log;
 mod database;
 mod providers;
 mod prices;
+mod price_file;
 mod aliases;
 mod unused;
 mod check;
@@ -31,6 +32,7 @@ mod tests;
 pub use env::Env;
 pub use layers::{Flags, Sources};
 pub use log::{LogFormat, LogLevel};
+pub use price_file::{FilePrice, load_prices};
 pub use problem::{ConfigError, Place, Problem};
 
 /// Reads and checks everything `sources` say: flags, then `DATABASE_URL` and `OTARI_*`, the file, `GATEWAY_*`, the

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::{Command, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, InitDb, Migrate};
+use super::{import, init, manage};
 use crate::app::{StartError, open_store, rehearse};
 use crate::config::{self, Config, Flags, Sources};
 use crate::server::{self, Greeting};
@@ -35,6 +36,20 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::InitDb(init) => init_db(&init),
         Command::Demo(options) => run_demo(&options),
         Command::Mock(options) => run_mock(&options),
+        Command::Init(options) => init::run(&options),
+        Command::Import(options) => import::run(&options),
+        Command::Keys(keys) => {
+            manage::run(&keys.gateway, |session| manage::keys::run(&keys.verb, session))
+        }
+        Command::Users(users) => {
+            manage::run(&users.gateway, |session| manage::users::run(&users.verb, session))
+        }
+        Command::Budgets(budgets) => {
+            manage::run(&budgets.gateway, |session| manage::budgets::run(&budgets.verb, session))
+        }
+        Command::Usage(usage) => {
+            manage::run(&usage.gateway, |session| manage::usage::run(&usage.verb, session))
+        }
     };
     ExitCode::from(code)
 }

@@ -12,7 +12,7 @@ use super::problem::Report;
 use super::{PriceSeed, ProviderConfig};
 
 /// The keys that are read.
-const KEYS: &[&str] = &[
+pub(super) const KEYS: &[&str] = &[
     "input_price_per_million",
     "output_price_per_million",
     "cache_read_price_per_million",
@@ -38,6 +38,26 @@ fn seed(
     providers: &[ProviderConfig],
     report: &mut Report,
 ) -> Option<PriceSeed> {
+    let seed = entry(key, node, "ignored", report);
+    let provider = key.split([':', '/']).next().unwrap_or_default();
+    let is_selector = provider.len() + 1 < key.len() && !provider.is_empty();
+    if is_selector && !providers.iter().any(|p| p.instance == provider) {
+        let text = format!(
+            "Cannot set pricing for model '{key}': provider '{provider}' is not configured in the providers section. Skipped."
+        );
+        report.warn(&node.key_place, text);
+        return None;
+    }
+    seed
+}
+
+/// One entry, of whichever provider; `effect` says what becomes of a key that is not known.
+pub(super) fn entry(
+    key: &str,
+    node: &Node,
+    effect: &str,
+    report: &mut Report,
+) -> Option<PriceSeed> {
     let split = key.find([':', '/']).map(|at| (&key[..at], &key[at + 1..]));
     let Some((provider, model)) = split.filter(|(p, m)| !p.is_empty() && !m.is_empty()) else {
         let text = format!(
@@ -48,21 +68,14 @@ fn seed(
         return None;
     };
     let entries = node.entries(report);
-    warn_unknown(entries, KEYS, "ignored", report);
+    warn_unknown(entries, KEYS, effect, report);
     let input = rate(node, entries, "input_price_per_million", report);
     let output = rate(node, entries, "output_price_per_million", report);
     let cache_read = optional_rate(entries, "cache_read_price_per_million", report);
     let cache_write = optional_rate(entries, "cache_write_price_per_million", report);
     let cache_write_1h = optional_rate(entries, "cache_write_1h_price_per_million", report);
-    let tiers = tiers(entries, report);
+    let tiers = tiers(entries, effect, report);
     let effective_at = instant(entries, report);
-    if !providers.iter().any(|p| p.instance == provider) {
-        let text = format!(
-            "Cannot set pricing for model '{key}': provider '{provider}' is not configured in the providers section. Skipped."
-        );
-        report.warn(&node.key_place, text);
-        return None;
-    }
     let model_key = format!("{provider}:{model}");
     let prices = Prices::new(input?, output?)
         .with_cache(cache_read, cache_write, cache_write_1h)
@@ -92,7 +105,7 @@ fn optional_rate(entries: &[(String, Node)], key: &str, report: &mut Report) -> 
 }
 
 /// A list of mappings, each with its threshold and the rates that it changes.
-fn tiers(entries: &[(String, Node)], report: &mut Report) -> Vec<Tier> {
+fn tiers(entries: &[(String, Node)], effect: &str, report: &mut Report) -> Vec<Tier> {
     let Some(node) = find(entries, "pricing_tiers") else { return Vec::new() };
     let Value::List(items) = &node.value else {
         if !node.is_broken() {
@@ -102,7 +115,7 @@ fn tiers(entries: &[(String, Node)], report: &mut Report) -> Vec<Tier> {
     };
     let mut tiers: Vec<Tier> = Vec::new();
     for item in items {
-        let Some(tier) = tier(item, report) else { continue };
+        let Some(tier) = tier(item, effect, report) else { continue };
         if tiers.iter().any(|other| other.min_input_tokens == tier.min_input_tokens) {
             let text =
                 format!("a second tier from {} tokens on. Remove one.", tier.min_input_tokens);
@@ -113,12 +126,12 @@ fn tiers(entries: &[(String, Node)], report: &mut Report) -> Vec<Tier> {
     tiers
 }
 
-fn tier(node: &Node, report: &mut Report) -> Option<Tier> {
+fn tier(node: &Node, effect: &str, report: &mut Report) -> Option<Tier> {
     const THRESHOLD: &str = "min_input_tokens";
     let entries = node.entries(report);
     let rates = &KEYS[..5];
     let known: Vec<&str> = rates.iter().copied().chain([THRESHOLD]).collect();
-    warn_unknown(entries, &known, "ignored", report);
+    warn_unknown(entries, &known, effect, report);
     let mut rate = |key: &str| optional_rate(entries, key, report);
     let tier = Tier {
         input: rate(rates[0]),

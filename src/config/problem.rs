@@ -70,6 +70,19 @@ impl Report {
         self.warnings.push(Problem { place: place.clone(), text: text.into() });
     }
 
+    /// Notes a consequence, unless its cause was noted before.
+    pub(super) fn problem_if_none(&mut self, place: &Place, text: &str) {
+        if self.problems.is_empty() {
+            self.problem(place, text);
+        }
+    }
+
+    /// Makes every warning a problem: where nothing is guessed.
+    pub(super) fn strict(mut self) -> Self {
+        self.problems.append(&mut self.warnings);
+        self
+    }
+
     /// The warnings, or with a problem the error.
     pub(super) fn finish(mut self) -> Result<Vec<String>, ConfigError> {
         self.problems.sort_by(|a, b| a.place.cmp(&b.place));
@@ -90,9 +103,20 @@ fn lines(problems: &[Problem]) -> Vec<String> {
 }
 
 fn block(problems: &[Problem]) -> String {
+    listing(problems, "Nothing was started.")
+}
+
+fn listing(problems: &[Problem], outcome: &str) -> String {
     let count = problems.len();
     let noun = if count == 1 { "problem" } else { "problems" };
-    format!("{}\n{count} {noun}. Nothing was started.", lines(problems).join("\n"))
+    format!("{}\n{count} {noun}. {outcome}", lines(problems).join("\n"))
+}
+
+impl ConfigError {
+    /// Every problem on a line, then how many there are and `outcome`.
+    pub fn listing(&self, outcome: &str) -> String {
+        listing(&self.problems, outcome)
+    }
 }
 
 /// The candidate that `name` is most likely a misspelling of.

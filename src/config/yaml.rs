@@ -17,19 +17,45 @@ pub(super) fn read(
     env: &Env,
     report: &mut Report,
 ) -> Vec<(String, Node)> {
+    read_only(text, source, None, env, report)
+}
+
+/// As [`read`], but of a text that has the key `section` at its top, only that entry: the others are not looked at.
+pub(super) fn read_section(
+    text: &str,
+    source: &str,
+    section: &str,
+    env: &Env,
+    report: &mut Report,
+) -> Vec<(String, Node)> {
+    read_only(text, source, Some(section), env, report)
+}
+
+fn read_only(
+    text: &str,
+    source: &str,
+    section: Option<&str>,
+    env: &Env,
+    report: &mut Report,
+) -> Vec<(String, Node)> {
     let text = text.trim_start_matches('\u{feff}');
     let source: Arc<str> = source.into();
     let parsed = serde_yaml::from_str::<Yaml>(text).and_then(|mut yaml| {
         yaml.apply_merge()?;
         Ok(yaml)
     });
-    let yaml = match parsed {
+    let mut yaml = match parsed {
         Ok(yaml) => yaml,
         Err(error) => {
             syntax(&error, &source, report);
             return Vec::new();
         }
     };
+    if let (Yaml::Mapping(entries), Some(section)) = (&mut yaml, section)
+        && entries.contains_key(section)
+    {
+        entries.retain(|key, _| key.as_str() == Some(section));
+    }
     let top = Place::at(&source, 1, 1);
     let mut reader = Reader { places: Places::of(text), source, env, report, path: Vec::new() };
     match reader.value(yaml, "", &top).0 {

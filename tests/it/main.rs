@@ -54,6 +54,8 @@ mod settings;
 mod usage_reports;
 #[cfg(test)]
 mod usage_refusals;
+#[cfg(test)]
+mod cli;
 // What is read instead of run: the walls between the rooms, and the documents.
 #[cfg(test)]
 mod tidy;
