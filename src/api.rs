@@ -4,16 +4,20 @@ mod access;
 mod aliases;
 mod budgets;
 mod ceilings;
+mod docs;
 mod fields;
 mod health;
 mod keys;
+mod models;
+mod openapi;
 mod pricing;
 mod settings;
 mod usage;
 mod users;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use otari_filters::control::Caller;
 use otari_filters::rejection::{Code, Rejection};
 use serde::Serialize;
 
@@ -30,6 +34,10 @@ pub struct Request<'a> {
     pub query: &'a str,
     /// Empty when there is none.
     pub body: &'a Bytes,
+    /// As sent.
+    pub headers: &'a HeaderMap,
+    /// Who calls; `None` where no credential is asked for.
+    pub caller: Option<&'a Caller>,
 }
 
 /// What the caller gets.
@@ -41,8 +49,8 @@ pub struct Answer {
     pub content_type: &'static str,
     /// Whole.
     pub body: Bytes,
-    /// `content-disposition` of a file.
-    pub attachment: Option<&'static str>,
+    /// Beside those that every answer has; one of the same name takes its place.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Answer {
@@ -54,16 +62,11 @@ impl Answer {
 
     /// 204.
     fn nothing() -> Self {
-        Self {
-            status: StatusCode::NO_CONTENT,
-            content_type: "application/json",
-            body: Bytes::new(),
-            attachment: None,
-        }
+        Self { status: StatusCode::NO_CONTENT, ..Self::page("application/json", Bytes::new()) }
     }
 
     fn page(content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { status: StatusCode::OK, content_type, body: body.into(), attachment: None }
+        Self { status: StatusCode::OK, content_type, body: body.into(), headers: Vec::new() }
     }
 }
 
@@ -98,9 +101,12 @@ pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<An
         _ => Some(app.local.ledger.turn().await),
     };
     match (route.handler, &route.method, id.as_deref()) {
-        (Handler::Home, ..) => Ok(Answer::page("text/html; charset=utf-8", HOME)),
+        (Handler::Home, ..) => Ok(docs::home()),
+        (Handler::OpenApi, ..) => docs::openapi(app, request),
+        (Handler::Docs, ..) => docs::page(app),
+        (Handler::DocsScript, ..) => docs::script(app, request),
         (Handler::Health, ..) => health::health(app),
-        (Handler::Liveness, ..) => Answer::json(&"I'm alive!"),
+        (Handler::Liveness, ..) => health::liveness(),
         (Handler::Readiness, ..) => health::readiness(app).await,
         (Handler::Metrics, ..) => health::metrics(app),
         (Handler::Keys, &Method::POST, _) => keys::create(app, request).await,
@@ -126,6 +132,8 @@ pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<An
         (Handler::Ceilings, &Method::DELETE, Some(id)) => ceilings::delete(app, id).await,
         (Handler::Ceilings, _, Some(id)) => ceilings::get(app, id).await,
         (Handler::Ceilings, _, None) => ceilings::list(app, request).await,
+        (Handler::Models, _, Some(id)) => models::get(app, id, request),
+        (Handler::Models, _, None) => models::list(app, request),
         (Handler::Pricing, &Method::POST, _) => pricing::create(app, request).await,
         (Handler::Pricing, &Method::DELETE, Some(key)) => pricing::delete(app, key, request).await,
         (Handler::Pricing, _, Some(key)) => pricing::get(app, key, request).await,
@@ -164,11 +172,10 @@ fn id_name(route: &Route) -> &'static str {
     match route.handler {
         Handler::Keys | Handler::KeyRotation => "key_id",
         Handler::Users | Handler::UserUsage => "user_id",
-        Handler::Budgets => "budget_id",
+        Handler::Budgets | Handler::BudgetResets => "budget_id",
+        Handler::Ceilings => "id",
         Handler::Aliases => "name",
+        Handler::Models => "model_id",
         _ => "model_key",
     }
 }
-
-/// The quick-start page.
-const HOME: &str = include_str!("api/home.html");

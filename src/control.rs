@@ -4,6 +4,7 @@
 //! start and changed by the management API; `journal` is the way back to the store. Only where several gateways share a
 //! database, and a budget is new here or nearly spent, `leases` asks. `follow` hears what the others change.
 
+pub mod catalog;
 pub mod default_prices;
 pub mod settings;
 pub mod directory;

@@ -18,6 +18,12 @@ pub enum Credential {
 pub enum Handler {
     /// The quick-start page.
     Home,
+    /// The description of every route, for programs.
+    OpenApi,
+    /// The same for people.
+    Docs,
+    /// What draws it.
+    DocsScript,
     /// Health, by flavour.
     Health,
     /// The process runs.
@@ -44,6 +50,8 @@ pub enum Handler {
     BudgetResets,
     /// Ceilings over API keys.
     Ceilings,
+    /// What can be called.
+    Models,
     /// Prices.
     Pricing,
     /// All prices of one model.
@@ -93,6 +101,11 @@ const fn route(
 /// All of them; of one path, the method named first in `Allow` comes first.
 pub static ROUTES: &[Route] = &[
     route(Method::GET, "/", Credential::Open, Handler::Home),
+    route(Method::GET, "/openapi.json", Credential::Open, Handler::OpenApi),
+    route(Method::GET, "/docs", Credential::Open, Handler::Docs),
+    route(Method::GET, "/docs/scalar.js", Credential::Open, Handler::DocsScript),
+    // Where the reference has a second page of the same content.
+    route(Method::GET, "/redoc", Credential::Open, Handler::Docs),
     route(Method::GET, "/health", Credential::Open, Handler::Health),
     route(Method::GET, "/health/liveness", Credential::Open, Handler::Liveness),
     route(Method::GET, "/health/readiness", Credential::Open, Handler::Readiness),
@@ -122,6 +135,8 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/scoped-budgets/{id}", Credential::Master, Handler::Ceilings),
     route(Method::PATCH, "/v1/scoped-budgets/{id}", Credential::Master, Handler::Ceilings),
     route(Method::DELETE, "/v1/scoped-budgets/{id}", Credential::Master, Handler::Ceilings),
+    route(Method::GET, "/v1/models", Credential::Key, Handler::Models),
+    route(Method::GET, "/v1/models/{model_id...}", Credential::Key, Handler::Models),
     route(Method::POST, "/v1/pricing", Credential::Master, Handler::Pricing),
     route(Method::GET, "/v1/pricing", Credential::Key, Handler::Pricing),
     // Before the route that would take `/history` for a part of the key.

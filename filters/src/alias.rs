@@ -53,6 +53,16 @@ impl Aliases {
         own.or_else(|| self.configured.get(name)).or_else(|| self.stored.get(name))
     }
 
+    /// Every name that stands for something when `user_id` asks, with its target.
+    pub fn visible_to(&self, user_id: &str) -> Vec<(&str, &Arc<str>)> {
+        let everybodys = self.configured.keys().chain(self.stored.keys());
+        let own = self.by_user.get(user_id).into_iter().flat_map(HashMap::keys);
+        let mut names: Vec<&str> = everybodys.chain(own).map(|name| &**name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.into_iter().filter_map(|name| Some((name, self.target(user_id, name)?))).collect()
+    }
+
     /// Whether the configuration has this name.
     pub fn is_configured(&self, name: &str) -> bool {
         self.configured.contains_key(name)

@@ -40,9 +40,13 @@ impl MicroUsd {
         scaled(usd, AMOUNT_PLACES).map(Self)
     }
 
-    /// The nearest double: its shortest text is the exact decimal for every amount below nine billion dollars.
+    /// The nearest double: its shortest text is the exact decimal of every amount that the databases hold.
     pub fn to_f64(self) -> f64 {
-        self.0 as f64 / 1e6
+        // One division of two exact doubles rounds once. Larger amounts would be rounded before it, too.
+        if self.0.unsigned_abs() < 1 << f64::MANTISSA_DIGITS {
+            return self.0 as f64 / 1e6;
+        }
+        self.to_string().parse().unwrap_or(f64::MAX)
     }
 
     /// `self`, or nothing when negative.
@@ -163,6 +167,7 @@ mod tests {
         assert_eq!(MicroUsd(50_100).to_f64().to_string(), "0.0501");
         assert_eq!(MicroUsd(1).to_f64().to_string(), "0.000001");
         assert_eq!(MicroUsd(-1_500_000).to_string(), "-1.500000");
+        assert_eq!(MicroUsd(999_999_999_999_000_000).to_f64().to_string(), "999999999999");
     }
 
     #[test]

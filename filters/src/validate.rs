@@ -2,9 +2,13 @@
 //!
 //! Source: the reference gateway's own validation answers (pydantic 2).
 
+mod field;
+
 use serde_json::{Map, Value, json};
 
 use crate::rejection::{Code, Rejection};
+
+pub use field::{Field, Kind};
 
 /// The faults of one request, in the order in which fields are declared.
 #[derive(Debug, Default)]
@@ -61,28 +65,42 @@ impl Faults {
 }
 
 /// The fields of one object (a body, or a query string), read by type.
+///
+/// What is read must be declared. Only builds with debug assertions, as tests are, look after it.
 #[derive(Debug)]
 pub struct Fields<'a> {
     root: &'static str,
     object: &'a Map<String, Value>,
+    declared: &'a [Field],
     /// What was wrong so far.
     pub faults: Faults,
 }
 
 impl<'a> Fields<'a> {
-    /// `root` is `body` or `query`.
-    pub fn new(root: &'static str, object: &'a Map<String, Value>) -> Self {
-        Self { root, object, faults: Faults::default() }
+    /// `root` is `body`, `query` or `path`.
+    pub fn new(root: &'static str, object: &'a Map<String, Value>, declared: &'a [Field]) -> Self {
+        Self { root, object, declared, faults: Faults::default() }
+    }
+
+    /// Whether a field of this name is declared, and fits.
+    pub fn is_declared(&self, name: &str, fits: impl Fn(&Field) -> bool) -> bool {
+        self.declared.iter().any(|field| field.name == name && fits(field))
     }
 
     /// The value of a field, absent and null alike left out.
     pub fn get(&self, name: &str) -> Option<&'a Value> {
-        self.object.get(name).filter(|value| !value.is_null())
+        self.raw(name, |_| true).filter(|value| !value.is_null())
+    }
+
+    /// The value of a field as sent.
+    fn raw(&self, name: &str, fits: impl Fn(&Field) -> bool) -> Option<&'a Value> {
+        debug_assert!(self.is_declared(name, fits), "{} `{name}` is not declared so", self.root);
+        self.object.get(name)
     }
 
     /// Whether the field was sent, null included.
     pub fn has(&self, name: &str) -> bool {
-        self.object.contains_key(name)
+        self.raw(name, |_| true).is_some()
     }
 
     /// The field's place.
@@ -107,7 +125,7 @@ impl<'a> Fields<'a> {
 
     /// A string that must be there; empty when it is not, with the fault noted.
     pub fn required_string(&mut self, name: &str) -> String {
-        match self.object.get(name) {
+        match self.raw(name, |field| field.is_required && field.is_text()) {
             None => {
                 self.missing(name);
                 String::new()
@@ -122,7 +140,8 @@ impl<'a> Fields<'a> {
 
     /// A string, or nothing.
     pub fn string(&mut self, name: &str) -> Option<String> {
-        match self.get(name)? {
+        match self.raw(name, |field| !field.is_required && field.is_text())? {
+            Value::Null => None,
             Value::String(text) => Some(text.clone()),
             _ => {
                 self.wrong(name, "string_type", "Input should be a valid string", Value::Null);
@@ -133,7 +152,9 @@ impl<'a> Fields<'a> {
 
     /// An object, or nothing. Null is a fault where `nullable` is false.
     pub fn object(&mut self, name: &str, nullable: bool) -> Option<Map<String, Value>> {
-        match self.object.get(name)? {
+        let fits =
+            |field: &Field| matches!(field.kind, Kind::Object) && field.is_nullable == nullable;
+        match self.raw(name, fits)? {
             Value::Object(map) => Some(map.clone()),
             Value::Null if nullable => None,
             _ => {
@@ -145,7 +166,9 @@ impl<'a> Fields<'a> {
 
     /// A boolean, or nothing; texts and 0/1 are understood.
     pub fn boolean(&mut self, name: &str, nullable: bool) -> Option<bool> {
-        let value = self.object.get(name)?;
+        let fits =
+            |field: &Field| matches!(field.kind, Kind::Flag) && field.is_nullable == nullable;
+        let value = self.raw(name, fits)?;
         if value.is_null() && nullable {
             return None;
         }
@@ -160,7 +183,12 @@ impl<'a> Fields<'a> {
 
     /// An integer within bounds, or nothing.
     pub fn integer(&mut self, name: &str, bounds: Bounds<i64>) -> Option<i64> {
-        match lax_int(self.get(name)?) {
+        let fits = |field: &Field| matches!(field.kind, Kind::Whole(known) if known == bounds);
+        let value = self.raw(name, fits)?;
+        if value.is_null() {
+            return None;
+        }
+        match lax_int(value) {
             Ok(read) => bounds.check(read).map_or_else(
                 |(kind, message, context)| {
                     self.wrong(name, kind, &message, context);
@@ -177,7 +205,11 @@ impl<'a> Fields<'a> {
 
     /// A number that is at least 0, or nothing.
     pub fn amount(&mut self, name: &str) -> Option<f64> {
-        match lax_float(self.get(name)?) {
+        let value = self.raw(name, |field| matches!(field.kind, Kind::Amount(_)))?;
+        if value.is_null() {
+            return None;
+        }
+        match lax_float(value) {
             Ok(read) if read >= 0.0 => Some(read),
             Ok(_) => {
                 self.wrong(
@@ -197,7 +229,7 @@ impl<'a> Fields<'a> {
 
     /// An amount that must be there.
     pub fn required_amount(&mut self, name: &str) -> f64 {
-        match self.object.get(name) {
+        match self.raw(name, |field| matches!(field.kind, Kind::Amount(_))) {
             None => {
                 self.missing(name);
                 0.0
@@ -212,7 +244,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Inclusive bounds, or a strict lower one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds<T> {
     /// `>=`.
     pub at_least: Option<T>,
@@ -417,7 +449,12 @@ mod tests {
     #[test]
     fn all_faults_come_at_once_and_in_order() {
         let body = json!({"blocked": "maybe", "alias": 5});
-        let mut fields = Fields::new("body", body.as_object().unwrap());
+        let declared = [
+            Field::new("user_id", Kind::Text, "").required(),
+            Field::new("alias", Kind::Text, ""),
+            Field::new("blocked", Kind::Flag, "").not_null(),
+        ];
+        let mut fields = Fields::new("body", body.as_object().unwrap(), &declared);
         fields.required_string("user_id");
         fields.string("alias");
         fields.boolean("blocked", false);
@@ -426,6 +463,14 @@ mod tests {
         let kinds: Vec<_> = detail.as_array().unwrap().iter().map(|f| f["type"].clone()).collect();
         assert_eq!(kinds, ["missing", "string_type", "bool_parsing"]);
         assert_eq!(detail[0]["input"], body, "a missing field shows the object it is missing from");
+    }
+
+    #[test]
+    #[should_panic(expected = "body `alias` is not declared so")]
+    fn what_is_not_declared_is_not_read() {
+        let body = Map::new();
+        let declared = [Field::new("alias", Kind::Flag, "")];
+        Fields::new("body", &body, &declared).string("alias");
     }
 
     #[test]

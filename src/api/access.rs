@@ -2,13 +2,21 @@
 
 use otari_filters::allow::AllowList;
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::validate::Fields;
+use otari_filters::validate::{Field, Fields, Kind};
 use serde_json::Value;
 
 use crate::app::App;
 
+/// The field of keys and users.
+pub(super) const ALLOWED_MODELS: Field = Field::new(
+    "allowed_models",
+    Kind::Texts,
+    "`provider:model`, `provider:*` or `provider:prefix*`; null permits everything, [] nothing",
+);
+
 /// A list of texts, or nothing.
 pub(super) fn texts(fields: &mut Fields<'_>, name: &str) -> Option<Vec<String>> {
+    debug_assert!(fields.is_declared(name, |field| matches!(field.kind, Kind::Texts)), "{name}");
     let Value::Array(items) = fields.get(name)? else {
         fields.wrong(name, "list_type", "Input should be a valid list", Value::Null);
         return None;

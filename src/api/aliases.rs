@@ -2,23 +2,46 @@
 
 use otari_filters::alias;
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::validate::Fields;
+use otari_filters::validate::{Field, Kind};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::openapi::Operation;
 use super::{Answer, Request, fields};
 use crate::app::App;
 use crate::clock;
 use crate::store::AliasRow;
 
-#[derive(Serialize)]
+const USER_ID: Field = Field::new("user_id", Kind::Text, "Whose alias it is; null: everybody's");
+
+pub(super) static PUT: Operation = Operation::new("set_alias", "Let a name stand for a model")
+    .with_body(&[
+        Field::new("name", Kind::Text, "The name").required(),
+        Field::new("target", Kind::Text, "`provider:model` or `provider/model`").required(),
+        USER_ID,
+    ])
+    .answering::<Alias<'_>>()
+    .refusing(&[400, 404]);
+
+pub(super) static LIST: Operation =
+    Operation::new("list_aliases", "List aliases, those of the configuration among them")
+        .answering::<Vec<Alias<'_>>>();
+
+pub(super) static DELETE: Operation =
+    Operation::new("delete_alias", "Delete an alias").with_query(&[USER_ID]).refusing(&[404]);
+
+/// A name that stands for a model; `source` is `config` or `stored`.
+#[derive(Serialize, JsonSchema)]
 struct Alias<'a> {
     name: &'a str,
     target: &'a str,
     source: &'static str,
     user_id: Option<&'a str>,
+    #[schemars(extend("format" = "date-time"))]
     created_at: Option<String>,
+    #[schemars(extend("format" = "date-time"))]
     updated_at: Option<String>,
 }
 
@@ -55,7 +78,7 @@ pub(super) async fn list(app: &App) -> Result<Answer, Rejection> {
 /// Sets the target of a name, for everybody or for one user.
 pub(super) async fn put(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
-    let mut read = Fields::new("body", &body);
+    let mut read = PUT.read_body(&body);
     let name = fields::required_string(&mut read, "name");
     let target = fields::required_string(&mut read, "target");
     let user_id = fields::string(&mut read, "user_id");
@@ -98,7 +121,7 @@ pub(super) async fn delete(
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {
     let query = fields::query(request);
-    let mut read = Fields::new("query", &query);
+    let mut read = DELETE.read_query(&query);
     let user_id = fields::string(&mut read, "user_id");
     read.faults.check()?;
     let user_id = user_id.as_deref();

@@ -2,11 +2,13 @@
 
 use otari_filters::money::MicroUsd;
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::validate::{Bounds, Fields};
+use otari_filters::validate::{Bounds, Field, Fields, Kind};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::openapi::Operation;
 use super::{Answer, Request, fields};
 use crate::app::{App, FLUSH_AT_MOST};
 use crate::clock;
@@ -16,14 +18,59 @@ use crate::store::{BudgetChange, BudgetRow, BudgetTotals, ResetRow, StoreError};
 /// The largest amount the databases hold: NUMERIC(18,6).
 const MAX_BUDGET_USD: f64 = 999_999_999_999.0;
 
-#[derive(Serialize)]
+/// As far as the reference's column goes: 68 years.
+const SECONDS: Bounds<i64> =
+    Bounds { at_least: None, above: Some(0), at_most: Some(i32::MAX as i64) };
+
+const FIELDS: [Field; 4] = [
+    Field::new("name", Kind::Text, "What people call it"),
+    Field::new("max_budget", Kind::Amount(MAX_BUDGET_USD), "The cap in USD; null: none"),
+    Field::new("budget_duration_sec", Kind::Whole(SECONDS), "A period in seconds; null: no end"),
+    Field::new(
+        "reset_alignment",
+        Kind::Choice(&ALIGNMENTS),
+        "A period of the calendar, in UTC, instead of a duration",
+    ),
+];
+
+pub(super) static CREATE: Operation = Operation::new("create_budget", "Make a budget")
+    .with_body(&FIELDS)
+    .answering::<Budget<'_>>()
+    .refusing(&[400]);
+
+pub(super) static LIST: Operation = Operation::new("list_budgets", "List budgets")
+    .with_query(&fields::PAGE)
+    .answering::<Vec<Budget<'_>>>();
+
+pub(super) static GET: Operation =
+    Operation::new("get_budget", "Show a budget").answering::<Budget<'_>>().refusing(&[404]);
+
+pub(super) static UPDATE: Operation = Operation::new("update_budget", "Change a budget")
+    .with_body(&FIELDS)
+    .answering::<Budget<'_>>()
+    .refusing(&[400, 404]);
+
+pub(super) static DELETE: Operation =
+    Operation::new("delete_budget", "Delete a budget; its users have none from then on")
+        .refusing(&[404, 409]);
+
+pub(super) static RESETS: Operation =
+    Operation::new("list_budget_resets", "List the periods that ended under a budget")
+        .with_query(&fields::PAGE)
+        .answering::<Vec<Reset>>()
+        .refusing(&[404]);
+
+/// A budget, with what is spent and held under it, in USD.
+#[derive(Serialize, JsonSchema)]
 struct Budget<'a> {
     budget_id: &'a str,
     name: Option<&'a str>,
     max_budget: Option<f64>,
     budget_duration_sec: Option<i64>,
     reset_alignment: Option<&'a str>,
+    #[schemars(extend("format" = "date-time"))]
     created_at: String,
+    #[schemars(extend("format" = "date-time"))]
     updated_at: String,
     user_count: i64,
     total_spend: f64,
@@ -31,13 +78,16 @@ struct Budget<'a> {
 }
 
 /// A period that ended.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "BudgetReset")]
 struct Reset {
     id: i64,
     user_id: Option<String>,
     budget_id: String,
     previous_spend: f64,
+    #[schemars(extend("format" = "date-time"))]
     reset_at: String,
+    #[schemars(extend("format" = "date-time"))]
     next_reset_at: Option<String>,
 }
 
@@ -76,7 +126,7 @@ async fn answer(app: &App, row: &BudgetRow) -> Result<Answer, Rejection> {
 
 pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
-    let mut read = Fields::new("body", &body);
+    let mut read = CREATE.read_body(&body);
     let name = fields::string(&mut read, "name");
     let max_budget = max_budget(&mut read);
     let budget_duration_sec = duration(&mut read);
@@ -127,15 +177,13 @@ fn max_budget(read: &mut Fields<'_>) -> Option<MicroUsd> {
     amount
 }
 
-/// As far as the reference's column goes: 68 years.
 fn duration(read: &mut Fields<'_>) -> Option<i64> {
-    let above_zero = Bounds { at_least: None, above: Some(0), at_most: Some(i64::from(i32::MAX)) };
-    read.integer("budget_duration_sec", above_zero)
+    read.integer("budget_duration_sec", SECONDS)
 }
 
 pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
-    let mut read = Fields::new("query", &query);
+    let mut read = LIST.read_query(&query);
     let page = fields::page(&mut read);
     read.faults.check()?;
     let rows = app.store.budget_list(page).await?;
@@ -152,7 +200,7 @@ pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
 /// The periods that ended under a budget.
 pub(super) async fn resets(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
-    let mut read = Fields::new("query", &query);
+    let mut read = RESETS.read_query(&query);
     let page = fields::page(&mut read);
     read.faults.check()?;
     if app.store.budget_get(id).await?.is_none() {
@@ -173,7 +221,7 @@ pub(super) async fn resets(app: &App, id: &str, request: Request<'_>) -> Result<
 
 pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
-    let mut read = Fields::new("body", &body);
+    let mut read = UPDATE.read_body(&body);
     // Absent keeps, null clears, a value sets.
     let name = read.has("name").then(|| fields::string(&mut read, "name"));
     let max_budget = read.has("max_budget").then(|| max_budget(&mut read));

@@ -2,11 +2,13 @@
 
 use otari_filters::money::MicroUsd;
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::validate::Fields;
+use otari_filters::validate::{Field, Fields, Kind};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::openapi::Operation;
 use super::{Answer, Request, budgets, fields};
 use crate::app::{App, FLUSH_AT_MOST};
 use crate::clock;
@@ -24,7 +26,51 @@ const API_TOKEN: &str = "api_token";
 const MAX_SCOPE_ID_CHARS: usize = 255;
 const MAX_NAME_CHARS: usize = 200;
 
-#[derive(Serialize)]
+const SCOPE_WORDS: [&str; 5] = [SCOPES[0].0, SCOPES[1].0, SCOPES[2].0, SCOPES[3].0, SCOPES[4].0];
+
+const NAME: Field = Field::new("name", Kind::Bounded(0, MAX_NAME_CHARS), "What people call it");
+
+pub(super) static CREATE: Operation =
+    Operation::new("create_scoped_budget", "Put a ceiling over an API key")
+        .with_body(&[
+            Field::new("scope_type", Kind::Choice(&SCOPE_WORDS), "Only `api_token` exists here")
+                .required(),
+            Field::new("scope_id", Kind::Bounded(1, MAX_SCOPE_ID_CHARS), "The key's id").required(),
+            Field::new(
+                "provider_key_id",
+                Kind::Text,
+                "The provider instance it is for; null: all of them together",
+            ),
+            Field::new("budget_id", Kind::Text, "The cap and the period").required(),
+            NAME,
+        ])
+        .answering::<Ceiling<'_>>()
+        .refusing(&[404, 409]);
+
+pub(super) static LIST: Operation = Operation::new("list_scoped_budgets", "List ceilings")
+    .with_query(&[
+        Field::new("scope_type", Kind::Text, "Only those over this kind"),
+        Field::new("scope_id", Kind::Text, "Only those over this one"),
+        fields::PAGE[0],
+        fields::PAGE[1],
+    ])
+    .answering::<Vec<Ceiling<'_>>>();
+
+pub(super) static GET: Operation = Operation::new("get_scoped_budget", "Show a ceiling")
+    .answering::<Ceiling<'_>>()
+    .refusing(&[404]);
+
+pub(super) static UPDATE: Operation = Operation::new("update_scoped_budget", "Change a ceiling")
+    .with_body(&[Field::new("budget_id", Kind::Text, "Another cap, whose period begins now"), NAME])
+    .answering::<Ceiling<'_>>()
+    .refusing(&[404]);
+
+pub(super) static DELETE: Operation =
+    Operation::new("delete_scoped_budget", "Delete a ceiling").refusing(&[404]);
+
+/// A ceiling, with what is spent and held under it, in USD.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ScopedBudget")]
 struct Ceiling<'a> {
     id: &'a str,
     scope_type: &'a str,
@@ -37,9 +83,13 @@ struct Ceiling<'a> {
     reserved_spend: f64,
     budget_duration_sec: Option<i64>,
     reset_alignment: Option<&'a str>,
+    #[schemars(extend("format" = "date-time"))]
     period_start: Option<String>,
+    #[schemars(extend("format" = "date-time"))]
     period_end: Option<String>,
+    #[schemars(extend("format" = "date-time"))]
     created_at: String,
+    #[schemars(extend("format" = "date-time"))]
     updated_at: String,
 }
 
@@ -80,7 +130,7 @@ async fn ceiling(app: &App, row: &CeilingRow) -> Result<serde_json::Value, Rejec
 
 pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
-    let mut read = Fields::new("body", &body);
+    let mut read = CREATE.read_body(&body);
     let scope_type = scope_type(&mut read);
     let scope_id = fields::required_string(&mut read, "scope_id");
     if body.contains_key("scope_id") && read.faults.is_empty() {
@@ -165,7 +215,7 @@ async fn assignment(app: &App, budget_id: String) -> Result<Assignment, Rejectio
 
 pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
-    let mut read = Fields::new("query", &query);
+    let mut read = LIST.read_query(&query);
     let filter = CeilingFilter {
         scope_type: fields::string(&mut read, "scope_type"),
         scope_id: fields::string(&mut read, "scope_id"),
@@ -188,7 +238,7 @@ pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
 
 pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
-    let mut read = Fields::new("body", &body);
+    let mut read = UPDATE.read_body(&body);
     let budget_id = fields::string(&mut read, "budget_id");
     let name = read.has("name").then(|| name(&mut read));
     read.faults.check()?;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::{Offset, TimeZone};
 use otari_filters::rejection::Rejection;
-use otari_filters::validate::{self, Bounds, Fields};
+use otari_filters::validate::{self, Bounds, Field, Fields, Kind};
 use serde_json::{Map, Value, json};
 
 use super::Request;
@@ -36,9 +36,10 @@ pub(super) fn query(request: Request<'_>) -> Map<String, Value> {
 ///
 /// # Errors
 /// `invalid_fields`.
-pub(super) fn path(name: &str, sent: &str) -> Result<String, Rejection> {
+pub(super) fn path(name: &'static str, sent: &str) -> Result<String, Rejection> {
     let object = Map::from_iter([(name.to_owned(), Value::String(decode(sent)))]);
-    let mut read = Fields::new("path", &object);
+    let declared = [Field::new(name, Kind::Text, "").required()];
+    let mut read = Fields::new("path", &object, &declared);
     let id = required_string(&mut read, name);
     read.faults.check()?;
     Ok(id)
@@ -85,18 +86,26 @@ fn has_no_nul(fields: &mut Fields<'_>, name: &str, text: &str) -> bool {
     is_fine
 }
 
+const SKIP: Bounds<i64> = Bounds { at_least: Some(0), above: None, at_most: None };
+const LIMIT: Bounds<i64> = Bounds { at_least: Some(1), above: None, at_most: Some(1000) };
+
+/// The fields that [`page`] reads.
+pub(super) const PAGE: [Field; 2] = [
+    Field::new("skip", Kind::Whole(SKIP), "Leave out so many from the front; absent: 0"),
+    Field::new("limit", Kind::Whole(LIMIT), "Return so many at most; absent: 100"),
+];
+
 /// `skip` and `limit`.
 pub(super) fn page(fields: &mut Fields<'_>) -> Page {
-    let from_zero = Bounds { at_least: Some(0), above: None, at_most: None };
-    let to_thousand = Bounds { at_least: Some(1), above: None, at_most: Some(1000) };
     Page {
-        skip: fields.integer("skip", from_zero).unwrap_or(0),
-        limit: fields.integer("limit", to_thousand).unwrap_or(100),
+        skip: fields.integer("skip", SKIP).unwrap_or(0),
+        limit: fields.integer("limit", LIMIT).unwrap_or(100),
     }
 }
 
 /// An instant, or nothing. No offset means UTC; offsets are converted.
 pub(super) fn datetime(fields: &mut Fields<'_>, name: &str) -> Option<Timestamp> {
+    debug_assert!(fields.is_declared(name, |field| matches!(field.kind, Kind::Instant)), "{name}");
     let read = match fields.get(name)? {
         Value::String(text) => instant(text),
         Value::Number(number) => epoch(number.as_f64().unwrap_or(f64::NAN)),

@@ -1,26 +1,81 @@
 //! `/v1/keys`. The secret is shown once, in the answer that creates it.
 
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::validate::Fields;
+use otari_filters::validate::{Field, Kind};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::openapi::Operation;
 use super::{Answer, Request, access, fields};
 use crate::app::App;
 use crate::control::directory;
 use crate::store::{KeyChange, KeyRow};
 use crate::{clock, first_run};
 
+const KEY_NAME: Field = Field::new("key_name", Kind::Text, "What people call it");
+const EXPIRES_AT: Field = Field::new("expires_at", Kind::Instant, "From when on it is refused");
+const METADATA: Field = Field::new("metadata", Kind::Object, "Kept and shown, not looked at");
+const MISMATCH: Field = Field::new(
+    "reject_user_mismatch",
+    Kind::Flag,
+    "Whether a request that names another user is refused; null: as the setting says",
+);
+
+pub(super) static CREATE: Operation = Operation::new("create_key", "Make an API key")
+    .with_body(&[
+        KEY_NAME,
+        Field::new("user_id", Kind::Text, "Who is billed; made when unknown, and when absent"),
+        EXPIRES_AT,
+        METADATA.not_null(),
+        access::ALLOWED_MODELS,
+        Field::new("exclude_from_budget", Kind::Flag, "Record its calls without counting them")
+            .not_null(),
+        MISMATCH,
+    ])
+    .answering::<CreatedKey<'_>>()
+    .refusing(&[400, 404]);
+
+pub(super) static LIST: Operation = Operation::new("list_keys", "List API keys")
+    .with_query(&fields::PAGE)
+    .answering::<Vec<KeyInfo<'_>>>();
+
+pub(super) static GET: Operation =
+    Operation::new("get_key", "Show an API key").answering::<KeyInfo<'_>>().refusing(&[404]);
+
+pub(super) static UPDATE: Operation = Operation::new("update_key", "Change an API key")
+    .with_body(&[
+        KEY_NAME,
+        Field::new("is_active", Kind::Flag, "Whether it is accepted"),
+        EXPIRES_AT,
+        METADATA,
+        access::ALLOWED_MODELS,
+        MISMATCH,
+    ])
+    .answering::<KeyInfo<'_>>()
+    .refusing(&[400, 404]);
+
+pub(super) static DELETE: Operation =
+    Operation::new("delete_key", "Delete an API key").refusing(&[404]);
+
+pub(super) static ROTATE: Operation =
+    Operation::new("rotate_key", "Give an API key a new secret; the old one ends at once")
+        .answering::<CreatedKey<'_>>()
+        .refusing(&[404]);
+
 /// A key as it is listed; empty names are shown as null.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct KeyInfo<'a> {
     id: &'a str,
     key_prefix: Option<&'a str>,
     key_name: Option<&'a str>,
     user_id: Option<&'a str>,
+    #[schemars(extend("format" = "date-time"))]
     created_at: String,
+    #[schemars(extend("format" = "date-time"))]
     last_used_at: Option<String>,
+    #[schemars(extend("format" = "date-time"))]
     expires_at: Option<String>,
     is_active: bool,
     allowed_models: Option<&'a [String]>,
@@ -30,14 +85,16 @@ struct KeyInfo<'a> {
 }
 
 /// A key with its secret: as it is created, and as it is rotated.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct CreatedKey<'a> {
     id: &'a str,
     key: &'a str,
     key_prefix: Option<&'a str>,
     key_name: Option<&'a str>,
     user_id: Option<&'a str>,
+    #[schemars(extend("format" = "date-time"))]
     created_at: String,
+    #[schemars(extend("format" = "date-time"))]
     expires_at: Option<String>,
     is_active: bool,
     allowed_models: Option<&'a [String]>,
@@ -86,7 +143,7 @@ impl<'a> CreatedKey<'a> {
 
 pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
-    let mut read = Fields::new("body", &body);
+    let mut read = CREATE.read_body(&body);
     let key_name = fields::string(&mut read, "key_name");
     let user_id = fields::string(&mut read, "user_id").filter(|user| !user.is_empty());
     let expires_at = fields::datetime(&mut read, "expires_at");
@@ -156,7 +213,7 @@ async fn owner(
 
 pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
-    let mut read = Fields::new("query", &query);
+    let mut read = LIST.read_query(&query);
     let page = fields::page(&mut read);
     read.faults.check()?;
     let rows = app.store.key_list(page).await?;
@@ -170,7 +227,7 @@ pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
 
 pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
-    let mut read = Fields::new("body", &body);
+    let mut read = UPDATE.read_body(&body);
     // Absent keeps, null clears where the field can be null, a value sets.
     let key_name = read.has("key_name").then(|| fields::string(&mut read, "key_name"));
     let is_active = read.boolean("is_active", true);

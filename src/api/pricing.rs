@@ -2,10 +2,12 @@
 
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::resolve;
-use otari_filters::validate::Fields;
+use otari_filters::validate::{Field, Fields, Kind};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 
+use super::openapi::Operation;
 use super::{Answer, Request, aliases, fields};
 use crate::app::App;
 use crate::clock;
@@ -13,13 +15,49 @@ use crate::store::{PriceRow, StoreError};
 
 mod rates;
 
-#[derive(Serialize)]
+pub(super) static CREATE: Operation = Operation::new("set_price", "Set a price of a model")
+    .with_body(&[
+        Field::new("model_key", Kind::Text, "`provider:model` or `provider/model`").required(),
+        rates::FIELDS[0].required(),
+        rates::FIELDS[1].required(),
+        rates::FIELDS[2],
+        rates::FIELDS[3],
+        rates::FIELDS[4],
+        rates::TIERS_FIELD,
+        Field::new("effective_at", Kind::Instant, "From when on it holds; null: from now on"),
+    ])
+    .answering::<Pricing<'_>>()
+    .refusing(&[400]);
+
+pub(super) static LIST: Operation = Operation::new("list_prices", "List all prices")
+    .with_query(&fields::PAGE)
+    .answering::<Vec<Pricing<'_>>>();
+
+pub(super) static GET: Operation = Operation::new("get_price", "Show a model's price")
+    .with_query(&[Field::new("as_of", Kind::Instant, "The price at this instant; absent: now")])
+    .answering::<Pricing<'_>>()
+    .refusing(&[404]);
+
+pub(super) static HISTORY: Operation =
+    Operation::new("list_price_history", "List all prices of a model, newest first")
+        .answering::<Vec<Pricing<'_>>>()
+        .refusing(&[404]);
+
+pub(super) static DELETE: Operation = Operation::new("delete_price", "Delete a model's prices")
+    .with_query(&[Field::new("effective_at", Kind::Instant, "Only the one from this instant on")])
+    .refusing(&[404]);
+
+/// A price in USD per million tokens, from an instant on.
+#[derive(Serialize, JsonSchema)]
 struct Pricing<'a> {
     model_key: &'a str,
+    #[schemars(extend("format" = "date-time"))]
     effective_at: String,
     #[serde(flatten)]
     rates: rates::Shown,
+    #[schemars(extend("format" = "date-time"))]
     created_at: String,
+    #[schemars(extend("format" = "date-time"))]
     updated_at: String,
 }
 
@@ -37,7 +75,7 @@ impl<'a> From<&'a PriceRow> for Pricing<'a> {
 
 pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
-    let mut read = Fields::new("body", &body);
+    let mut read = CREATE.read_body(&body);
     let model_key = model_key(app, &mut read);
     let input = rates::required(&mut read, rates::INPUT);
     let output = rates::required(&mut read, rates::OUTPUT);
@@ -110,7 +148,7 @@ fn candidates(app: &App, sent: &str) -> Vec<String> {
 
 pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
-    let mut read = Fields::new("query", &query);
+    let mut read = LIST.read_query(&query);
     let page = fields::page(&mut read);
     read.faults.check()?;
     let rows = app.store.price_list(page).await?;
@@ -119,7 +157,7 @@ pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Reje
 
 pub(super) async fn get(app: &App, key: &str, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
-    let mut read = Fields::new("query", &query);
+    let mut read = GET.read_query(&query);
     let as_of = fields::datetime(&mut read, "as_of");
     read.faults.check()?;
     let as_of = as_of.unwrap_or_else(clock::now);
@@ -147,7 +185,7 @@ pub(super) async fn delete(
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {
     let query = fields::query(request);
-    let mut read = Fields::new("query", &query);
+    let mut read = DELETE.read_query(&query);
     let effective_at = fields::datetime(&mut read, "effective_at");
     read.faults.check()?;
     for candidate in candidates(app, key) {

@@ -5,18 +5,38 @@ mod table;
 use std::sync::Arc;
 
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::validate::{Bounds, Fields};
+use otari_filters::validate::Fields;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use self::table::{Kind, SETTINGS, Setting};
+use self::table::{Kind, SETTABLE, SETTINGS, Setting};
+use super::openapi::Operation;
 use super::{Answer, Request, fields};
 use crate::app::App;
 use crate::control::directory;
 use crate::control::settings::{MASTER_KEY_HASH, MasterKey, Settings};
 use crate::{clock, first_run};
 
-#[derive(Serialize)]
+pub(super) static GET: Operation =
+    Operation::new("get_settings", "Show what the gateway was told").answering::<All>();
+
+pub(super) static UPDATE: Operation = Operation::new(
+    "update_settings",
+    "Change settings from the next request on; null lets the configuration hold again",
+)
+.with_body_of_only(&SETTABLE)
+.answering::<All>();
+
+pub(super) static ROTATE: Operation = Operation::new(
+    "rotate_master_key",
+    "Make a new master key for one that the gateway made; the old one ends at once",
+)
+.answering::<NewMasterKey<'_>>()
+.refusing(&[409]);
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Settings")]
 struct All {
     mode: &'static str,
     version: &'static str,
@@ -29,7 +49,8 @@ struct All {
     config: Vec<One>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Setting")]
 struct One {
     key: &'static str,
     value: Value,
@@ -42,7 +63,7 @@ struct One {
     exclusive_minimum: Option<u32>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct NewMasterKey<'a> {
     master_key: &'a str,
 }
@@ -100,7 +121,7 @@ pub(super) async fn update(app: &App, request: Request<'_>) -> Result<Answer, Re
 
 /// The changes as the store keeps them.
 fn read(body: &Map<String, Value>) -> Result<Vec<(String, Option<String>)>, Rejection> {
-    let mut read = Fields::new("body", body);
+    let mut read = UPDATE.read_body(body);
     let mut changes = Vec::with_capacity(body.len());
     for (key, value) in body {
         let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else {
@@ -122,12 +143,10 @@ fn read(body: &Map<String, Value>) -> Result<Vec<(String, Option<String>)>, Reje
 /// A value as the store keeps it; `None` when it is wrong, with the fault noted.
 fn text(read: &mut Fields<'_>, setting: &Setting) -> Option<String> {
     match setting.kind {
-        Kind::Flag => read.boolean(setting.key, false).map(|flag| flag.to_string()),
+        // Null was seen to before.
+        Kind::Flag => read.boolean(setting.key, true).map(|flag| flag.to_string()),
         Kind::Whole { least } => {
-            // Beyond this no estimate means anything.
-            let most = Some(i64::from(u32::MAX));
-            let bounds = Bounds { at_least: Some(i64::from(least)), above: None, at_most: most };
-            read.integer(setting.key, bounds).map(|whole| whole.to_string())
+            read.integer(setting.key, table::bounds(least)).map(|whole| whole.to_string())
         }
         Kind::Choice(words) => {
             let word = fields::string(read, setting.key)?;

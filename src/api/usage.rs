@@ -6,24 +6,39 @@ mod summary;
 
 use otari_filters::money::MicroUsd;
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::validate::Fields;
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::openapi::Operation;
 use super::{Answer, Request, fields};
 use crate::app::{App, FLUSH_AT_MOST};
 use crate::store::{Page, UsageFilter, UsageRow};
 
-pub(super) use in_flight::in_flight;
-pub(super) use summary::{csv, series, summary};
+pub(super) use in_flight::{IN_FLIGHT, in_flight};
+pub(super) use summary::{CSV, SERIES, SUMMARY, csv, series, summary};
 
+pub(super) static LIST: Operation = Operation::new("list_usage", "List usage, newest first")
+    .with_query(&filter::PAGE_FIELDS)
+    .answering::<Vec<Usage<'_>>>();
+
+pub(super) static COUNT: Operation = Operation::new("count_usage", "Count usage rows")
+    .with_query(&filter::FIELDS)
+    .answering::<Count>();
+
+pub(super) static OF_USER: Operation =
+    Operation::new("list_user_usage", "List one user's usage, deleted or not, newest first")
+        .with_query(&fields::PAGE)
+        .answering::<Vec<Usage<'_>>>()
+        .refusing(&[404]);
 /// A row, in the order of the reference's later version.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Usage<'a> {
     id: &'a str,
     user_id: Option<&'a str>,
     user_alias: Option<&'a str>,
     api_key_id: Option<&'a str>,
     api_key_name: Option<&'a str>,
+    #[schemars(extend("format" = "date-time"))]
     timestamp: String,
     model: &'a str,
     provider: Option<&'a str>,
@@ -91,18 +106,18 @@ impl<'a> From<&'a UsageRow> for Usage<'a> {
 
 pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let (filter, page) =
-        filter::checked(request, |read| (filter::filter(read), fields::page(read)))?;
+        filter::checked(&LIST, request, |read| (filter::filter(read), fields::page(read)))?;
     rows(app, &filter, page).await
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Count {
     total: i64,
 }
 
 /// How many rows all pages have.
 pub(super) async fn count(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
-    let filter = filter::checked(request, filter::filter)?;
+    let filter = filter::checked(&COUNT, request, filter::filter)?;
     app.local.journal.flush(FLUSH_AT_MOST).await;
     Answer::json(&Count { total: app.store.usage_count(&filter).await? })
 }
@@ -114,7 +129,7 @@ pub(super) async fn of_user(
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {
     let query = fields::query(request);
-    let mut read = Fields::new("query", &query);
+    let mut read = OF_USER.read_query(&query);
     let page = fields::page(&mut read);
     read.faults.check()?;
     // Memory knows deleted users too; only another process may have made one that it does not know.

@@ -4,16 +4,53 @@ use jiff::Timestamp;
 use otari_filters::control::Scope;
 use otari_filters::money::MicroUsd;
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::validate::Fields;
+use otari_filters::validate::{Field, Kind};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::openapi::Operation;
 use super::{Answer, Request, access, budgets, fields};
 use crate::app::{App, FLUSH_AT_MOST};
 use crate::clock;
 use crate::store::{Assignment, StoreError, UserChange, UserRow};
 
-#[derive(Serialize)]
+const ALIAS: Field = Field::new("alias", Kind::Text, "What people call them");
+const BUDGET_ID: Field =
+    Field::new("budget_id", Kind::Text, "Their budget, whose period begins now; null: none");
+const BLOCKED: Field = Field::new("blocked", Kind::Flag, "Whether their calls are refused");
+const METADATA: Field = Field::new("metadata", Kind::Object, "Kept and shown, not looked at");
+
+pub(super) static CREATE: Operation = Operation::new("create_user", "Make a user")
+    .with_body(&[
+        Field::new("user_id", Kind::Text, "A deleted one comes back with nothing spent").required(),
+        ALIAS,
+        BUDGET_ID,
+        access::ALLOWED_MODELS,
+        BLOCKED.not_null(),
+        METADATA.not_null(),
+    ])
+    .answering::<User<'_>>()
+    .refusing(&[400, 404, 409]);
+
+pub(super) static LIST: Operation = Operation::new("list_users", "List users")
+    .with_query(&fields::PAGE)
+    .answering::<Vec<User<'_>>>();
+
+pub(super) static GET: Operation =
+    Operation::new("get_user", "Show a user").answering::<User<'_>>().refusing(&[404]);
+
+pub(super) static UPDATE: Operation = Operation::new("update_user", "Change a user")
+    .with_body(&[ALIAS, BUDGET_ID, access::ALLOWED_MODELS, BLOCKED, METADATA])
+    .answering::<User<'_>>()
+    .refusing(&[400, 404]);
+
+pub(super) static DELETE: Operation =
+    Operation::new("delete_user", "Delete a user and switch their keys off; their usage stays")
+        .refusing(&[404]);
+
+/// A user with their counters, in USD.
+#[derive(Serialize, JsonSchema)]
 struct User<'a> {
     user_id: &'a str,
     alias: Option<&'a str>,
@@ -21,10 +58,14 @@ struct User<'a> {
     reserved: f64,
     budget_id: Option<&'a str>,
     allowed_models: Option<&'a [String]>,
+    #[schemars(extend("format" = "date-time"))]
     budget_started_at: Option<String>,
+    #[schemars(extend("format" = "date-time"))]
     next_budget_reset_at: Option<String>,
     blocked: bool,
+    #[schemars(extend("format" = "date-time"))]
     created_at: String,
+    #[schemars(extend("format" = "date-time"))]
     updated_at: String,
     metadata: &'a Map<String, Value>,
 }
@@ -75,7 +116,7 @@ async fn catch_up(app: &App) {
 
 pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
-    let mut read = Fields::new("body", &body);
+    let mut read = CREATE.read_body(&body);
     let user_id = fields::required_string(&mut read, "user_id");
     let alias = fields::string(&mut read, "alias");
     let budget_id = fields::string(&mut read, "budget_id");
@@ -134,7 +175,7 @@ async fn assignment(app: &App, id: String, now: Timestamp) -> Result<Assignment,
 
 pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
-    let mut read = Fields::new("query", &query);
+    let mut read = LIST.read_query(&query);
     let page = fields::page(&mut read);
     read.faults.check()?;
     catch_up(app).await;
@@ -154,7 +195,7 @@ pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
 
 pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
-    let mut read = Fields::new("body", &body);
+    let mut read = UPDATE.read_body(&body);
     // Absent keeps, null clears where the field can be null, a value sets.
     let alias = read.has("alias").then(|| fields::string(&mut read, "alias"));
     let budget_id = read.has("budget_id").then(|| fields::string(&mut read, "budget_id"));

@@ -72,6 +72,7 @@ impl Key {
 #[derive(Clone, Debug)]
 struct PricePoint {
     from_us: i64,
+    created_us: i64,
     prices: Arc<Prices>,
 }
 
@@ -315,6 +316,16 @@ impl Directory {
         None
     }
 
+    /// The newest price of every model, future ones included: its key, and when it was made in seconds since 1970.
+    pub fn priced(&self) -> Vec<(Box<str>, Arc<Prices>, i64)> {
+        let prices = self.prices.pin();
+        let newest = |(key, points): (&Box<str>, &Arc<[PricePoint]>)| {
+            let point = points.last()?;
+            Some((key.clone(), point.prices.clone(), point.created_us / 1_000_000))
+        };
+        prices.iter().filter_map(newest).collect()
+    }
+
     /// Whether any price, past or future, is known under this key.
     pub fn has_price(&self, model_key: &str) -> bool {
         self.prices.pin().contains_key(model_key)
@@ -332,7 +343,11 @@ impl Directory {
 }
 
 fn point(row: &PriceRow) -> PricePoint {
-    PricePoint { from_us: row.effective_at.as_microsecond(), prices: Arc::new(row.prices.clone()) }
+    PricePoint {
+        from_us: row.effective_at.as_microsecond(),
+        created_us: row.created_at.as_microsecond(),
+        prices: Arc::new(row.prices.clone()),
+    }
 }
 
 #[cfg(test)]

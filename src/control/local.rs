@@ -85,7 +85,7 @@ impl Local {
     }
 
     /// The list that binds this caller: the key's own, else that of the user who pays. The operator has none.
-    fn allowed(&self, caller: &Caller, user_id: &str) -> Option<Arc<AllowList>> {
+    pub(super) fn allowed(&self, caller: &Caller, user_id: &str) -> Option<Arc<AllowList>> {
         match caller {
             Caller::Master => None,
             Caller::Key { allowed: Some(own), .. } => Some(own.clone()),

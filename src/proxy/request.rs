@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_DISPOSITION, UPGRADE};
+use http::header::{ALLOW, UPGRADE};
 use http::{HeaderValue, Method, StatusCode};
 use otari_filters::authenticate;
 use otari_filters::control::Caller;
@@ -131,12 +131,13 @@ async fn manage(
 ) -> Result<(), Stop> {
     let body = body::read(s, &app.config.limits).await?;
     body::check_type(s, &body)?;
-    let query = s.req_header().uri.query().unwrap_or_default().to_owned();
-    let answer = api::answer(app, route, api::Request { id, query: &query, body: &body }).await?;
+    let head = s.req_header();
+    let query = head.uri.query().unwrap_or_default();
+    let caller = ctx.caller.as_ref();
+    let request = api::Request { id, query, body: &body, headers: &head.headers, caller };
+    let answer = api::answer(app, route, request).await?;
     let mut reply = Reply::new(answer.status, answer.content_type, answer.body);
-    if let Some(attachment) = answer.attachment {
-        reply.headers.push((CONTENT_DISPOSITION, HeaderValue::from_static(attachment)));
-    }
+    reply.headers = answer.headers;
     Ok(reply::write(s, ctx, reply).await?)
 }
 

@@ -41,6 +41,8 @@ mod pricing;
 #[cfg(test)]
 mod costs;
 #[cfg(test)]
+mod models;
+#[cfg(test)]
 mod usage;
 #[cfg(test)]
 mod upgrade;
@@ -56,6 +58,8 @@ mod usage_reports;
 mod usage_refusals;
 #[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod openapi;
 // What is read instead of run: the walls between the rooms, and the documents.
 #[cfg(test)]
 mod tidy;

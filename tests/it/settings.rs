@@ -159,7 +159,7 @@ async fn every_wrong_setting_is_named_and_none_is_taken(start: Builder) {
 }
 
 /// The key on its line; it is printed a moment after the gateway listens, and between lines of the log.
-async fn shown(gateway: &Gateway) -> String {
+pub(crate) async fn shown(gateway: &Gateway) -> String {
     eventually("the master key to be shown", async || {
         let log = gateway.log();
         let key = log.lines().find(|line| line.starts_with("otari-mk-")).map(str::to_owned);

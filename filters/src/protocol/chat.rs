@@ -15,6 +15,7 @@ use std::ops::Range;
 use crate::protocol::json::{Edit, is_null, range_of, removals, splice};
 use crate::rejection::Rejection;
 pub use text::Messages;
+pub use validate::FIELDS;
 
 /// Fields of this gateway: they never reach a provider.
 const GATEWAY_FIELDS: [&str; 6] = [

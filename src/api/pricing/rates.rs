@@ -2,7 +2,8 @@
 
 use otari_filters::money::Rate;
 use otari_filters::prices::{Prices, Tier};
-use otari_filters::validate::{Faults, Fields, lax_float, lax_int};
+use otari_filters::validate::{Bounds, Faults, Field, Fields, Kind, lax_float, lax_int};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -16,6 +17,36 @@ const THRESHOLD: &str = "min_input_tokens";
 
 /// No model has a tenth as many; the list is read on every change of prices and written into every answer.
 const MAX_TIERS: usize = 64;
+
+const USD: Kind = Kind::Amount(Rate::MAX_USD);
+const ABOVE_ZERO: Bounds<i64> = Bounds { at_least: None, above: Some(0), at_most: None };
+
+/// The rates of a request, the two that every price has first; in USD per million tokens.
+pub(super) const FIELDS: [Field; 5] = [
+    Field::new(INPUT, USD, "USD per million input tokens"),
+    Field::new(OUTPUT, USD, "USD per million output tokens"),
+    Field::new(CACHE_READ, USD, "Input tokens read from a cache; absent keeps, null clears"),
+    Field::new(CACHE_WRITE, USD, "Input tokens written to a cache; absent keeps, null clears"),
+    Field::new(CACHE_WRITE_1H, USD, "Written for an hour; absent keeps, null clears"),
+];
+
+/// The tiers of a request.
+pub(super) const TIERS_FIELD: Field = Field::new(
+    TIERS,
+    Kind::Objects(
+        &[
+            Field::new(THRESHOLD, Kind::Whole(ABOVE_ZERO), "The tier holds from this on")
+                .required(),
+            FIELDS[0],
+            FIELDS[1],
+            FIELDS[2],
+            FIELDS[3],
+            FIELDS[4],
+        ],
+        MAX_TIERS,
+    ),
+    "Rates of long inputs; absent keeps, null clears",
+);
 
 /// What a request says of the cache's rates and of the tiers: an outer `None` keeps what the model's newest price has.
 pub(super) struct Further {
@@ -177,7 +208,7 @@ fn below(place: &[Value], name: &str) -> Vec<Value> {
 }
 
 /// The rates in an answer, in USD per million.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Shown {
     input_price_per_million: f64,
     output_price_per_million: f64,
@@ -188,7 +219,8 @@ pub(super) struct Shown {
 }
 
 /// One tier; null: the model's own rate.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PricingTier")]
 struct ShownTier {
     min_input_tokens: u64,
     input_price_per_million: Option<f64>,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use otari_filters::validate::{self, Bounds, Field};
 use serde_json::{Value, json};
 
 use crate::config::{Config, MissingUsage};
@@ -29,6 +30,35 @@ impl Kind {
         }
     }
 }
+
+/// What a whole number may be.
+pub(super) const fn bounds(least: u32) -> Bounds<i64> {
+    // Beyond this no estimate means anything.
+    Bounds { at_least: Some(least as i64), above: None, at_most: Some(u32::MAX as i64) }
+}
+
+/// What a request may change, as fields of its body.
+pub(super) static SETTABLE: [Field; 5] = {
+    let mut fields = [Field::new("", validate::Kind::Flag, ""); 5];
+    let (mut at, mut next) = (0, 0);
+    while next < SETTINGS.len() {
+        let setting = &SETTINGS[next];
+        next += 1;
+        if setting.is_settable {
+            let kind = match setting.kind {
+                Kind::Flag => validate::Kind::Flag,
+                Kind::Whole { least } => validate::Kind::Whole(bounds(least)),
+                Kind::Choice(words) => validate::Kind::Choice(words),
+                Kind::Seconds | Kind::Text => validate::Kind::Text,
+            };
+            fields[at] = Field::new(setting.key, kind, setting.description);
+            at += 1;
+        }
+    }
+    // Holds at compile time: as many as there is room for.
+    assert!(at == fields.len());
+    fields
+};
 
 /// One row of the list.
 pub(super) struct Setting {

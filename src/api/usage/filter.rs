@@ -2,13 +2,58 @@
 
 use jiff::{SignedDuration, Timestamp};
 use otari_filters::rejection::Rejection;
-use otari_filters::validate::Fields;
+use otari_filters::validate::{Bounds, Field, Fields, Kind};
 use serde_json::{Map, Value, json};
 
+use super::super::openapi::Operation;
 use super::super::{Request, fields};
 use crate::clock;
 use crate::store::UsageFilter;
 use crate::store::analytics::{Bucket, Tool, UsageStatus};
+
+/// Any 32 bits: a code that no answer has simply finds nothing.
+const STATUS_CODE: Bounds<i64> =
+    Bounds { at_least: Some(i32::MIN as i64), above: None, at_most: Some(i32::MAX as i64) };
+
+/// What rows are asked for by.
+pub(super) const FIELDS: [Field; 15] = [
+    Field::new("start_date", Kind::Instant, "From this instant on"),
+    Field::new("end_date", Kind::Instant, "Before this instant"),
+    Field::new("user_id", Kind::Texts, "These users', may be repeated"),
+    Field::new("status", Kind::Choice(&["success", "error", "absorbed"]), "How the call ended"),
+    Field::new("status_code", Kind::Whole(STATUS_CODE), "Errors of this HTTP status"),
+    Field::new("model", Kind::Texts, "These models, without their provider, may be repeated"),
+    Field::new("endpoint", Kind::Text, "This route"),
+    Field::new("provider", Kind::Text, "This provider instance"),
+    Field::new("source", Kind::Text, "Written by `gateway`, or by this other program"),
+    Field::new("source_label", Kind::Text, "With this label of their writer"),
+    Field::new("api_key_id", Kind::Texts, "These keys', may be repeated"),
+    Field::new("priced", Kind::Flag, "With or without a cost"),
+    Field::new(
+        "tool",
+        Kind::Choice(&["any", "web_search", "code_execution"]),
+        "Runs of a tool of the gateway",
+    ),
+    Field::new("counts_toward_budget", Kind::Flag, "Counted against budgets, or not"),
+    Field::new("request_group_id", Kind::Texts, "Attempts of these requests, may be repeated"),
+];
+
+/// And of which page.
+pub(super) const PAGE_FIELDS: [Field; 17] = joined(FIELDS, fields::PAGE);
+
+/// One list after the other.
+pub(super) const fn joined<const A: usize, const B: usize, const N: usize>(
+    first: [Field; A],
+    second: [Field; B],
+) -> [Field; N] {
+    let mut all = [first[0]; N];
+    let mut at = 0;
+    while at < N {
+        all[at] = if at < A { first[at] } else { second[at - A] };
+        at += 1;
+    }
+    all
+}
 
 /// Names that may be repeated, and how many values they take.
 const LISTS: [(&str, usize); 5] = [
@@ -75,14 +120,8 @@ pub(super) fn filter(read: &mut Fields<'_>) -> UsageFilter {
     }
 }
 
-/// Any 32 bits: a code that no answer has simply finds nothing.
 fn status_code(read: &mut Fields<'_>) -> Option<i32> {
-    let bounds = otari_filters::validate::Bounds {
-        at_least: Some(i64::from(i32::MIN)),
-        above: None,
-        at_most: Some(i64::from(i32::MAX)),
-    };
-    i32::try_from(read.integer("status_code", bounds)?).ok()
+    i32::try_from(read.integer("status_code", STATUS_CODE)?).ok()
 }
 
 /// One of some words.
@@ -166,11 +205,12 @@ pub(super) fn window(filter: &UsageFilter) -> (Timestamp, Timestamp) {
 /// # Errors
 /// `invalid_fields`.
 pub(super) fn checked<T>(
+    operation: &Operation,
     request: Request<'_>,
     read: impl FnOnce(&mut Fields<'_>) -> T,
 ) -> Result<T, Rejection> {
     let query = query(request);
-    let mut fields = Fields::new("query", &query);
+    let mut fields = operation.read_query(&query);
     let value = read(&mut fields);
     fields.faults.check()?;
     Ok(value)
@@ -179,11 +219,18 @@ pub(super) fn checked<T>(
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use http::HeaderMap;
 
+    use super::super::COUNT;
     use super::*;
 
     fn ask(query: &str) -> Result<UsageFilter, Rejection> {
-        checked(Request { id: None, query, body: &Bytes::new() }, filter)
+        let headers = HeaderMap::new();
+        checked(
+            &COUNT,
+            Request { id: None, query, body: &Bytes::new(), headers: &headers, caller: None },
+            filter,
+        )
     }
 
     #[test]

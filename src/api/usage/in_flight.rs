@@ -1,22 +1,28 @@
 //! `/v1/usage/in-flight`: the calls that this process is waiting for.
 
 use otari_filters::rejection::Rejection;
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::super::openapi::Operation;
 use super::super::{Answer, fields};
 use crate::app::App;
 use crate::clock;
 
+pub(in super::super) static IN_FLIGHT: Operation =
+    Operation::new("list_calls_in_flight", "List the calls this process waits for, longest first")
+        .answering::<InFlight<'_>>();
+
 /// Calls that are shown.
 const SHOWN: usize = 50;
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct InFlight<'a> {
     requests: Vec<Call<'a>>,
     total: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Call<'a> {
     id: &'a str,
     endpoint: &'a str,
@@ -25,6 +31,7 @@ struct Call<'a> {
     user_id: &'a str,
     api_key_id: Option<&'a str>,
     policy_name: Option<&'a str>,
+    #[schemars(extend("format" = "date-time"))]
     started_at: String,
     elapsed_ms: u64,
 }

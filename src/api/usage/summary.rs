@@ -2,19 +2,57 @@
 
 use std::collections::HashMap;
 
+use http::HeaderValue;
+use http::header::CONTENT_DISPOSITION;
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use otari_filters::money::MicroUsd;
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::validate::Fields;
+use otari_filters::validate::{Field, Fields, Kind};
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::super::openapi::Operation;
 use super::super::{Answer, Request, fields};
 use super::filter;
 use crate::app::{App, FLUSH_AT_MOST};
 use crate::clock;
 use crate::store::UsageFilter;
 use crate::store::analytics::{Bucket, Dimension, Group, Report, Reported, Totals};
+
+const BUCKET: Field = Field::new("bucket", Kind::Choice(&["day", "hour"]), "Length of a point");
+
+static SUMMARY_FIELDS: [Field; 17] = filter::joined(
+    filter::FIELDS,
+    [
+        Field::new("dimensions", Kind::Texts, "Groups to list, may be repeated; all when left out"),
+        BUCKET,
+    ],
+);
+static SERIES_FIELDS: [Field; 17] = filter::joined(
+    filter::FIELDS,
+    [
+        BUCKET,
+        Field::new(
+            "group_by",
+            Kind::Choice(&["model", "user_id", "api_key_id", "source"]),
+            "What the groups are of",
+        ),
+    ],
+);
+
+pub(in super::super) static SUMMARY: Operation =
+    Operation::new("summarize_usage", "Sum usage up, by group and over time")
+        .with_query(&SUMMARY_FIELDS)
+        .answering::<Summary<'_>>();
+pub(in super::super) static CSV: Operation =
+    Operation::new("summarize_usage_csv", "Sum usage up by group, for a spreadsheet")
+        .with_query(&SUMMARY_FIELDS)
+        .answering_page("text/csv; charset=utf-8");
+pub(in super::super) static SERIES: Operation =
+    Operation::new("usage_series", "Sum usage up by one column over time")
+        .with_query(&SERIES_FIELDS)
+        .answering::<Series<'_>>();
 
 /// Points of a series.
 const MAX_POINTS: i64 = 1000;
@@ -25,9 +63,11 @@ const TOP_LABELS: i64 = 250;
 /// Groups of a series.
 const TOP_SERIES: i64 = 8;
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Summary<'a> {
+    #[schemars(extend("format" = "date-time"))]
     start_date: String,
+    #[schemars(extend("format" = "date-time"))]
     end_date: String,
     bucket: &'static str,
     totals: Sums,
@@ -38,12 +78,13 @@ struct Summary<'a> {
     by_source_label: Vec<Row<'a>>,
     by_endpoint: Vec<Row<'a>>,
     by_provider: Vec<Row<'a>>,
-    by_tool: [(); 0],
+    /// No tools are run by this version: always empty.
+    by_tool: Vec<Row<'a>>,
     errors_by_status_code: Vec<Errors>,
     series: Vec<Point>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Sums {
     cost: f64,
     prompt_tokens: i64,
@@ -60,7 +101,7 @@ struct Sums {
     billed_output_tokens: i64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Row<'a> {
     key: Option<&'a str>,
     label: Option<&'a str>,
@@ -70,14 +111,14 @@ struct Row<'a> {
     is_other: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Errors {
     status_code: Option<i32>,
     error_class: &'static str,
     requests: i64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Point {
     bucket_start: String,
     cost: f64,
@@ -90,9 +131,11 @@ struct Point {
     output_tokens: i64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Series<'a> {
+    #[schemars(extend("format" = "date-time"))]
     start_date: String,
+    #[schemars(extend("format" = "date-time"))]
     end_date: String,
     bucket: &'static str,
     group_by: &'static str,
@@ -100,7 +143,7 @@ struct Series<'a> {
     points: Vec<SeriesPoint<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct SeriesPoint<'a> {
     bucket_start: String,
     key: Option<&'a str>,
@@ -182,7 +225,7 @@ fn count(start: Timestamp, end: Timestamp, bucket: Bucket) -> i64 {
 }
 
 /// A summary's question.
-fn read(request: Request<'_>) -> Result<(UsageFilter, Report), Rejection> {
+fn read(operation: &Operation, request: Request<'_>) -> Result<(UsageFilter, Report), Rejection> {
     const CHOICES: [(&str, Option<Dimension>); 10] = [
         ("model", Some(Dimension::Model)),
         ("user", Some(Dimension::User)),
@@ -196,7 +239,7 @@ fn read(request: Request<'_>) -> Result<(UsageFilter, Report), Rejection> {
         ("tool", None),
         ("none", None),
     ];
-    filter::checked(request, |read| {
+    filter::checked(operation, request, |read| {
         let filter = filter::filter(read);
         let chosen = filter::choices(read, "dimensions", &CHOICES);
         let mut bucket = filter::bucket(read);
@@ -254,7 +297,7 @@ pub(in super::super) async fn summary(
     app: &App,
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {
-    let (filter, report) = read(request)?;
+    let (filter, report) = read(&SUMMARY, request)?;
     let reported = ask(app, &filter, &report).await?;
     let mut totals = Totals::default();
     reported.totals.iter().for_each(|(_, bucket)| totals += *bucket);
@@ -275,7 +318,7 @@ pub(in super::super) async fn summary(
         by_source_label: by(Dimension::SourceLabel),
         by_endpoint: by(Dimension::Endpoint),
         by_provider: by(Dimension::Provider),
-        by_tool: [],
+        by_tool: Vec::new(),
         errors_by_status_code: errors(&reported),
         series: series.collect(),
     })
@@ -283,7 +326,7 @@ pub(in super::super) async fn summary(
 
 /// The groups of a summary for a spreadsheet.
 pub(in super::super) async fn csv(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
-    let (filter, report) = read(request)?;
+    let (filter, report) = read(&CSV, request)?;
     let reported = ask(app, &filter, &report).await?;
     let mut text = String::from("dimension,key,cost,tokens,requests\r\n");
     // In the order of the summary.
@@ -302,8 +345,10 @@ pub(in super::super) async fn csv(app: &App, request: Request<'_>) -> Result<Ans
             );
         }
     }
-    let attachment = Some("attachment; filename=\"usage-summary.csv\"");
-    Ok(Answer { attachment, ..Answer::page("text/csv; charset=utf-8", text) })
+    let mut answer = Answer::page("text/csv; charset=utf-8", text);
+    let name = HeaderValue::from_static("attachment; filename=\"usage-summary.csv\"");
+    answer.headers.push((CONTENT_DISPOSITION, name));
+    Ok(answer)
 }
 
 /// A spreadsheet takes what begins with one of these for a formula, and callers choose model names.
@@ -326,7 +371,7 @@ pub(in super::super) async fn series(app: &App, request: Request<'_>) -> Result<
         ("source", ("source", Dimension::Source)),
     ];
     let (filter, bucket, (group_by, dimension)) =
-        filter::checked(request, |read: &mut Fields<'_>| {
+        filter::checked(&SERIES, request, |read: &mut Fields<'_>| {
             let filter = filter::filter(read);
             let bucket = filter::bucket(read);
             let group_by = filter::choice(read, "group_by", &CHOICES);

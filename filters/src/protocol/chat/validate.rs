@@ -7,11 +7,30 @@ use super::Top;
 use super::text::Fault;
 use crate::protocol::json::is_null;
 use crate::rejection::Rejection;
-use crate::validate::{self, Faults};
+use crate::validate::{self, Bounds, Faults, Field, Kind};
 
 /// The largest body that is echoed as `input` of a missing field.
 const ECHO_BELOW: usize = 16 << 10;
 pub(super) use crate::validate::not_json;
+
+const WHOLE: Kind = Kind::Whole(Bounds { at_least: None, above: None, at_most: None });
+
+/// What the gateway reads of a request; all other fields are the provider's business.
+pub const FIELDS: [Field; 13] = [
+    Field::new("model", Kind::Text, "`provider:model`, an alias, or a bare name").required(),
+    Field::new("messages", Kind::List, "At least one; each an object with a `role`").required(),
+    Field::new("user", Kind::Text, "Who is billed; the master key must say it"),
+    Field::new("temperature", Kind::Number, "The provider's business"),
+    Field::new("top_p", Kind::Number, "The provider's business"),
+    Field::new("max_tokens", WHOLE, "Output that is held against the budget"),
+    Field::new("max_completion_tokens", WHOLE, "The same, when max_tokens is absent"),
+    Field::new("n", Kind::Any, "How many choices are held for; 1 unless it is an integer"),
+    Field::new("stream", Kind::Flag, "Whether the answer is a stream of events"),
+    Field::new("stream_options", Kind::Object, "`include_usage` shows the chunk with the usage"),
+    Field::new("tools", Kind::List, "The provider's business"),
+    Field::new("tool_choice", Kind::TextOrObject, "The provider's business"),
+    Field::new("response_format", Kind::Object, "The provider's business"),
+];
 
 /// Whether a gateway field asks for anything: null, `[]`, `""` and `{}` do not.
 pub(super) fn asks_for_something(raw: &RawValue) -> bool {
@@ -105,6 +124,7 @@ fn optional(faults: &mut Faults, name: &str, raw: Option<&RawValue>, check: Chec
 }
 
 fn typed(faults: &mut Faults, name: &str, raw: &RawValue, check: Check) {
+    debug_assert!(FIELDS.iter().any(|field| field.name == name), "{name} is not declared");
     let value: Value = match raw.get().as_bytes().first() {
         // Large values are lists and objects of the caller's; their type is all that is checked.
         Some(b'[') => Value::Array(Vec::new()),

@@ -1,0 +1,45 @@
+//! The generation routes, which `proxy` answers: open objects, because fields that nobody here has heard of pass.
+
+use otari_filters::protocol::chat;
+use schemars::JsonSchema;
+use serde_json::{Map, Value};
+
+use super::{Operation, Others, Success, shape};
+
+/// A completion, as the provider wrote it. With an alias, `model` shows the alias.
+#[derive(JsonSchema)]
+#[schemars(rename = "ChatCompletion", extend("additionalProperties" = true))]
+#[expect(dead_code, reason = "answers pass as bytes; this is what they are promised to hold")]
+struct Completion {
+    id: String,
+    object: String,
+    created: i64,
+    model: String,
+    choices: Vec<Map<String, Value>>,
+    /// Tokens, as the provider counts them.
+    #[schemars(extend("type" = ["object", "null"]))]
+    usage: Option<Map<String, Value>>,
+}
+
+pub(super) static CHAT: Operation = Operation {
+    body: Some(&chat::FIELDS),
+    others: Others::Passed,
+    success: Success::Stream(shape::<Completion>),
+    refusals: &[400, 402, 403, 404, 429, 502],
+    ..Operation::new(
+        "create_chat_completion",
+        "OpenAI chat completions; other fields of that API pass to the provider as they came",
+    )
+};
+
+pub(super) static NO_RESPONSES: Operation = Operation {
+    success: Success::Never,
+    refusals: &[404, 426],
+    ..Operation::new("responses_socket", "Not served: says so to tools that try a WebSocket")
+};
+
+pub(super) static NO_RESPONSES_POST: Operation = Operation {
+    success: Success::Never,
+    refusals: &[404],
+    ..Operation::new("create_response", "Not served by this version")
+};
