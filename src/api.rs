@@ -147,12 +147,7 @@ pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<An
         (Handler::Settings, &Method::PATCH, _) => settings::update(app, request).await,
         (Handler::Settings, ..) => settings::get(app),
         (Handler::MasterKeyRotation, ..) => settings::rotate(app).await,
-        (Handler::Usage, ..) => usage::list(app, request).await,
-        (Handler::UsageCount, ..) => usage::count(app, request).await,
-        (Handler::UsageSummary, ..) => usage::summary(app, request).await,
-        (Handler::UsageSeries, ..) => usage::series(app, request).await,
-        (Handler::UsageCsv, ..) => usage::csv(app, request).await,
-        (Handler::UsageInFlight, ..) => usage::in_flight(app),
+        (Handler::Usage(question), ..) => usage::answer(app, question, request).await,
         (Handler::Chat | Handler::ResponsesSocket, ..) => {
             Err(Rejection::internal("a generation route reached the management API"))
         }

@@ -62,18 +62,25 @@ pub enum Handler {
     Settings,
     /// A new master key in the place of a generated one.
     MasterKeyRotation,
-    /// Usage rows.
-    Usage,
-    /// How many usage rows.
-    UsageCount,
-    /// What usage adds up to.
-    UsageSummary,
+    /// Usage, asked in one of several ways.
+    Usage(Question),
+}
+
+/// What is asked of usage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Its rows.
+    List,
+    /// How many rows.
+    Count,
+    /// What it adds up to.
+    Summary,
     /// The same over time, by one column.
-    UsageSeries,
+    Series,
     /// The summary for a spreadsheet.
-    UsageCsv,
+    Csv,
     /// Calls under way.
-    UsageInFlight,
+    InFlight,
 }
 
 /// One method of one path.
@@ -159,12 +166,17 @@ pub static ROUTES: &[Route] = &[
         Credential::Master,
         Handler::MasterKeyRotation,
     ),
-    route(Method::GET, "/v1/usage", Credential::Master, Handler::Usage),
-    route(Method::GET, "/v1/usage/count", Credential::Master, Handler::UsageCount),
-    route(Method::GET, "/v1/usage/summary", Credential::Master, Handler::UsageSummary),
-    route(Method::GET, "/v1/usage/series", Credential::Master, Handler::UsageSeries),
-    route(Method::GET, "/v1/usage/summary.csv", Credential::Master, Handler::UsageCsv),
-    route(Method::GET, "/v1/usage/in-flight", Credential::Master, Handler::UsageInFlight),
+    route(Method::GET, "/v1/usage", Credential::Master, Handler::Usage(Question::List)),
+    route(Method::GET, "/v1/usage/count", Credential::Master, Handler::Usage(Question::Count)),
+    route(Method::GET, "/v1/usage/summary", Credential::Master, Handler::Usage(Question::Summary)),
+    route(Method::GET, "/v1/usage/series", Credential::Master, Handler::Usage(Question::Series)),
+    route(Method::GET, "/v1/usage/summary.csv", Credential::Master, Handler::Usage(Question::Csv)),
+    route(
+        Method::GET,
+        "/v1/usage/in-flight",
+        Credential::Master,
+        Handler::Usage(Question::InFlight),
+    ),
     // Kept last: it answers every other method of the path.
     route(Method::POST, "/v1/responses", Credential::Key, Handler::ResponsesSocket),
 ];

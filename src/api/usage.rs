@@ -12,16 +12,14 @@ use serde::Serialize;
 use super::openapi::Operation;
 use super::{Answer, Request, fields};
 use crate::app::{App, FLUSH_AT_MOST};
+use crate::routes::Question;
 use crate::store::{Page, UsageFilter, UsageRow};
 
-pub(super) use in_flight::{IN_FLIGHT, in_flight};
-pub(super) use summary::{CSV, SERIES, SUMMARY, csv, series, summary};
-
-pub(super) static LIST: Operation = Operation::new("list_usage", "List usage, newest first")
+static LIST: Operation = Operation::new("list_usage", "List usage, newest first")
     .with_query(&filter::PAGE_FIELDS)
     .answering::<Vec<Usage<'_>>>();
 
-pub(super) static COUNT: Operation = Operation::new("count_usage", "Count usage rows")
+static COUNT: Operation = Operation::new("count_usage", "Count usage rows")
     .with_query(&filter::FIELDS)
     .answering::<Count>();
 
@@ -30,6 +28,34 @@ pub(super) static OF_USER: Operation =
         .with_query(&fields::PAGE)
         .answering::<Vec<Usage<'_>>>()
         .refusing(&[404]);
+/// Answers a question.
+pub(super) async fn answer(
+    app: &App,
+    question: Question,
+    request: Request<'_>,
+) -> Result<Answer, Rejection> {
+    match question {
+        Question::List => list(app, request).await,
+        Question::Count => count(app, request).await,
+        Question::Summary => summary::summary(app, request).await,
+        Question::Series => summary::series(app, request).await,
+        Question::Csv => summary::csv(app, request).await,
+        Question::InFlight => in_flight::in_flight(app),
+    }
+}
+
+/// What a question says of itself.
+pub(super) fn operation(question: Question) -> &'static Operation {
+    match question {
+        Question::List => &LIST,
+        Question::Count => &COUNT,
+        Question::Summary => &summary::SUMMARY,
+        Question::Series => &summary::SERIES,
+        Question::Csv => &summary::CSV,
+        Question::InFlight => &in_flight::IN_FLIGHT,
+    }
+}
+
 /// A row, in the order of the reference's later version.
 #[derive(Serialize, JsonSchema)]
 struct Usage<'a> {
@@ -104,7 +130,7 @@ impl<'a> From<&'a UsageRow> for Usage<'a> {
     }
 }
 
-pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let (filter, page) =
         filter::checked(&LIST, request, |read| (filter::filter(read), fields::page(read)))?;
     rows(app, &filter, page).await
@@ -116,7 +142,7 @@ struct Count {
 }
 
 /// How many rows all pages have.
-pub(super) async fn count(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+async fn count(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let filter = filter::checked(&COUNT, request, filter::filter)?;
     app.local.journal.flush(FLUSH_AT_MOST).await;
     Answer::json(&Count { total: app.store.usage_count(&filter).await? })

@@ -319,11 +319,10 @@ impl Directory {
     /// The newest price of every model, future ones included: its key, and when it was made in seconds since 1970.
     pub fn priced(&self) -> Vec<(Box<str>, Arc<Prices>, i64)> {
         let prices = self.prices.pin();
-        let newest = |(key, points): (&Box<str>, &Arc<[PricePoint]>)| {
-            let point = points.last()?;
-            Some((key.clone(), point.prices.clone(), point.created_us / 1_000_000))
-        };
-        prices.iter().filter_map(newest).collect()
+        let newest = prices.iter().filter_map(|(key, points)| Some((key.clone(), points.last()?)));
+        newest
+            .map(|(key, point)| (key, point.prices.clone(), point.created_us / 1_000_000))
+            .collect()
     }
 
     /// Whether any price, past or future, is known under this key.

@@ -60,12 +60,7 @@ pub(super) fn operation(route: &Route) -> &'static Operation {
         (Handler::Settings, &Method::PATCH, _) => &settings::UPDATE,
         (Handler::Settings, ..) => &settings::GET,
         (Handler::MasterKeyRotation, ..) => &settings::ROTATE,
-        (Handler::Usage, ..) => &usage::LIST,
-        (Handler::UsageCount, ..) => &usage::COUNT,
-        (Handler::UsageSummary, ..) => &usage::SUMMARY,
-        (Handler::UsageCsv, ..) => &usage::CSV,
-        (Handler::UsageSeries, ..) => &usage::SERIES,
-        (Handler::UsageInFlight, ..) => &usage::IN_FLIGHT,
+        (Handler::Usage(question), ..) => usage::operation(question),
     }
 }
 

@@ -9,7 +9,7 @@ use super::super::{Answer, fields};
 use crate::app::App;
 use crate::clock;
 
-pub(in super::super) static IN_FLIGHT: Operation =
+pub(super) static IN_FLIGHT: Operation =
     Operation::new("list_calls_in_flight", "List the calls this process waits for, longest first")
         .answering::<InFlight<'_>>();
 
@@ -36,7 +36,7 @@ struct Call<'a> {
     elapsed_ms: u64,
 }
 
-pub(in super::super) fn in_flight(app: &App) -> Result<Answer, Rejection> {
+pub(super) fn in_flight(app: &App) -> Result<Answer, Rejection> {
     let now_us = clock::now_us();
     let (calls, total) = app.calls.longest(SHOWN);
     let requests = calls.iter().map(|call| {

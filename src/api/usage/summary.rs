@@ -41,15 +41,15 @@ static SERIES_FIELDS: [Field; 17] = filter::joined(
     ],
 );
 
-pub(in super::super) static SUMMARY: Operation =
+pub(super) static SUMMARY: Operation =
     Operation::new("summarize_usage", "Sum usage up, by group and over time")
         .with_query(&SUMMARY_FIELDS)
         .answering::<Summary<'_>>();
-pub(in super::super) static CSV: Operation =
+pub(super) static CSV: Operation =
     Operation::new("summarize_usage_csv", "Sum usage up by group, for a spreadsheet")
         .with_query(&SUMMARY_FIELDS)
         .answering_page("text/csv; charset=utf-8");
-pub(in super::super) static SERIES: Operation =
+pub(super) static SERIES: Operation =
     Operation::new("usage_series", "Sum usage up by one column over time")
         .with_query(&SERIES_FIELDS)
         .answering::<Series<'_>>();
@@ -293,10 +293,7 @@ fn class(status_code: Option<i32>) -> &'static str {
 }
 
 /// Totals, groups and a dense series.
-pub(in super::super) async fn summary(
-    app: &App,
-    request: Request<'_>,
-) -> Result<Answer, Rejection> {
+pub(super) async fn summary(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let (filter, report) = read(&SUMMARY, request)?;
     let reported = ask(app, &filter, &report).await?;
     let mut totals = Totals::default();
@@ -325,7 +322,7 @@ pub(in super::super) async fn summary(
 }
 
 /// The groups of a summary for a spreadsheet.
-pub(in super::super) async fn csv(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn csv(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     let (filter, report) = read(&CSV, request)?;
     let reported = ask(app, &filter, &report).await?;
     let mut text = String::from("dimension,key,cost,tokens,requests\r\n");
@@ -363,7 +360,7 @@ fn cell(text: &str) -> String {
 }
 
 /// The groups of one column over time; buckets without rows are left out.
-pub(in super::super) async fn series(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn series(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     const CHOICES: [(&str, (&str, Dimension)); 4] = [
         ("model", ("model", Dimension::Model)),
         ("user_id", ("user_id", Dimension::User)),
