@@ -4,6 +4,7 @@
 //! cargo bench --bench usage                     # 10 million rows on a PostgreSQL of its own: 15 minutes and 10 GB of disk
 //! cargo bench --bench usage -- --rows 1000000
 //! cargo bench --bench usage -- --sqlite --rows 1000000
+//! cargo bench --bench usage -- --cost            # what a row costs with the indexes and marks, and without: a minute
 //! cargo bench --bench usage -- --url postgresql://...   # a database that is kept; it is filled when it has no rows
 //! ```
 //!
@@ -14,6 +15,8 @@
 #[path = "../tests/it/support/postgres.rs"]
 #[expect(dead_code, reason = "the tests use all of it")]
 mod postgres_server;
+#[path = "usage/cost.rs"]
+mod cost;
 
 use std::time::{Duration, Instant};
 
@@ -34,6 +37,9 @@ async fn main() {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1)
     };
+    if has("--cost") {
+        return cost::run().await;
+    }
     let rows: i64 = value("--rows").and_then(|rows| rows.parse().ok()).unwrap_or(10_000_000);
     if has("--sqlite") {
         let folder = TempDir::new().expect("a temporary folder");
@@ -152,11 +158,10 @@ async fn condense(store: &dyn Store) {
     say("  the longest of them", longest);
 }
 
-async fn run(store: &dyn Store, rows: i64) {
-    let now = Timestamp::now();
+fn filters() -> Vec<(&'static str, UsageFilter)> {
     let none = UsageFilter::default;
     let one = |id: &str| vec![id.to_owned()];
-    let filters = [
+    vec![
         ("no filter", none()),
         ("a busy user", UsageFilter { user_ids: one("u1"), ..none() }),
         ("a quiet user", UsageFilter { user_ids: one("u998"), ..none() }),
@@ -180,7 +185,28 @@ async fn run(store: &dyn Store, rows: i64) {
             "a user's errors",
             UsageFilter { user_ids: one("u1"), status: Some(UsageStatus::Error), ..none() },
         ),
-    ];
+        (
+            "a user's successes",
+            UsageFilter { user_ids: one("u1"), status: Some(UsageStatus::Success), ..none() },
+        ),
+        (
+            "a key's errors",
+            UsageFilter { api_key_ids: one("k1"), status: Some(UsageStatus::Error), ..none() },
+        ),
+        (
+            "a model's errors",
+            UsageFilter { models: one("model-1"), status: Some(UsageStatus::Error), ..none() },
+        ),
+        (
+            "a model's successes",
+            UsageFilter { models: one("model-1"), status: Some(UsageStatus::Success), ..none() },
+        ),
+    ]
+}
+
+async fn run(store: &dyn Store, rows: i64) {
+    let now = Timestamp::now();
+    let filters = filters();
     for (name, filter) in &filters {
         let page = Page { skip: 0, limit: 100 };
         time(&format!("page: {name}"), || store.usage_list(filter, page)).await;

@@ -1,4 +1,4 @@
-//! Work on usage rows that nobody waits for: sums of hours and days, and the removal of what is too old. In small steps,
+//! Work on usage rows that nobody waits for: sums of hours to weeks, and the removal of what is too old. In small steps,
 //! each by one gateway at a time.
 
 use std::sync::Arc;

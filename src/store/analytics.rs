@@ -1,11 +1,12 @@
 //! Usage rows as they are asked for: which of them, and what they add up to. Shared by both backends.
 //!
-//! Sums of whole hours and days are kept; a report reads them where they are good and the rows themselves elsewhere: at
+//! Sums of whole hours, days and weeks are kept; a report reads them where they are good and the rows themselves elsewhere: at
 //! the edges of its window, in the running hour, and where rows came late. Both ways give the same numbers.
 
 mod filter;
 pub(super) mod condense;
 pub(super) mod plan;
+mod split;
 pub(super) mod sql;
 
 use std::ops::AddAssign;
@@ -203,7 +204,7 @@ pub struct Group {
 /// What one step of condensing did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condensed {
-    /// An hour or a day; there may be more.
+    /// An hour, or some longer sums; there may be more.
     One,
     /// Nothing is left to do.
     Done,

@@ -9,7 +9,7 @@ use otari_filters::settle::UsageRecord;
 use serde_json::{Map, Value};
 
 use super::StoreError;
-use super::analytics::Bucket;
+use super::analytics::plan::Grain;
 
 /// The largest amount of `NUMERIC(18,6)`, in micro-dollars. SQLite keeps to it too: two of them still fit an `i64`.
 pub(super) const MAX_AMOUNT: i64 = 999_999_999_999_999_999;
@@ -28,14 +28,14 @@ impl Instant {
         }
     }
 
-    /// Start of the hour or day it lies in.
-    pub(super) fn start_of(self, bucket: Bucket) -> Self {
-        Self(self.0 - self.0.rem_euclid(bucket.micros()))
+    /// Start of the hour, day or week it lies in.
+    pub(super) fn start_of(self, grain: Grain) -> Self {
+        Self(grain.start_of(self.0))
     }
 
-    /// An hour or a day later.
-    pub(super) fn after(self, bucket: Bucket) -> Self {
-        Self(self.0.saturating_add(bucket.micros()))
+    /// An hour, a day or a week later.
+    pub(super) fn after(self, grain: Grain) -> Self {
+        Self(self.0.saturating_add(grain.micros()))
     }
 
     /// The instant itself.

@@ -176,6 +176,13 @@ impl UsageFilter {
         }
     }
 
+    /// The same without the status, if it asks for successes and besides for one column at most: those are all such rows
+    /// but the few that did not succeed, and both can be counted without reading many.
+    pub(in crate::store) fn but_for_success(&self) -> Option<Self> {
+        let rest = Self { status: None, ..self.clone() };
+        (self.status == Some(UsageStatus::Success) && rest.single().is_some()).then_some(rest)
+    }
+
     /// The column and values it asks for, when that is all it asks besides the time: such rows are counted from the
     /// sums. `Some(None)`: it asks nothing.
     pub(in crate::store) fn single(&self) -> Option<Option<(Dimension, Vec<String>)>> {

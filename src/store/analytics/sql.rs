@@ -1,7 +1,7 @@
 //! The texts of both dialects: one text with a few words that differ, so that both databases count alike.
 
 use super::filter::{Conditions, Param};
-use super::plan::Plan;
+use super::plan::{Grain, Plan};
 use super::{Bucket, Dimension, Report, UsageFilter};
 use crate::store::values::Instant;
 
@@ -14,7 +14,7 @@ pub(in crate::store) struct Dialect {
     pub(super) uncounted: &'static str,
     /// The most a row counts: a billion dollars as the column holds them.
     most_cost: &'static str,
-    is_postgres: bool,
+    pub(super) is_postgres: bool,
 }
 
 pub(in crate::store) const SQLITE: Dialect = Dialect {
@@ -60,11 +60,6 @@ pub(super) const COLUMNS: [&str; 15] = [
 
 pub(super) const REQUESTS: &str = "count(*) FILTER (WHERE l.status <> 'absorbed')";
 
-/// Rows that have no place in dimension `d`.
-pub(super) const NOT_LEFT_OUT: &str = "(d.dimension NOT IN ('status_code', 'source_label')
-        OR (d.dimension = 'status_code' AND l.status = 'error')
-        OR (d.dimension = 'source_label' AND l.source_label IS NOT NULL))";
-
 /// A statement and its values, in order.
 pub(in crate::store) struct Statement {
     pub(in crate::store) sql: String,
@@ -86,37 +81,28 @@ impl Dialect {
         }
     }
 
-    /// The rows `l` in so many ranges of a plan, parameters 3 and 4: what to select from, and the condition.
+    /// The rows `l` in so many ranges of a plan, parameters 5 and 6: what to select from, and the condition.
     fn within(&self, ranges: usize) -> (&'static str, String) {
         if self.is_postgres && ranges <= WRITTEN_OUT {
             // Written out, the planner sees the instants and knows how many rows to expect.
             let range = |n| {
                 format!(
-                    "l.timestamp >= ($3::timestamptz[])[{n}] AND l.timestamp < ($4::timestamptz[])[{n}]"
+                    "l.timestamp >= ($5::timestamptz[])[{n}] AND l.timestamp < ($6::timestamptz[])[{n}]"
                 )
             };
             let ranges: Vec<String> = (1..=ranges).map(range).collect();
             // Without any range; both parameters must have a type all the same.
-            let none = "$3::timestamptz[] IS NULL AND $4::timestamptz[] IS NULL".to_owned();
+            let none = "$5::timestamptz[] IS NULL AND $6::timestamptz[] IS NULL".to_owned();
             let any = if ranges.is_empty() { none } else { ranges.join(" OR ") };
             return ("usage_logs l", format!("({any})"));
         }
         let from = if self.is_postgres {
-            "unnest($3::timestamptz[], $4::timestamptz[]) AS w (since, until) CROSS JOIN usage_logs l"
+            "unnest($5::timestamptz[], $6::timestamptz[]) AS w (since, until) CROSS JOIN usage_logs l"
         } else {
             "(SELECT a.value AS since, b.value AS until
-                FROM json_each(?3) a JOIN json_each(?4) b ON b.key = a.key) w CROSS JOIN usage_logs l"
+                FROM json_each(?5) a JOIN json_each(?6) b ON b.key = a.key) w CROSS JOIN usage_logs l"
         };
         (from, "l.timestamp >= w.since AND l.timestamp < w.until".into())
-    }
-
-    /// The dimensions of parameter 5, as `d (dimension)`.
-    fn dimensions(&self) -> &'static str {
-        if self.is_postgres {
-            "unnest($5::text[]) AS d (dimension)"
-        } else {
-            "(SELECT value AS dimension FROM json_each(?5)) d"
-        }
     }
 
     pub(super) fn start_of(&self, bucket: Bucket, at: &str) -> String {
@@ -127,8 +113,8 @@ impl Dialect {
         }
     }
 
-    fn text(&self, what: &str) -> String {
-        if self.is_postgres { format!("{what}::text") } else { format!("CAST({what} AS TEXT)") }
+    fn no_instant(&self) -> &'static str {
+        if self.is_postgres { "NULL::timestamptz" } else { "NULL" }
     }
 
     /// PostgreSQL's sums of 64 bits are numeric.
@@ -177,15 +163,6 @@ impl Dialect {
         .collect::<Vec<_>>()
         .join(",\n    ")
     }
-
-    pub(super) fn key(&self) -> String {
-        let code = self.text("l.status_code");
-        format!(
-            "CASE d.dimension WHEN 'model' THEN l.model WHEN 'user' THEN l.user_id WHEN 'api_key' THEN l.api_key_id
-        WHEN 'source' THEN l.source WHEN 'source_label' THEN l.source_label WHEN 'endpoint' THEN l.endpoint
-        WHEN 'provider' THEN l.provider WHEN 'status_code' THEN coalesce({code}, '') END"
-        )
-    }
 }
 
 /// A sum in which no row counts more than `most`. `CASE`, because what `least` and `min` make of null differs.
@@ -197,18 +174,24 @@ pub(super) fn joined(each: impl Fn(&str) -> String) -> String {
     COLUMNS.map(each).join(", ")
 }
 
-/// Parameters 1 to 4.
+/// Parameters 1 to 6.
 fn pieces(plan: Plan) -> Vec<Param> {
     let (since, until) = plan.rows.into_iter().unzip();
-    vec![
-        Param::Times(plan.days),
-        Param::Times(plan.hours),
-        Param::Times(since),
-        Param::Times(until),
-    ]
+    let sums = plan.sums.into_iter().map(Param::Times);
+    sums.chain([Param::Times(since), Param::Times(until)]).collect()
 }
 
-/// Marks and sums that there are, as (`mark`, `hour` or `day`; instant).
+/// `SELECT what` from the sums `r` of each grain of a plan, parameters 1 to 4.
+fn kept(dialect: &Dialect, table: &str, what: &str, condition: &str) -> String {
+    let of_grain = |(n, grain): (usize, &Grain)| {
+        let buckets = dialect.one_of("r.bucket", &format!("{}{}", dialect.mark, n + 1));
+        let name = grain.as_str();
+        format!("SELECT {what} FROM {table} r WHERE r.grain = '{name}' AND {buckets}{condition}")
+    };
+    Grain::ALL.iter().enumerate().map(of_grain).collect::<Vec<_>>().join(" UNION ALL ")
+}
+
+/// Marks and sums that there are, as (`mark` or the name of a grain; instant).
 pub(in crate::store) fn known(dialect: &Dialect, start: Instant, end: Instant) -> Statement {
     let (from, until) = (dialect.instant(1), dialect.instant(2));
     let sql = format!(
@@ -216,7 +199,7 @@ pub(in crate::store) fn known(dialect: &Dialect, start: Instant, end: Instant) -
         SELECT 'mark', hour FROM usage_rollup_marks WHERE hour >= {from} AND hour < {until} GROUP BY hour
         UNION ALL
         SELECT grain, bucket FROM usage_rollups
-        WHERE grain IN ('day', 'hour') AND bucket >= {from} AND bucket < {until}"
+        WHERE grain IN ('hour', 'six_hours', 'day', 'week') AND bucket >= {from} AND bucket < {until}"
     );
     (sql, vec![Param::Time(start), Param::Time(end)]).into()
 }
@@ -231,15 +214,8 @@ pub(in crate::store) fn totals(
     let (from, is_within) = dialect.within(plan.rows.len());
     let mut more = Conditions::after(pieces(plan));
     filter.conditions(dialect, &mut more);
-    let mark = dialect.mark;
-    let kept = |grain: &str, place: usize| {
-        format!(
-            "SELECT {} AS bucket, {} FROM usage_rollups r WHERE r.grain = '{grain}' AND {}",
-            dialect.start_of(bucket, "r.bucket"),
-            joined(|column| format!("r.{column}")),
-            dialect.one_of("r.bucket", &format!("{mark}{place}"))
-        )
-    };
+    let columns = joined(|column| format!("r.{column}"));
+    let what = format!("{} AS bucket, {columns}", dialect.start_of(bucket, "r.bucket"));
     let sums = joined(|column| {
         let sum = format!("sum(p.{column})");
         if column == "cost" { dialect.micro(&sum) } else { dialect.int(&sum) }
@@ -247,14 +223,13 @@ pub(in crate::store) fn totals(
     let sql = format!(
         "-- usage_report
         WITH piece AS (
-            {} UNION ALL {} UNION ALL
+            {} UNION ALL
             SELECT {} AS bucket, {}
             FROM {from} WHERE {is_within}{}
             GROUP BY 1
         )
         SELECT p.bucket, {sums} FROM piece p GROUP BY p.bucket ORDER BY p.bucket",
-        kept("day", 1),
-        kept("hour", 2),
+        kept(dialect, "usage_rollups", &what, ""),
         dialect.start_of(bucket, "l.timestamp"),
         dialect.of_rows(),
         more.sql,
@@ -275,39 +250,23 @@ pub(in crate::store) fn groups(
     params.extend([Param::Texts(names), Param::Big(report.top), Param::Big(report.top_labels)]);
     let mut more = Conditions::after(params);
     filter.conditions(dialect, &mut more);
-    let mark = dialect.mark;
-    let at = |column: &str| match (report.is_split, dialect.is_postgres) {
-        (true, _) => dialect.start_of(report.bucket, column),
-        (false, true) => "NULL::timestamptz".into(),
-        (false, false) => "NULL".into(),
-    };
-    let kept = |grain: &str, place: usize| {
-        format!(
-            "SELECT r.dimension, r.key, {} AS bucket, sum(r.cost) AS cost, sum(r.tokens) AS tokens,
-                sum(r.requests) AS requests
-            FROM usage_rollup_groups r
-            WHERE r.grain = '{grain}' AND {} AND {} GROUP BY 1, 2, 3",
-            at("r.bucket"),
-            dialect.one_of("r.dimension", &format!("{mark}5")),
-            dialect.one_of("r.bucket", &format!("{mark}{place}"))
-        )
-    };
-    let rows = format!(
-        "SELECT d.dimension, {} AS key, {} AS bucket, {} AS cost, {} AS tokens, {REQUESTS} AS requests
-            FROM {from} CROSS JOIN {} WHERE {is_within} AND {NOT_LEFT_OUT}{}
-            GROUP BY 1, 2, 3",
-        dialect.key(),
-        at("l.timestamp"),
-        dialect.cost(),
-        sum("l.total_tokens", MOST, ""),
-        dialect.dimensions(),
-        more.sql
+    let at = |column: &str| report.is_split.then(|| dialect.start_of(report.bucket, column));
+    let bucket = at("r.bucket").unwrap_or_else(|| dialect.no_instant().into());
+    let what = format!("r.dimension, r.key, {bucket} AS bucket, r.cost, r.tokens, r.requests");
+    let wanted = dialect.one_of("r.dimension", &format!("{}7", dialect.mark));
+    let kept = kept(dialect, "usage_rollup_groups", &what, &format!(" AND {wanted}"));
+    let condition = format!("{is_within}{}", more.sql);
+    let bucket = at("l.timestamp");
+    let rows = dialect.split(&report.dimensions, bucket.as_deref(), from, &condition);
+    let pieces = format!(
+        "SELECT dimension, key, bucket, sum(cost) AS cost, sum(tokens) AS tokens, sum(requests) AS requests FROM (
+            {kept} UNION ALL SELECT dimension, key, bucket, cost, tokens, requests FROM ({rows}) s
+        ) p GROUP BY 1, 2, 3"
     );
-    let pieces = format!("{} UNION ALL {} UNION ALL {rows}", kept("day", 1), kept("hour", 2));
     (ranked(dialect, &pieces), more.params).into()
 }
 
-/// Names the groups of `pieces`, ranks them and folds what is beyond the top: parameter 6, of labels 7. The place of a
+/// Names the groups of `pieces`, ranks them and folds what is beyond the top: parameter 8, of labels 9. The place of a
 /// group does not depend on the bucket: a series shows the same groups all along.
 fn ranked(dialect: &Dialect, pieces: &str) -> String {
     let collate = if dialect.is_postgres { " COLLATE \"C\"" } else { "" };
@@ -342,8 +301,8 @@ fn ranked(dialect: &Dialect, pieces: &str) -> String {
         dialect.micro("sum(cost)"),
         dialect.int("sum(tokens)"),
         dialect.int("sum(requests)"),
-        top = big(dialect, 6),
-        top_labels = big(dialect, 7),
+        top = big(dialect, 8),
+        top_labels = big(dialect, 9),
         folded = if dialect.is_postgres { "folded = 1" } else { "folded" },
     )
 }
@@ -373,7 +332,7 @@ pub(in crate::store) fn count(
                 Dimension::ApiKey => "EXISTS (SELECT 1 FROM api_keys k WHERE k.id = r.key)",
                 _ => "1 = 1",
             };
-            let is_one = dialect.one_of("r.key", &format!("{mark}5"));
+            let is_one = dialect.one_of("r.key", &format!("{mark}7"));
             let name = dimension.as_str();
             let condition = format!(" AND r.dimension = '{name}' AND {is_one} AND {lives}");
             ("usage_rollup_groups", condition)
@@ -381,15 +340,11 @@ pub(in crate::store) fn count(
     };
     let mut more = Conditions::after(params);
     filter.conditions(dialect, &mut more);
-    let kept = |grain: &str, place: usize| {
-        let buckets = dialect.one_of("r.bucket", &format!("{mark}{place}"));
-        format!(
-            "(SELECT coalesce(sum(r.row_count), 0) FROM {table} r WHERE r.grain = '{grain}' AND {buckets}{condition})"
-        )
-    };
-    let rows = format!("(SELECT count(*) FROM {from} WHERE {is_within}{})", more.sql);
-    let sum = dialect.int(&format!("{} + {} + {rows}", kept("day", 1), kept("hour", 2)));
-    (format!("-- usage_count\nSELECT {sum}"), more.params).into()
+    let kept = kept(dialect, table, "r.row_count", &condition);
+    let rows = format!("SELECT count(*) FROM {from} WHERE {is_within}{}", more.sql);
+    let sum = dialect.int("coalesce(sum(row_count), 0)");
+    let sql = format!("-- usage_count\nSELECT {sum} FROM ({kept} UNION ALL {rows}) p");
+    (sql, more.params).into()
 }
 
 /// Rows of each hour of parameter 1 that has any, as (hour, rows).
@@ -426,6 +381,13 @@ pub(in crate::store) fn count_rows(dialect: &Dialect, filter: &UsageFilter) -> S
     let sql =
         format!("-- usage_count\nSELECT count(*) FROM usage_logs l WHERE 1 = 1{}", where_.sql);
     (sql, where_.params).into()
+}
+
+/// How many rows did not succeed, counted one by one.
+pub(in crate::store) fn count_unusual(dialect: &Dialect, filter: &UsageFilter) -> Statement {
+    let mut counted = count_rows(dialect, filter);
+    counted.sql.push_str(" AND l.status <> 'success'");
+    counted
 }
 
 /// A page of rows, newest first. The names are looked up for the rows of the page alone.

@@ -27,9 +27,10 @@ impl Dice {
     }
 }
 
-const DAYS: u64 = 5;
+/// With a whole week in them, wherever they begin.
+const DAYS: u64 = 16;
 
-/// Any row of five days, and the row as the oracle counts it.
+/// Any row of those days, and the row as the oracle counts it.
 fn any(dice: &mut Dice, id: &str) -> UsageRecord {
     let status = match dice.roll(10) {
         0 | 1 => Status::Error,
@@ -75,10 +76,10 @@ async fn owners(store: &dyn Store) {
     }
 }
 
-/// Sums up what is due before the end of the fourth day: the fifth is running. Says in how many steps.
+/// Sums up what is due before the end: the last day is running. Says in how many steps.
 async fn condense(store: &dyn Store) -> usize {
     let mut steps = 0;
-    while store.usage_condense(at(4 * 86_400 + 7 * 3600)).await.unwrap() == Condensed::One {
+    while store.usage_condense(at(15 * 86_400 + 7 * 3600)).await.unwrap() == Condensed::One {
         steps += 1;
         assert!(steps < 500, "it ends");
     }
@@ -181,9 +182,13 @@ pub(super) async fn sums_say_what_the_rows_say(store: &dyn Store) {
             let cost: i64 = of(reported, dimension).iter().map(|group| group.cost.0).sum();
             assert_eq!(cost, totals.cost.0, "the fold leaves nothing out: {dimension:?}");
         }
+        let errors: i64 =
+            of(reported, Dimension::StatusCode).iter().map(|group| group.requests).sum();
+        assert_eq!(errors, totals.errors, "codes are of errors alone, with or without one");
+        assert!(of(reported, Dimension::SourceLabel).is_empty(), "no row has a label");
     }
     let steps = condense(store).await;
-    assert!(steps > 90, "four days of hours, and the days: {steps}");
+    assert!(steps > 340, "fifteen days of hours, and the longer sums: {steps}");
     assert_eq!(answers(store, &windows).await, from_rows, "from sums");
     assert_eq!(condense(store).await, 0, "nothing is done twice");
 
@@ -216,8 +221,8 @@ pub(super) async fn a_removed_row_leaves_the_sums(store: &dyn Store) {
         store.apply(batch).await.unwrap();
     }
     condense(store).await;
-    let whole = Report { start: at(-10), end: at(6 * 86_400), is_split: false, ..window(dice) };
-    let before = at(2 * 86_400 + 1800);
+    let whole = Report { start: at(-10), end: at(17 * 86_400), is_split: false, ..window(dice) };
+    let before = at(6 * 86_400 + 1800);
     let mut gone = 0;
     loop {
         let step = store.usage_expire(before, 50).await.unwrap().expect("nobody else is here");
@@ -228,12 +233,12 @@ pub(super) async fn a_removed_row_leaves_the_sums(store: &dyn Store) {
             break;
         }
     }
-    assert!((150..400).contains(&gone), "two of five days: {gone}");
+    assert!((150..400).contains(&gone), "six of sixteen days: {gone}");
     condense(store).await;
     let reported = store.usage_report(&UsageFilter::default(), &whole).await.unwrap();
     assert_eq!(sum(&reported), by_hand(store, &whole).await.0);
     assert!(
-        reported.totals.iter().all(|(bucket, _)| *bucket >= at(2 * 86_400 - 1)),
+        reported.totals.iter().all(|(bucket, _)| *bucket >= at(6 * 86_400 - 1)),
         "no old hour is left"
     );
     let left = store.usage_count(&UsageFilter::default()).await.unwrap();
@@ -333,14 +338,45 @@ fn cases(rows: &[crate::store::UsageRow]) -> Vec<(UsageFilter, usize)> {
     ]
 }
 
+/// The same with a status beside another column, or for the many that succeed.
+fn cases_of_status(rows: &[crate::store::UsageRow]) -> Vec<(UsageFilter, usize)> {
+    let none = UsageFilter::default;
+    let count = |keep: &dyn Fn(&crate::store::UsageRow) -> bool| {
+        rows.iter().filter(|row| keep(row)).count()
+    };
+    let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+    vec![
+        (
+            UsageFilter { status: Some(UsageStatus::Success), ..none() },
+            count(&|row| row.status == "success"),
+        ),
+        (
+            UsageFilter { user_ids: ids(&["u1"]), status: Some(UsageStatus::Success), ..none() },
+            count(&|row| row.user_id.as_deref() == Some("u1") && row.status == "success"),
+        ),
+        (
+            UsageFilter { api_key_ids: ids(&["k2"]), status: Some(UsageStatus::Error), ..none() },
+            count(&|row| row.api_key_id.as_deref() == Some("k2") && row.status == "error"),
+        ),
+        (
+            UsageFilter {
+                models: ids(&["m0", "m4"]),
+                status: Some(UsageStatus::Success),
+                ..none()
+            },
+            count(&|row| matches!(&*row.model, "m0" | "m4") && row.status == "success"),
+        ),
+    ]
+}
+
 pub(super) async fn every_filter_says_the_same_of_pages_counts_and_reports(store: &dyn Store) {
     owners(store).await;
     let dice = &mut Dice(17);
     store.apply(&entries(dice, "a", 400).await).await.unwrap();
     condense(store).await;
     let rows = store.usage_list(&UsageFilter::default(), all()).await.unwrap();
-    let whole = Report { start: at(-10), end: at(6 * 86_400), is_split: false, ..window(dice) };
-    for (filter, expected) in cases(&rows) {
+    let whole = Report { start: at(-10), end: at(17 * 86_400), is_split: false, ..window(dice) };
+    for (filter, expected) in cases(&rows).into_iter().chain(cases_of_status(&rows)) {
         let listed = store.usage_list(&filter, all()).await.unwrap();
         assert_eq!(listed.len(), expected, "{filter:?}");
         assert_eq!(

@@ -1,15 +1,17 @@
-//! Sums of hours and days in PostgreSQL, and the removal of old rows: a step each, one gateway at a time.
+//! Sums of hours, days and weeks in PostgreSQL, and the removal of old rows: a step each, one gateway at a time.
 
 use std::time::Duration;
 
 use tokio::time::timeout;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use super::codec::get;
-use super::usage::SETTINGS;
+use super::usage::{SETTINGS, known};
 use crate::store::StoreError;
+use crate::store::analytics::plan::Grain;
 use crate::store::analytics::sql::POSTGRES;
-use crate::store::analytics::{Bucket, Condensed, condense};
+use crate::store::analytics::{Condensed, condense};
 use crate::store::values::Instant;
 
 /// The advisory lock of the gateway that is at it.
@@ -46,25 +48,26 @@ pub(super) async fn usage_condense(
 }
 
 async fn condense_next(db: &Transaction<'_>, closed: Instant) -> Result<Condensed, StoreError> {
-    let closed = closed.start_of(Bucket::Hour);
+    let closed = closed.start_of(Grain::Hour);
     let hour: Option<Instant> =
         get(&db.query_one(&condense::next_hour(&POSTGRES), &[&closed]).await?, 0)?;
     if let Some(hour) = hour {
-        let (day, until) = (hour.start_of(Bucket::Day), hour.after(Bucket::Hour));
-        for sql in condense::forget_hour(&POSTGRES) {
-            db.execute(&sql, &[&hour, &day]).await?;
-        }
+        let grains = Grain::ALL.map(|grain| hour.start_of(grain));
+        let grains: Vec<&(dyn ToSql + Sync)> = grains.iter().map(|at| at as _).collect();
+        let [mark, sums, groups] = condense::forget_hour(&POSTGRES);
+        db.execute(&mark, &grains[..1]).await?;
+        db.execute(&sums, &grains).await?;
+        db.execute(&groups, &grains).await?;
         for sql in condense::sum_hour(&POSTGRES) {
-            db.execute(&sql, &[&hour, &until]).await?;
+            db.execute(&sql, &[&hour, &hour.after(Grain::Hour)]).await?;
         }
         return Ok(Condensed::One);
     }
-    let today = closed.start_of(Bucket::Day);
-    let day: Option<Instant> =
-        get(&db.query_one(&condense::next_day(&POSTGRES), &[&today]).await?, 0)?;
-    if let Some(day) = day {
-        for sql in condense::sum_day(&POSTGRES) {
-            db.execute(&sql, &[&day, &day.after(Bucket::Day)]).await?;
+    if let Some((grain, finer, due)) = known(db, condense::EVER, closed).await?.due(closed) {
+        for sql in condense::sum_finer(&POSTGRES, grain, finer) {
+            for at in &due {
+                db.execute(&sql, &[at, &at.after(grain)]).await?;
+            }
         }
         return Ok(Condensed::One);
     }

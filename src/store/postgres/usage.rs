@@ -1,6 +1,7 @@
 //! `usage_logs` in PostgreSQL, as it is read.
 
 use std::collections::HashMap;
+use std::mem;
 
 use jiff::Timestamp;
 use otari_filters::money::MicroUsd;
@@ -8,10 +9,10 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
 
 use super::codec::{get, instant, maybe_time, time};
-use crate::store::analytics::plan::{Descent, Known, Plan};
+use crate::store::analytics::plan::{Descent, Grain, Known, Plan};
 use crate::store::analytics::sql::{self, POSTGRES, Statement};
 use crate::store::analytics::{
-    Bucket, Dimension, Group, Param, Report, Reported, SEEK_FROM, Totals, UsageFilter,
+    Dimension, Group, Param, Report, Reported, SEEK_FROM, Totals, UsageFilter,
 };
 use crate::store::values::Instant;
 use crate::store::{Page, StoreError, UsageRow};
@@ -47,6 +48,10 @@ async fn snapshot(db: &mut Client) -> Result<Transaction<'_>, StoreError> {
 pub(super) const SETTINGS: &str =
     "-- usage_report\nSET LOCAL jit = off; SET LOCAL work_mem = '64MB'";
 
+/// Some ten thousand sums: to start workers would take longer, and to read the whole table for them, as the default costs
+/// of random reads suggest, would too.
+const OF_SUMS: &str = "-- usage_report\nSET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL enable_seqscan = off";
+
 pub(super) async fn usage_list(
     db: &mut Client,
     filter: &UsageFilter,
@@ -69,10 +74,10 @@ async fn seek(
     mut skip: i64,
 ) -> Result<(UsageFilter, i64), StoreError> {
     let Some((start, end)) = span(db, filter).await? else { return Ok((filter.clone(), skip)) };
-    let plan = Plan::new(start, end, &known(db, start, end).await?, Bucket::Hour);
+    let mut plan = Plan::new(start, end, &known(db, start, end).await?, Grain::Hour);
     let Some(descent) = Descent::new(&plan) else { return Ok((filter.clone(), skip)) };
     let mut rows = HashMap::new();
-    for row in ask(db, &sql::hourly(&POSTGRES, plan.hours, single)).await? {
+    for row in ask(db, &sql::hourly(&POSTGRES, mem::take(&mut plan.sums[0]), single)).await? {
         rows.insert(get::<Instant>(&row, 0)?.0, get::<i64>(&row, 1)?);
     }
     for (from, until, has_sums) in descent.pieces() {
@@ -105,7 +110,11 @@ async fn span(
     Ok(oldest.zip(newest).map(|(oldest, newest)| filter.within(oldest, newest)))
 }
 
-async fn known(db: &Transaction<'_>, start: Instant, end: Instant) -> Result<Known, StoreError> {
+pub(super) async fn known(
+    db: &Transaction<'_>,
+    start: Instant,
+    end: Instant,
+) -> Result<Known, StoreError> {
     let mut known = Known::default();
     for row in ask(db, &sql::known(&POSTGRES, start, end)).await? {
         known.note(get(&row, 0)?, get(&row, 1)?);
@@ -119,12 +128,20 @@ fn first(rows: &[Row]) -> Result<i64, StoreError> {
 
 pub(super) async fn usage_count(db: &mut Client, filter: &UsageFilter) -> Result<i64, StoreError> {
     let db = snapshot(db).await?;
+    if let Some(rest) = filter.but_for_success() {
+        let unusual = first(&ask(&db, &sql::count_unusual(&POSTGRES, &rest)).await?)?;
+        return Ok(count(&db, &rest).await? - unusual);
+    }
+    count(&db, filter).await
+}
+
+async fn count(db: &Transaction<'_>, filter: &UsageFilter) -> Result<i64, StoreError> {
     let Some(single) = filter.single() else {
-        return first(&ask(&db, &sql::count_rows(&POSTGRES, filter)).await?);
+        return first(&ask(db, &sql::count_rows(&POSTGRES, filter)).await?);
     };
-    let Some((start, end)) = span(&db, filter).await? else { return Ok(0) };
-    let plan = Plan::new(start, end, &known(&db, start, end).await?, Bucket::Day);
-    first(&ask(&db, &sql::count(&POSTGRES, plan, filter, single)).await?)
+    let Some((start, end)) = span(db, filter).await? else { return Ok(0) };
+    let plan = Plan::new(start, end, &known(db, start, end).await?, Grain::Week);
+    first(&ask(db, &sql::count(&POSTGRES, plan, filter, single)).await?)
 }
 
 pub(super) async fn usage_report(
@@ -136,20 +153,23 @@ pub(super) async fn usage_report(
     let (start, end) = (report.start.into(), report.end.into());
     // Sums are of all rows: what is filtered is summed up anew.
     let known = match filter.single() {
-        Some(None) => Some(known(&db, start, end).await?),
+        Some(None) => {
+            db.batch_execute(OF_SUMS).await?;
+            Some(known(&db, start, end).await?)
+        }
         _ => None,
     };
-    let plan = |coarsest| match &known {
+    let plan = |coarsest: Grain| match &known {
         Some(known) => Plan::new(start, end, known, coarsest),
         None => Plan::rows(start, end),
     };
     let mut reported = Reported::default();
-    let totals = sql::totals(&POSTGRES, plan(report.bucket), filter, report.bucket);
+    let totals = sql::totals(&POSTGRES, plan(report.bucket.into()), filter, report.bucket);
     for row in ask(&db, &totals).await? {
         reported.totals.push((time(&row, 0)?, read_totals(&row)?));
     }
     if !report.dimensions.is_empty() {
-        let coarsest = if report.is_split { report.bucket } else { Bucket::Day };
+        let coarsest = if report.is_split { report.bucket.into() } else { Grain::Week };
         let groups = sql::groups(&POSTGRES, plan(coarsest), filter, report);
         for row in ask(&db, &groups).await? {
             reported.groups.extend(read_group(&row)?);

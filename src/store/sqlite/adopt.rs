@@ -21,6 +21,9 @@ use crate::store::values::Instant;
 /// What a table of the reference is called while its rows are copied.
 const ASIDE: &str = "otari_adopts_";
 
+/// Indexes of the reference that longer ones of ours begin with.
+const COVERED: [&str; 2] = ["ix_usage_logs_api_key_id", "ix_usage_logs_user_id"];
+
 /// Adopts the database, or only finds out whether it could be.
 pub(super) fn adopt(db: &mut Connection, rehearsal: bool) -> Result<Upgrade, StoreError> {
     // Neither can be changed inside a transaction. Foreign keys are looked after at the end; renaming must not touch the
@@ -131,7 +134,8 @@ fn set_aside(db: &Connection, table: &Table) -> Result<Vec<(String, String)>, St
         db.execute_batch(&format!("DROP {kind} {}", quoted(name)))?;
     }
     db.execute_batch(&format!("ALTER TABLE {} RENAME TO {}", table.name, aside(table)))?;
-    Ok(attached.into_iter().map(|(_, name, sql)| (name, sql)).collect())
+    let kept = attached.into_iter().filter(|(_, name, _)| !COVERED.contains(&name.as_str()));
+    Ok(kept.map(|(_, name, sql)| (name, sql)).collect())
 }
 
 fn attach(db: &Connection, name: &str, sql: &str) -> Result<(), StoreError> {

@@ -1,31 +1,34 @@
-//! Sums of hours and days in SQLite, and the removal of old rows: a step each. The writer's thread does one at a time.
+//! Sums of hours, days and weeks in SQLite, and the removal of old rows: a step each. The writer's thread does one at a time.
 
 use rusqlite::{Connection, params};
 
+use super::usage::known;
 use crate::store::StoreError;
+use crate::store::analytics::plan::Grain;
 use crate::store::analytics::sql::SQLITE;
-use crate::store::analytics::{Bucket, Condensed, condense};
+use crate::store::analytics::{Condensed, condense};
 use crate::store::values::Instant;
 
 pub(super) fn usage_condense(db: &Connection, closed: Instant) -> Result<Condensed, StoreError> {
-    let closed = closed.start_of(Bucket::Hour);
-    let next = |sql: String, before: Instant| {
-        db.prepare_cached(&sql)?.query_row([before], |row| row.get::<_, Option<Instant>>(0))
-    };
-    if let Some(hour) = next(condense::next_hour(&SQLITE), closed)? {
-        let (day, until) = (hour.start_of(Bucket::Day), hour.after(Bucket::Hour));
-        for sql in condense::forget_hour(&SQLITE) {
-            db.prepare_cached(&sql)?.execute(params![hour, day])?;
-        }
+    let closed = closed.start_of(Grain::Hour);
+    let next = condense::next_hour(&SQLITE);
+    let hour: Option<Instant> = db.prepare_cached(&next)?.query_row([closed], |row| row.get(0))?;
+    if let Some(hour) = hour {
+        let grains = Grain::ALL.map(|grain| hour.start_of(grain));
+        let [mark, sums, groups] = condense::forget_hour(&SQLITE);
+        db.prepare_cached(&mark)?.execute([hour])?;
+        db.prepare_cached(&sums)?.execute(grains)?;
+        db.prepare_cached(&groups)?.execute(grains)?;
         for sql in condense::sum_hour(&SQLITE) {
-            db.prepare_cached(&sql)?.execute(params![hour, until])?;
+            db.prepare_cached(&sql)?.execute(params![hour, hour.after(Grain::Hour)])?;
         }
         return Ok(Condensed::One);
     }
-    let today = closed.start_of(Bucket::Day);
-    if let Some(day) = next(condense::next_day(&SQLITE), today)? {
-        for sql in condense::sum_day(&SQLITE) {
-            db.prepare_cached(&sql)?.execute(params![day, day.after(Bucket::Day)])?;
+    if let Some((grain, finer, due)) = known(db, condense::EVER, closed)?.due(closed) {
+        for sql in condense::sum_finer(&SQLITE, grain, finer) {
+            for at in &due {
+                db.prepare_cached(&sql)?.execute(params![at, at.after(grain)])?;
+            }
         }
         return Ok(Condensed::One);
     }

@@ -1,16 +1,17 @@
 //! `usage_logs` in SQLite, as it is read.
 
 use std::collections::HashMap;
+use std::mem;
 
 use otari_filters::money::MicroUsd;
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, Row, ToSql, params_from_iter};
 
 use super::codec::{self, Read};
-use crate::store::analytics::plan::{Descent, Known, Plan};
+use crate::store::analytics::plan::{Descent, Grain, Known, Plan};
 use crate::store::analytics::sql::{self, SQLITE, Statement};
 use crate::store::analytics::{
-    Bucket, Dimension, Group, Param, Report, Reported, SEEK_FROM, Totals, UsageFilter,
+    Dimension, Group, Param, Report, Reported, SEEK_FROM, Totals, UsageFilter,
 };
 use crate::store::values::Instant;
 use crate::store::{Page, StoreError, UsageRow};
@@ -69,9 +70,9 @@ fn seek(
     mut skip: i64,
 ) -> Result<(UsageFilter, i64), StoreError> {
     let Some((start, end)) = span(db, filter)? else { return Ok((filter.clone(), skip)) };
-    let plan = Plan::new(start, end, &known(db, start, end)?, Bucket::Hour);
+    let mut plan = Plan::new(start, end, &known(db, start, end)?, Grain::Hour);
     let Some(descent) = Descent::new(&plan) else { return Ok((filter.clone(), skip)) };
-    let hourly = sql::hourly(&SQLITE, plan.hours, single);
+    let hourly = sql::hourly(&SQLITE, mem::take(&mut plan.sums[0]), single);
     let rows: HashMap<i64, i64> =
         ask(db, &hourly, |row| Ok((row.get::<_, Instant>(0)?.0, row.get(1)?)))?
             .into_iter()
@@ -85,7 +86,7 @@ fn seek(
         let count = if *has_sums {
             rows.get(&from.0).copied().unwrap_or(0)
         } else {
-            count(db, &sql::count_rows(&SQLITE, &piece))?
+            tally(db, &sql::count_rows(&SQLITE, &piece))?
         };
         if count > skip {
             return Ok((UsageFilter { end: piece.end, ..filter.clone() }, skip));
@@ -107,7 +108,7 @@ fn span(db: &Connection, filter: &UsageFilter) -> Result<Option<(Instant, Instan
     Ok(oldest.zip(newest).map(|(oldest, newest)| filter.within(oldest, newest)))
 }
 
-fn known(db: &Connection, start: Instant, end: Instant) -> Result<Known, StoreError> {
+pub(super) fn known(db: &Connection, start: Instant, end: Instant) -> Result<Known, StoreError> {
     let mut known = Known::default();
     let rows = ask(db, &sql::known(&SQLITE, start, end), |row| {
         Ok((row.get::<_, String>(0)?, row.get::<_, Instant>(1)?))
@@ -116,17 +117,25 @@ fn known(db: &Connection, start: Instant, end: Instant) -> Result<Known, StoreEr
     Ok(known)
 }
 
-fn count(db: &Connection, statement: &Statement) -> Result<i64, StoreError> {
+fn tally(db: &Connection, statement: &Statement) -> Result<i64, StoreError> {
     Ok(ask(db, statement, |row| row.get::<_, i64>(0))?.into_iter().sum())
 }
 
 pub(super) fn usage_count(db: &Connection, filter: &UsageFilter) -> Result<i64, StoreError> {
+    if let Some(rest) = filter.but_for_success() {
+        let unusual = tally(db, &sql::count_unusual(&SQLITE, &rest))?;
+        return Ok(count(db, &rest)? - unusual);
+    }
+    count(db, filter)
+}
+
+fn count(db: &Connection, filter: &UsageFilter) -> Result<i64, StoreError> {
     let Some(single) = filter.single() else {
-        return count(db, &sql::count_rows(&SQLITE, filter));
+        return tally(db, &sql::count_rows(&SQLITE, filter));
     };
     let Some((start, end)) = span(db, filter)? else { return Ok(0) };
-    let plan = Plan::new(start, end, &known(db, start, end)?, Bucket::Day);
-    count(db, &sql::count(&SQLITE, plan, filter, single))
+    let plan = Plan::new(start, end, &known(db, start, end)?, Grain::Week);
+    tally(db, &sql::count(&SQLITE, plan, filter, single))
 }
 
 pub(super) fn usage_report(
@@ -140,15 +149,15 @@ pub(super) fn usage_report(
         Some(None) => Some(known(db, start, end)?),
         _ => None,
     };
-    let plan = |coarsest| match &known {
+    let plan = |coarsest: Grain| match &known {
         Some(known) => Plan::new(start, end, known, coarsest),
         None => Plan::rows(start, end),
     };
-    let totals = sql::totals(&SQLITE, plan(report.bucket), filter, report.bucket);
+    let totals = sql::totals(&SQLITE, plan(report.bucket.into()), filter, report.bucket);
     let totals = ask(db, &totals, |row| Ok((row.get::<_, Read<_>>(0)?.0, read_totals(row)?)))?;
     let mut groups = Vec::new();
     if !report.dimensions.is_empty() {
-        let coarsest = if report.is_split { report.bucket } else { Bucket::Day };
+        let coarsest = if report.is_split { report.bucket.into() } else { Grain::Week };
         let statement = sql::groups(&SQLITE, plan(coarsest), filter, report);
         groups = ask(db, &statement, read_group)?.into_iter().flatten().collect();
     }

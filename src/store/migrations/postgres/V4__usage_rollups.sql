@@ -1,5 +1,9 @@
--- Usage at size: an index for each page that is asked for, and sums of whole hours and days, so that a summary of months
+-- Usage at size: an index for each page that is asked for, and sums of whole hours, days and weeks, so that a summary of months
 -- reads thousands of rows and not millions.
+
+-- These are the beginnings of longer ones, which the foreign keys use too.
+DROP INDEX IF EXISTS ix_usage_logs_api_key_id;
+DROP INDEX IF EXISTS ix_usage_logs_user_id;
 
 CREATE INDEX IF NOT EXISTS ix_usage_logs_api_key_id_timestamp ON usage_logs (api_key_id, "timestamp");
 CREATE INDEX IF NOT EXISTS ix_usage_logs_model_timestamp ON usage_logs (model, "timestamp");
@@ -8,6 +12,10 @@ CREATE INDEX IF NOT EXISTS ix_usage_logs_endpoint_timestamp ON usage_logs (endpo
 CREATE INDEX IF NOT EXISTS ix_usage_logs_request_group_id ON usage_logs (request_group_id);
 -- The usual value is not worth an index: the one on the time finds it at once.
 CREATE INDEX IF NOT EXISTS ix_usage_logs_unusual_status ON usage_logs (status, "timestamp") WHERE status <> 'success';
+CREATE INDEX IF NOT EXISTS ix_usage_logs_unusual_user_id ON usage_logs (user_id, status, "timestamp") WHERE status <> 'success';
+CREATE INDEX IF NOT EXISTS ix_usage_logs_unusual_api_key_id ON usage_logs (api_key_id, status, "timestamp")
+    WHERE status <> 'success';
+CREATE INDEX IF NOT EXISTS ix_usage_logs_unusual_model ON usage_logs (model, status, "timestamp") WHERE status <> 'success';
 CREATE INDEX IF NOT EXISTS ix_usage_logs_error_code ON usage_logs (status_code, "timestamp") WHERE status = 'error';
 CREATE INDEX IF NOT EXISTS ix_usage_logs_unpriced ON usage_logs ("timestamp") WHERE cost IS NULL;
 CREATE INDEX IF NOT EXISTS ix_usage_logs_uncounted ON usage_logs ("timestamp") WHERE NOT counts_toward_budget;
@@ -15,7 +23,7 @@ CREATE INDEX IF NOT EXISTS ix_usage_logs_imported ON usage_logs (source, "timest
 CREATE INDEX IF NOT EXISTS ix_usage_logs_source_label ON usage_logs (source_label, "timestamp")
     WHERE source_label IS NOT NULL;
 
--- Everything of an hour or a day (`grain`). `row_count` counts absorbed attempts too, `requests` does not.
+-- Everything of an hour, six hours, a day or a week (`grain`). `row_count` counts absorbed attempts too, `requests` does not.
 CREATE TABLE IF NOT EXISTS usage_rollups (
     grain varchar NOT NULL,
     bucket timestamptz NOT NULL,
