@@ -121,6 +121,7 @@ impl App {
         server: &ServerConf,
         mock: Option<std::net::SocketAddr>,
     ) -> Result<Self, StartError> {
+        let begun = std::time::Instant::now();
         // Whatever may fail comes before the keys that are shown once.
         let providers = config
             .providers
@@ -157,9 +158,8 @@ impl App {
         local.set(Settings::new(&config, &everything.settings));
         let follower =
             Follower { store: store.clone(), local: local.clone(), config: config.clone() };
-        if let Some(shared) = store.shared() {
-            follower.beat(shared).await.map_err(failed)?;
-        }
+        // It joined after that, if others share the database.
+        local.leases.renew(begun);
         let housekeeper =
             Housekeeper::new(store.clone(), metrics.clone(), config.usage_retention_days);
         Ok(Self {

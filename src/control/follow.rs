@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use otari_filters::control::Scope;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::config::Config;
 use crate::control::local::Local;
@@ -74,19 +74,34 @@ impl Follower {
                 self.local.leases.refill().await;
             }
         };
+        // Recalls have a way of their own: whoever asks waits, and must not wait for changes to be read.
+        let (recall, mut recalls) = mpsc::channel(NOTICES);
+        let changed = Notify::new();
+        let sort = async {
+            while let Some(notice) = notices.recv().await {
+                match notice {
+                    Notice::Changed => changed.notify_one(),
+                    // A full queue loses one: whoever recalls asks again.
+                    Notice::Recall(scope) => drop(recall.try_send(scope)),
+                }
+            }
+        };
+        let answer = async {
+            while let Some(scope) = recalls.recv().await {
+                self.give_back(&scope).await;
+            }
+        };
         let tick = async {
             let now = Instant::now();
             let mut last = Last { look: now, beat: now, count: now, is_behind: false };
             loop {
-                match tokio::time::timeout(EVERY, notices.recv()).await {
-                    Ok(Some(Notice::Recall(scope))) => self.give_back(&scope).await,
-                    Ok(Some(Notice::Changed)) => self.catch_up(shared, &mut last).await,
-                    Ok(None) | Err(_) => {}
+                if tokio::time::timeout(EVERY, changed.notified()).await.is_ok() {
+                    self.catch_up(shared, &mut last).await;
                 }
                 self.tick(shared, &mut last).await;
             }
         };
-        tokio::join!(listen, refill, tick);
+        tokio::join!(listen, sort, answer, refill, tick);
     }
 
     async fn tick(&self, shared: &dyn Shared, last: &mut Last) {
@@ -111,7 +126,7 @@ impl Follower {
     ///
     /// # Errors
     /// When the database does not answer: leases stay good until they are due.
-    pub async fn beat(&self, shared: &dyn Shared) -> Result<(), StoreError> {
+    async fn beat(&self, shared: &dyn Shared) -> Result<(), StoreError> {
         let heard = Instant::now();
         let ttl = i64::try_from(self.local.leases.ttl().as_secs()).unwrap_or(i64::MAX);
         if shared.beat(ttl).await? == Beat::Lost {
@@ -120,8 +135,12 @@ impl Follower {
             );
             self.local.leases.suspend();
             self.local.leases.forget().await;
-            // What was settled out of them must be in the database before new ones are.
-            self.local.journal.flush(self.local.leases.ttl()).await;
+        }
+        // What was settled out of leases that are void must be in the database before there are new ones.
+        if self.local.leases.is_suspended()
+            && !self.local.journal.flush(self.local.leases.ttl()).await
+        {
+            return Ok(());
         }
         self.local.leases.renew(heard);
         for held in self.local.ledger.moved_holds().chunks(PUBLISHED) {

@@ -112,7 +112,7 @@ impl Leases {
 
     /// The database heard from this gateway at `heard` or later.
     pub fn renew(&self, heard: Instant) {
-        let until = heard.duration_since(self.begun) + self.ttl.saturating_sub(SAFETY);
+        let until = heard.saturating_duration_since(self.begun) + self.ttl.saturating_sub(SAFETY);
         let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
         self.good_until_ms.fetch_max(until, Ordering::Release);
     }
@@ -120,6 +120,11 @@ impl Leases {
     /// No lease may be used until the next [`Self::renew`].
     pub fn suspend(&self) {
         self.good_until_ms.store(0, Ordering::Release);
+    }
+
+    /// Whether leases were suspended, or have never been good.
+    pub fn is_suspended(&self) -> bool {
+        self.good_until_ms.load(Ordering::Acquire) == 0
     }
 
     /// How holds are decided now.

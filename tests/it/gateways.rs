@@ -117,6 +117,7 @@ async fn never_overspent(count: usize) {
     .await;
     assert_eq!(provider.count(), usize::try_from(served).unwrap(), "one call each");
     let cap = EACH * FIT as f64;
+    println!("{count} gateways, {CALLS} calls: {served} served, {spend} of {cap} USD spent");
     assert!(spend <= cap, "never one cent past the cap: {spend} of {cap}");
     assert!(spend >= 0.98 * cap, "at least 98 % of the cap is usable: {spend} of {cap}");
 }
