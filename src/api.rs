@@ -21,7 +21,7 @@ use otari_filters::control::Caller;
 use otari_filters::rejection::{Code, Rejection};
 use serde::Serialize;
 
-use crate::app::App;
+use crate::app::{App, Mode, Standalone};
 use crate::routes::{Handler, Route};
 use crate::store::StoreError;
 
@@ -93,6 +93,29 @@ impl From<StoreError> for Rejection {
 /// # Errors
 /// What the caller is told instead.
 pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<Answer, Rejection> {
+    match route.handler {
+        Handler::Home => Ok(docs::home()),
+        Handler::OpenApi => docs::openapi(app, request),
+        Handler::Docs => docs::page(app),
+        Handler::DocsScript => docs::script(app, request),
+        Handler::Health => health::health(app).await,
+        Handler::Liveness => health::liveness(),
+        Handler::Readiness => health::readiness(app).await,
+        Handler::Metrics => health::metrics(app),
+        _ => match &app.mode {
+            Mode::Standalone(standalone) => manage(standalone, route, request).await,
+            // The index of routes has none of them in this mode.
+            Mode::Connected(_) => Err(Rejection::internal("a route of the other mode was found")),
+        },
+    }
+}
+
+/// Answers a route of the management API.
+async fn manage(
+    app: &Standalone,
+    route: &Route,
+    request: Request<'_>,
+) -> Result<Answer, Rejection> {
     use http::Method;
     let id = request.id.map(|sent| fields::path(id_name(route), sent)).transpose()?;
     // Held until memory knows what the store was told.
@@ -101,14 +124,6 @@ pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<An
         _ => Some(app.local.ledger.turn().await),
     };
     match (route.handler, &route.method, id.as_deref()) {
-        (Handler::Home, ..) => Ok(docs::home()),
-        (Handler::OpenApi, ..) => docs::openapi(app, request),
-        (Handler::Docs, ..) => docs::page(app),
-        (Handler::DocsScript, ..) => docs::script(app, request),
-        (Handler::Health, ..) => health::health(app),
-        (Handler::Liveness, ..) => health::liveness(),
-        (Handler::Readiness, ..) => health::readiness(app).await,
-        (Handler::Metrics, ..) => health::metrics(app),
         (Handler::Keys, &Method::POST, _) => keys::create(app, request).await,
         (Handler::Keys, &Method::PATCH, Some(id)) => keys::update(app, id, request).await,
         (Handler::Keys, &Method::DELETE, Some(id)) => keys::delete(app, id).await,
@@ -148,17 +163,10 @@ pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<An
         (Handler::Settings, ..) => settings::get(app),
         (Handler::MasterKeyRotation, ..) => settings::rotate(app).await,
         (Handler::Usage(question), ..) => usage::answer(app, question, request).await,
-        (Handler::Chat | Handler::ResponsesSocket, ..) => {
-            Err(Rejection::internal("a generation route reached the management API"))
+        (handler, _, id) => {
+            let what = format!("{handler:?} is not managed, or has no id: {}", id.is_none());
+            Err(Rejection::internal(what))
         }
-        (
-            Handler::KeyRotation
-            | Handler::UserUsage
-            | Handler::BudgetResets
-            | Handler::PriceHistory,
-            _,
-            None,
-        ) => Err(Rejection::internal("a route of one resource was found without its id")),
     }
 }
 

@@ -279,7 +279,7 @@ fn summary(config: &Config, out: &mut dyn Write) -> io::Result<()> {
 
 fn describe(provider: &config::ProviderConfig) -> String {
     let state = match (&provider.api_key, provider.kind.keyless) {
-        _ if !provider.kind.family.serves_chat() => "not callable yet",
+        _ if !provider.kind.is_callable() => "not callable yet",
         (Some(_), _) if provider.from_environment => "key from the environment",
         (Some(_), _) => "key",
         (None, true) => "no key needed",

@@ -1,6 +1,5 @@
 //! What the gateway was told to do: checked values only. After [`load`] nobody checks again.
 
-use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +31,7 @@ mod tests;
 pub use env::Env;
 pub use layers::{Flags, Sources};
 pub use log::{LogFormat, LogLevel};
+pub use otari_filters::secret::Secret;
 pub use price_file::{FilePrice, load_prices};
 pub use problem::{ConfigError, Place, Problem};
 
@@ -45,28 +45,6 @@ pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     let fields = layers::Fields::collect(sources, &mut report);
     let config = check::check(&fields, sources, &mut report);
     report.finish().map(|warnings| Config { warnings, ..config })
-}
-
-/// A value that must never be printed.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a secret text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself. Call it where the secret is used, and nowhere else.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// Everything `config.yml`, the environment and the flags say, checked.
@@ -134,8 +112,51 @@ pub struct Config {
     /// Days after which usage rows are removed; `None`: never.
     pub usage_retention_days: Option<u32>,
 
+    /// Connected mode's platform; `None`: standalone mode.
+    pub platform: Option<PlatformConfig>,
+    /// When a provider that fails is passed over; `None`: never.
+    pub circuit_breaker: Option<CircuitBreaker>,
+
     /// Sizes and times.
     pub limits: Limits,
+}
+
+/// `platform:`, and the token that switches connected mode on.
+#[derive(Clone, Debug)]
+pub struct PlatformConfig {
+    /// Identifies this gateway to the platform.
+    pub token: Secret,
+    /// Prefix of every platform URL, without a trailing slash.
+    pub base_url: String,
+    /// Every resolve call, and the health probe.
+    pub resolve_timeout: Duration,
+    /// One usage report.
+    pub usage_timeout: Duration,
+    /// Tries of one report in a row; at least 1.
+    pub usage_max_retries: u32,
+    /// How long an answer waits for what it cost.
+    pub usage_inline_timeout: Duration,
+    /// How long an open stream may be silent before its first event.
+    pub first_event_timeout: Duration,
+    /// The same when the gateway runs tools.
+    pub tool_loop_first_event_timeout: Duration,
+    /// Added for the last attempt.
+    pub final_attempt_extra: Duration,
+    /// Path of the reachability probe.
+    pub health_path: String,
+    /// Where people manage the platform.
+    pub management_url: String,
+    /// Report callers who left, too.
+    pub report_disconnects: bool,
+}
+
+/// When a provider that fails is passed over for another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CircuitBreaker {
+    /// Failures in a row after which it is.
+    pub failures: u32,
+    /// For how long; then one call finds out.
+    pub cooldown: Duration,
 }
 
 /// Address to listen on.

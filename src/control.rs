@@ -13,5 +13,6 @@ pub mod journal;
 pub mod leases;
 pub mod ledger;
 pub mod local;
+pub mod platform;
 pub mod writer;
 pub mod housekeeping;

@@ -3,7 +3,8 @@
 pub mod addresses;
 mod request;
 mod body;
-mod chat;
+mod generate;
+pub mod breaker;
 mod call;
 mod open;
 mod exchange;
@@ -51,6 +52,10 @@ pub struct RequestContext {
     pub user_id: Option<Arc<str>>,
     /// Their rate limit.
     pub quota: Option<Quota>,
+    /// The platform's name for the request.
+    pub plan_id: Option<Box<str>>,
+    /// The platform's name for the attempt that serves.
+    pub attempt_id: Option<Box<str>>,
     /// What the log line says of the end.
     pub outcome: Outcome,
     /// Counts the request in flight until the context is dropped.
@@ -114,6 +119,8 @@ impl ProxyHttp for Gateway {
             caller: None,
             user_id: None,
             quota: None,
+            plan_id: None,
+            attempt_id: None,
             outcome: Outcome::default(),
             in_flight: None,
         }

@@ -1,6 +1,7 @@
 //! Every public path: method, credential, handler. The index of the product.
 
 use http::Method;
+use otari_filters::protocol::Protocol;
 
 /// Which credential a route needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +33,11 @@ pub enum Handler {
     Readiness,
     /// Prometheus.
     Metrics,
-    /// OpenAI chat completions.
-    Chat,
-    /// OpenAI responses: only says how to call it.
+    /// A generation, in one of three APIs.
+    Generate(Protocol),
+    /// How many tokens a messages request has.
+    CountTokens,
+    /// OpenAI responses over a WebSocket: only says how to call it.
     ResponsesSocket,
     /// Management of keys.
     Keys,
@@ -117,7 +120,10 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/health/liveness", Credential::Open, Handler::Liveness),
     route(Method::GET, "/health/readiness", Credential::Open, Handler::Readiness),
     route(Method::GET, "/metrics", Credential::Open, Handler::Metrics),
-    route(Method::POST, "/v1/chat/completions", Credential::Key, Handler::Chat),
+    route(Method::POST, "/v1/chat/completions", Credential::Key, Handler::Generate(Protocol::Chat)),
+    route(Method::POST, "/v1/messages", Credential::Key, Handler::Generate(Protocol::Messages)),
+    route(Method::POST, "/v1/messages/count_tokens", Credential::Key, Handler::CountTokens),
+    route(Method::POST, "/v1/responses", Credential::Key, Handler::Generate(Protocol::Responses)),
     route(Method::GET, "/v1/responses", Credential::Open, Handler::ResponsesSocket),
     route(Method::POST, "/v1/keys", Credential::Master, Handler::Keys),
     route(Method::GET, "/v1/keys", Credential::Master, Handler::Keys),
@@ -177,12 +183,78 @@ pub static ROUTES: &[Route] = &[
         Credential::Master,
         Handler::Usage(Question::InFlight),
     ),
-    // Kept last: it answers every other method of the path.
-    route(Method::POST, "/v1/responses", Credential::Key, Handler::ResponsesSocket),
 ];
 
 /// Generation routes that people call without their prefix.
-const BARE: [(&str, &str); 1] = [("/chat/completions", "/v1/chat/completions")];
+const BARE: [(&str, &str); 4] = [
+    ("/chat/completions", "/v1/chat/completions"),
+    ("/messages", "/v1/messages"),
+    ("/messages/count_tokens", "/v1/messages/count_tokens"),
+    ("/responses", "/v1/responses"),
+];
+
+/// Whose routes there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    /// All of them.
+    Standalone,
+    /// Generations, health and pages: the rest is managed on the platform.
+    Connected,
+}
+
+/// Beginnings of paths that a platform manages: callers are told so.
+const ELSEWHERE: [&str; 11] = [
+    "/v1/users",
+    "/v1/keys",
+    "/v1/budgets",
+    "/v1/usage",
+    "/v1/settings",
+    "/v1/aliases",
+    "/v1/providers",
+    "/v1/pricing",
+    "/v1/organizations",
+    "/v1/workspaces",
+    "/v1/invitations",
+];
+
+impl Surface {
+    /// Whether the route is one of its own.
+    pub fn has(self, route: &Route) -> bool {
+        self == Self::Standalone
+            || matches!(
+                route.handler,
+                Handler::Home
+                    | Handler::OpenApi
+                    | Handler::Docs
+                    | Handler::DocsScript
+                    | Handler::Health
+                    | Handler::Liveness
+                    | Handler::Readiness
+                    | Handler::Metrics
+                    | Handler::Generate(_)
+                    | Handler::CountTokens
+                    | Handler::ResponsesSocket
+            )
+    }
+
+    /// Whether the path is managed on the platform.
+    fn is_elsewhere(self, method: &Method, path: &str) -> bool {
+        const METHODS: [Method; 6] = [
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+            Method::OPTIONS,
+        ];
+        self == Self::Connected
+            && METHODS.contains(method)
+            && ELSEWHERE.iter().any(|prefix| {
+                path.strip_prefix(prefix)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            })
+    }
+}
 
 /// What a path and method lead to.
 #[derive(Debug)]
@@ -191,12 +263,14 @@ pub enum Found<'a> {
     Route(&'static Route, Option<&'a str>),
     /// The path exists with other methods; with the first of them, and whether the path is a route at all.
     OtherMethod(&'static Route),
+    /// What is asked for is managed on the platform.
+    Elsewhere,
     /// Nothing; with the nearest path there is.
     Nothing(&'static str),
 }
 
 /// Finds the route of `path`: under `/v1` and `/api/v1`, with or without a trailing slash.
-pub fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
+pub fn find<'a>(surface: Surface, method: &Method, path: &'a str) -> Found<'a> {
     let path = if path.len() > 1 { path.strip_suffix('/').unwrap_or(path) } else { path };
     let path = match path.strip_prefix("/api") {
         Some(rest) if rest.starts_with("/v1") || rest.starts_with("/health") => rest,
@@ -208,8 +282,11 @@ pub fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
         _ => path,
     };
     let path = BARE.iter().find(|(bare, _)| *bare == path).map_or(path, |(_, full)| full);
+    if surface.is_elsewhere(method, path) {
+        return Found::Elsewhere;
+    }
     let mut other = None;
-    for route in ROUTES {
+    for route in ROUTES.iter().filter(|route| surface.has(route)) {
         let Some(id) = matches(route.template, path) else { continue };
         if route.method == *method || (*method == Method::HEAD && route.method == Method::GET) {
             return Found::Route(route, id);
@@ -218,7 +295,7 @@ pub fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
     }
     match other {
         Some(route) => Found::OtherMethod(route),
-        None => Found::Nothing(nearest(path)),
+        None => Found::Nothing(nearest(surface, path)),
     }
 }
 
@@ -234,9 +311,9 @@ fn matches<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
     (!id.is_empty() && fits).then_some(Some(id))
 }
 
-fn nearest(path: &str) -> &'static str {
+fn nearest(surface: Surface, path: &str) -> &'static str {
     let mut best = ("/", 0.0);
-    for route in ROUTES {
+    for route in ROUTES.iter().filter(|route| surface.has(route)) {
         let likeness = strsim::jaro_winkler(route.template, path);
         if likeness > best.1 {
             best = (route.template, likeness);
@@ -250,7 +327,7 @@ mod tests {
     use super::*;
 
     fn template(method: Method, path: &str) -> Option<&'static str> {
-        match find(&method, path) {
+        match find(Surface::Standalone, &method, path) {
             Found::Route(route, _) => Some(route.template),
             _ => None,
         }
@@ -273,19 +350,32 @@ mod tests {
 
     #[test]
     fn ids_are_one_segment() {
-        let Found::Route(route, id) = find(&Method::GET, "/v1/keys/abc") else { panic!() };
+        let Found::Route(route, id) = find(Surface::Standalone, &Method::GET, "/v1/keys/abc")
+        else {
+            panic!()
+        };
         assert_eq!((route.template, id), ("/v1/keys/{id}", Some("abc")));
-        assert!(matches!(find(&Method::GET, "/v1/keys/a/b"), Found::Nothing(_)));
-        let Found::Route(route, id) = find(&Method::GET, "/v1/users/a%2Fb/usage") else { panic!() };
+        assert!(matches!(
+            find(Surface::Standalone, &Method::GET, "/v1/keys/a/b"),
+            Found::Nothing(_)
+        ));
+        let Found::Route(route, id) =
+            find(Surface::Standalone, &Method::GET, "/v1/users/a%2Fb/usage")
+        else {
+            panic!()
+        };
         assert_eq!((route.template, id), ("/v1/users/{id}/usage", Some("a%2Fb")));
-        assert!(matches!(find(&Method::GET, "/v1/users//usage"), Found::Nothing(_)));
+        assert!(matches!(
+            find(Surface::Standalone, &Method::GET, "/v1/users//usage"),
+            Found::Nothing(_)
+        ));
         assert_eq!(template(Method::POST, "/v1/keys/a/rotate/"), Some("/v1/keys/{id}/rotate"));
         assert_eq!(template(Method::GET, "/v1/users/usage"), Some("/v1/users/{id}"));
     }
 
     #[test]
     fn model_keys_hold_slashes() {
-        let found = |method, path| match find(&method, path) {
+        let found = |method, path| match find(Surface::Standalone, &method, path) {
             Found::Route(route, id) => (route.template, id),
             other => panic!("{path}: {other:?}"),
         };
@@ -301,9 +391,15 @@ mod tests {
 
     #[test]
     fn a_wrong_method_and_a_wrong_path_are_told_apart() {
-        let Found::OtherMethod(route) = find(&Method::PUT, "/v1/keys") else { panic!() };
+        let Found::OtherMethod(route) = find(Surface::Standalone, &Method::PUT, "/v1/keys") else {
+            panic!()
+        };
         assert_eq!(route.method, Method::POST);
-        let Found::Nothing(nearest) = find(&Method::POST, "/v1/chat/completion") else { panic!() };
+        let Found::Nothing(nearest) =
+            find(Surface::Standalone, &Method::POST, "/v1/chat/completion")
+        else {
+            panic!()
+        };
         assert_eq!(nearest, "/v1/chat/completions");
     }
 }

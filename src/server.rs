@@ -13,8 +13,9 @@ use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 use pingora_core::services::listening::Service;
 
-use crate::app::{App, StartError};
+use crate::app::{App, Mode, Standalone, StartError};
 use crate::config::{Config, LogLevel};
+use crate::control::platform::Connected;
 use crate::mock;
 use crate::proxy::Gateway;
 use crate::telemetry::logs::AccessLog;
@@ -56,9 +57,17 @@ pub fn run(config: Config, greeting: Greeting) -> Result<(), StartError> {
     let mut gateway = Service::new("gateway".to_owned(), proxy);
     gateway.add_tcp_with_settings(&listener.address.to_string(), listener.options());
     server.add_service(gateway);
-    server.add_service(background_service("journal", JournalService(app.clone())));
-    server.add_service(background_service("follow", FollowService(app.clone())));
-    server.add_service(background_service("housekeeping", HousekeepingService(app.clone())));
+    match &app.mode {
+        Mode::Standalone(mode) => {
+            server.add_service(background_service("journal", JournalService(mode.clone())));
+            server.add_service(background_service("follow", FollowService(mode.clone())));
+            let housekeeping = HousekeepingService(mode.clone());
+            server.add_service(background_service("housekeeping", housekeeping));
+        }
+        Mode::Connected(mode) => {
+            server.add_service(background_service("reports", ReportService(mode.clone())));
+        }
+    }
     if let Some(mock) = mock {
         server.add_service(background_service("mock", mock));
     }
@@ -139,7 +148,7 @@ fn placeholder(address: SocketAddr) -> std::io::Result<socket2::Socket> {
 }
 
 /// Takes the journal to the store for as long as the process lives.
-struct JournalService(Arc<App>);
+struct JournalService(Arc<Standalone>);
 
 #[async_trait]
 impl BackgroundService for JournalService {
@@ -149,8 +158,19 @@ impl BackgroundService for JournalService {
     }
 }
 
+/// Takes reports to the platform for as long as the process lives.
+struct ReportService(Arc<Connected>);
+
+#[async_trait]
+impl BackgroundService for ReportService {
+    async fn start(&self, _: ShutdownWatch) {
+        // Does not stop at the signal: requests that drain still leave reports.
+        self.0.run().await;
+    }
+}
+
 /// Keeps in step with the other gateways on the database.
-struct FollowService(Arc<App>);
+struct FollowService(Arc<Standalone>);
 
 #[async_trait]
 impl BackgroundService for FollowService {
@@ -161,7 +181,7 @@ impl BackgroundService for FollowService {
 }
 
 /// Sums up usage and drops what is too old, until the gateway leaves.
-struct HousekeepingService(Arc<App>);
+struct HousekeepingService(Arc<Standalone>);
 
 #[async_trait]
 impl BackgroundService for HousekeepingService {

@@ -1,15 +1,20 @@
 //! `ControlPlane`: the questions a request asks of the world, in the order in which it asks them.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use crate::allow::AllowList;
 use crate::money::MicroUsd;
 use crate::prices::Prices;
+use crate::protocol::Protocol;
 use crate::rejection::Rejection;
-use crate::settle::UsageRecord;
+use crate::secret::Secret;
+use crate::settle::{Cost, Finished};
 use crate::upstream::Upstream;
 
 /// Who is calling.
@@ -30,13 +35,15 @@ pub enum Caller {
         /// The key's own list of models; `None`: its user's holds.
         allowed: Option<Arc<AllowList>>,
     },
+    /// The holder of a platform's token, which only the platform can judge.
+    Bearer(Arc<Secret>),
 }
 
 impl Caller {
-    /// Id of the key, `None` for the master key.
+    /// Id of the key; `None` for other credentials.
     pub fn key_id(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Master => None,
+            Self::Master | Self::Bearer(_) => None,
             Self::Key { id, .. } => Some(id),
         }
     }
@@ -50,10 +57,32 @@ impl Caller {
 /// Who pays, and whether the name in the request was theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Billed {
-    /// The user whose budget and spend are charged.
-    pub user_id: Arc<str>,
+    /// The user whose budget and spend are charged; `None`: that is the platform's affair.
+    pub user_id: Option<Arc<str>>,
     /// The request's `user` is a label of the caller's own: it goes on to the provider.
     pub keeps_label: bool,
+}
+
+/// What is asked of the world's list of models.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The selector as sent.
+    pub model: &'a str,
+    /// The API the caller speaks.
+    pub protocol: Protocol,
+    /// The caller wants no router to choose: a policy's default serves (`Otari-Router: off`).
+    pub no_router: bool,
+}
+
+/// Where a request may go.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// What to try, in this order; never empty.
+    pub attempts: Vec<Attempt>,
+    /// The platform's name for the request.
+    pub request_id: Option<Box<str>>,
+    /// The routing policy that the request named.
+    pub policy: Option<Arc<str>>,
 }
 
 /// One upstream that can serve the request.
@@ -67,10 +96,19 @@ pub struct Attempt {
     pub billed_model: Box<str>,
     /// What it costs as of the request; `None`: unpriced.
     pub prices: Option<Arc<Prices>>,
-    /// A price list spells the name out as it is, so that it may become a metric's label: what callers type is endless.
+    /// A price list or the platform spells the name out, so that it may become a metric's label: what callers type is
+    /// endless.
     pub is_listed: bool,
-    /// The request named an alias: answers show that name, and not the provider's.
+    /// The request named an alias or a policy: answers show that name, and not the provider's.
     pub is_alias: bool,
+    /// The platform's name for the attempt, under which it is reported.
+    pub id: Option<Box<str>>,
+    /// Where it stands in the plan, for metrics: the platform's number, else counted from 0.
+    pub position: u32,
+    /// Why it stands where it stands: `default`, `router:weighted`, `on_failure`.
+    pub reason: Option<&'static str>,
+    /// How long a stream that is open may be silent before its first event; `None`: as long as before any other.
+    pub first_event_timeout: Option<Duration>,
 }
 
 /// What a request asks of the budgets it falls under.
@@ -123,23 +161,26 @@ pub struct Reservation {
     pub counts: bool,
 }
 
+/// The end of a report: what the platform says the attempt cost, if it says so.
+pub type Settling = Pin<Box<dyn Future<Output = Option<Cost>> + Send + Sync>>;
+
 /// The world as a request sees it. Two of them: the gateway's own store, and a remote platform.
 #[async_trait]
 pub trait ControlPlane: Send + Sync {
     /// Who is calling? Refuses with the 401 codes, `unavailable` when it cannot know.
-    async fn authenticate(&self, token: &str) -> Result<Caller, Rejection>;
+    async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Rejection>;
 
     /// Who pays, given the user the request names? Refuses with `user_required`, `user_mismatch`, `key_without_user`.
     fn bill(&self, caller: &Caller, requested: Option<&str>) -> Result<Billed, Rejection>;
 
-    /// Which upstreams to try, best first; never empty. `user_id`: who pays; names may be theirs alone. Refuses with
-    /// `model_not_permitted`, `model_not_found`, `ambiguous_model`.
+    /// Which upstreams to try. `user_id`: who pays; names may be theirs alone. Refuses with `model_not_permitted`,
+    /// `model_not_found`, `ambiguous_model`, and with what the platform says.
     async fn resolve(
         &self,
         caller: &Caller,
-        user_id: &str,
-        model: &str,
-    ) -> Result<Vec<Attempt>, Rejection>;
+        user_id: Option<&str>,
+        wanted: Wanted<'_>,
+    ) -> Result<Plan, Rejection>;
 
     /// Holds the estimate against every budget the request falls under.
     /// Refuses with `user_not_found`, `user_blocked`, `budget_exceeded`, `unavailable`.
@@ -152,6 +193,7 @@ pub trait ControlPlane: Send + Sync {
     fn release(&self, reservation: Reservation);
 
     /// Records one finished attempt; the last one brings the hold. Durable against the end of this process when it
-    /// returns. Not `async`: it also runs while a panic unwinds, where nothing can be awaited.
-    fn settle(&self, record: UsageRecord, reservation: Option<Reservation>);
+    /// returns. Not `async`: it also runs while a panic unwinds, where nothing can be awaited. What it returns may be
+    /// waited for, by those who want to know what the platform made of it; dropping it stops nothing.
+    fn settle(&self, finished: Finished) -> Option<Settling>;
 }

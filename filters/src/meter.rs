@@ -5,10 +5,13 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::protocol::Protocol;
 use crate::protocol::sse::{self, Lines};
 
+mod first;
 mod usage;
 
+pub use first::{FirstEvent, Seen};
 pub use usage::Usage;
 use usage::{Lenient, WireUsage};
 
@@ -36,7 +39,7 @@ pub enum Reply {
 }
 
 /// Reads a whole JSON reply.
-pub fn read_reply(body: &[u8]) -> Reply {
+pub fn read_reply(_: Protocol, body: &[u8]) -> Reply {
     let Ok(reply) = serde_json::from_slice::<WireReply>(body) else { return Reply::NotACompletion };
     if reply.id.is_none() && reply.model.is_none() && reply.choices.is_none() {
         return Reply::NotACompletion;
@@ -53,7 +56,7 @@ pub fn read_reply(body: &[u8]) -> Reply {
 /// Nothing else is changed, and nothing is delayed unless a chunk may have to be hidden: then an event leaves when it
 /// is complete.
 #[derive(Debug)]
-pub struct ChatStream {
+pub struct Stream {
     hides_usage: bool,
     lines: Lines,
     /// The unfinished event; with `hides_usage` it has not left yet, otherwise it is a copy.
@@ -72,9 +75,9 @@ struct Event {
     usage_only: bool,
 }
 
-impl ChatStream {
+impl Stream {
     /// `hides_usage`: the caller did not ask for the usage chunk.
-    pub fn new(hides_usage: bool) -> Self {
+    pub fn new(_: Protocol, hides_usage: bool) -> Self {
         Self {
             hides_usage,
             lines: Lines::default(),

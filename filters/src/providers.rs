@@ -2,6 +2,8 @@
 //!
 //! A provider is added by adding a row.
 
+use crate::protocol::Protocol;
+
 /// How a provider is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -31,15 +33,19 @@ pub enum Family {
     SageMaker,
     /// Voyage AI: embeddings only.
     Voyage,
-    /// The mock provider inside this binary; speaks the OpenAI API.
+    /// The mock provider inside this binary; speaks the OpenAI and Anthropic APIs.
     Mock,
+    /// A provider that this version does not know.
+    Unknown,
 }
 
-impl Family {
-    /// Whether this build can send chat completions to the family.
-    pub fn serves_chat(self) -> bool {
-        matches!(self, Self::OpenAi | Self::Mock)
-    }
+/// Where a credential goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// `Authorization: Bearer`.
+    Bearer,
+    /// `x-api-key`.
+    XApiKey,
 }
 
 /// One row of the table.
@@ -63,6 +69,42 @@ pub struct Provider {
     pub well_known: &'static [&'static str],
 }
 
+/// Providers of the OpenAI family that also answer `POST {base}/responses`.
+const WITH_RESPONSES: [&str; 8] =
+    ["openai", "azureopenai", "fireworks", "groq", "huggingface", "neosantara", "otari", "mock"];
+
+impl Provider {
+    /// Whether it has the Responses API at all.
+    pub fn has_responses(&self) -> bool {
+        WITH_RESPONSES.contains(&self.name)
+    }
+
+    /// Whether this build can send it calls of this API.
+    pub fn serves(&self, protocol: Protocol) -> bool {
+        match (self.family, protocol) {
+            (Family::Mock, _) | (Family::OpenAi, Protocol::Chat) => true,
+            (Family::Anthropic, Protocol::Messages) => self.base_url.is_some(),
+            (Family::OpenAi, Protocol::Responses) => self.has_responses(),
+            _ => false,
+        }
+    }
+
+    /// Whether this build can call it for anything.
+    pub fn is_callable(&self) -> bool {
+        [Protocol::Chat, Protocol::Messages, Protocol::Responses]
+            .into_iter()
+            .any(|protocol| self.serves(protocol))
+    }
+
+    /// Where its credential goes.
+    pub fn auth(&self) -> Auth {
+        match self.family {
+            Family::Anthropic => Auth::XApiKey,
+            _ => Auth::Bearer,
+        }
+    }
+}
+
 /// The provider called `name`; `openai-compatible` and `openai_compatible` mean `openai`,
 /// `anthropic-compatible` means `anthropic`. Case-sensitive.
 pub fn find(name: &str) -> Option<&'static Provider> {
@@ -73,6 +115,18 @@ pub fn find(name: &str) -> Option<&'static Provider> {
     };
     PROVIDERS.iter().find(|provider| provider.name == name)
 }
+
+/// Stands for every name that is not in the table: a platform's may be newer. It serves nothing.
+pub static UNKNOWN: Provider = Provider {
+    name: "unknown",
+    display_name: "unknown provider",
+    family: Family::Unknown,
+    credential_env: &[],
+    base_env: &[],
+    base_url: None,
+    keyless: false,
+    well_known: &[],
+};
 
 /// Every provider, by name.
 pub static PROVIDERS: &[Provider] = &[

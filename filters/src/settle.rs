@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::Scope;
+use crate::control::{Reservation, Scope};
 use crate::money::MicroUsd;
 
 /// How an attempt ended, as `usage_logs.status` spells it.
@@ -89,6 +89,78 @@ pub struct UsageRecord {
     /// The ceilings that `cost` counts against too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ceilings: Vec<Charge>,
+    /// The routing policy that the request named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_name: Option<Arc<str>>,
+    /// Why the attempt was made: `default`, `router:weighted`, `on_failure`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection_reason: Option<Cow<'static, str>>,
+}
+
+/// A finished attempt, for whoever keeps the books.
+#[derive(Debug)]
+pub struct Finished {
+    /// For the gateway's own books.
+    pub record: UsageRecord,
+    /// The hold, with the last attempt of the request.
+    pub reservation: Option<Reservation>,
+    /// For the platform's; `None`: it is not told.
+    pub report: Option<Report>,
+}
+
+/// What a platform is told of an attempt, as it goes over the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The attempt, in the platform's words.
+    pub correlation_id: Box<str>,
+    /// Whether it served.
+    pub status: ReportStatus,
+    /// No other attempt of the request follows.
+    pub is_final_attempt: bool,
+    /// The caller's own label for the conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_label: Option<Arc<str>>,
+    /// Tokens of an attempt that served, when they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<ReportUsage>,
+    /// How the provider failed: `timeout`, `conn_err`, `http_429`, `http_400_billing`, `unknown`; `None` when it is
+    /// the gateway that failed, or a stream that had begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_class: Option<Box<str>>,
+}
+
+/// Whether an attempt served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportStatus {
+    /// It did.
+    Success,
+    /// It did not.
+    Error,
+}
+
+/// Tokens as the provider counts them: whether cached ones are part of the prompt depends on its API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportUsage {
+    /// Input.
+    pub prompt_tokens: u64,
+    /// Output.
+    pub completion_tokens: u64,
+    /// The provider's total.
+    pub total_tokens: u64,
+    /// Read from the provider's cache.
+    pub cache_read_tokens: u64,
+    /// Written to it.
+    pub cache_write_tokens: u64,
+}
+
+/// What a platform says an attempt cost; goes into the answer's `usage`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// US dollars with six decimals, as the platform wrote them.
+    pub cost_usd: Box<str>,
+    /// Where the price is from, such as `managed`.
+    pub pricing_source: Box<str>,
 }
 
 /// A ceiling that an attempt counts against.
@@ -130,4 +202,19 @@ pub enum Entry {
     Usage(UsageRecord),
     /// A budget period rolled over.
     Reset(BudgetReset),
+    /// A report that the platform must have.
+    Report(KeptReport),
+    /// The platform has a report, or will never take it: its [`KeptReport::id`].
+    Reported(Box<str>),
+}
+
+/// A report on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptReport {
+    /// Ours: a platform may use a name for an attempt twice.
+    pub id: Box<str>,
+    /// When the attempt ended: microseconds since 1970, UTC.
+    pub made_at_us: i64,
+    /// What is told.
+    pub report: Report,
 }

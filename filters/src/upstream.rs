@@ -1,36 +1,81 @@
 //! One provider's address and credentials, and what its failures mean to a caller.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, InvalidHeaderValue, USER_AGENT,
+};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-use crate::providers::Family;
+use crate::protocol::Protocol;
+use crate::providers::{Auth, Family, Provider};
 use crate::rejection::{Code, Rejection};
+use crate::secret::Secret;
 
+mod class;
 mod redact;
 
+pub use class::ErrorClass;
 pub use redact::redact;
 
-/// Where a provider is and how it is spoken to. Made once at start; shared by all requests.
+const AGENT: &str = concat!("otari/", env!("CARGO_PKG_VERSION"));
+/// The version of Anthropic's API that callers get who ask for none.
+const ANTHROPIC_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+
+/// What an upstream is made from.
+#[derive(Clone, Debug)]
+pub struct Draft<'a> {
+    /// See [`Upstream::instance`].
+    pub instance: &'a str,
+    /// The row of the table that it is one of.
+    pub kind: &'static Provider,
+    /// Absolute, `http` or `https`.
+    pub base_url: &'a str,
+    /// Its credential.
+    pub api_key: Option<&'a Secret>,
+    /// The operator's own headers.
+    pub headers: &'a [(HeaderName, HeaderValue)],
+    /// See [`Upstream::client_settings`].
+    pub client_settings: &'a [(String, Secret)],
+    /// See [`Upstream::max_retries`].
+    pub max_retries: u32,
+    /// See [`Upstream::first_byte_timeout`].
+    pub first_byte_timeout: Duration,
+    /// See [`Upstream::idle_timeout`].
+    pub idle_timeout: Duration,
+    /// See [`Upstream::address`].
+    pub address: Option<SocketAddr>,
+}
+
+/// Where a provider is and how it is spoken to. Of a configured provider it is made once and shared by all requests;
+/// with a platform's credentials it is made for one.
 #[derive(Debug)]
 pub struct Upstream {
     /// Name in selectors, rows and metrics.
     pub instance: Box<str>,
-    /// Wire format.
-    pub family: Family,
+    /// What it is.
+    pub kind: &'static Provider,
     /// `https`.
     pub tls: bool,
     /// Host name or address, without brackets; also the SNI.
     pub host: Box<str>,
     /// Port.
     pub port: u16,
-    /// Value of `Host`: with the port when it is not the scheme's own.
-    pub authority: HeaderValue,
-    /// Path of the base URL, without a trailing slash.
-    pub base_path: Box<str>,
-    /// Credential and the operator's own headers, ready to send. Sensitive values are marked so.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Scheme, host and port: what addresses and connections are shared by.
+    pub origin: Box<str>,
+    /// Path of each operation, by [`Protocol`].
+    paths: [PathAndQuery; 3],
+    /// Every header of a call but its length and what callers may add. Sensitive values are marked so.
+    pub headers: HeaderMap,
+    /// What signs calls where a bearer token does not: the credential itself.
+    pub api_key: Option<Secret>,
+    /// A platform's further settings of the provider's client, such as `region_name` and `aws_access_key_id`. They
+    /// never become fields of a request.
+    pub client_settings: Arc<[(String, Secret)]>,
     /// Repeats of a call that failed before its first byte.
     pub max_retries: u32,
     /// From the sent request to the first byte of the body.
@@ -39,6 +84,102 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// Fixed address instead of a name: literal addresses and the built-in mock.
     pub address: Option<SocketAddr>,
+    /// Tells this place with this credential from every other.
+    pub fingerprint: u64,
+}
+
+/// Why a draft makes no upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadDraft {
+    /// The base URL is none.
+    Url,
+    /// The credential holds characters that a header cannot.
+    Credential,
+}
+
+impl Upstream {
+    /// Makes everything that calls have in common.
+    ///
+    /// # Errors
+    /// Which part of the draft cannot be used.
+    pub fn new(draft: &Draft<'_>) -> Result<Self, BadDraft> {
+        let uri: Uri = draft.base_url.trim().parse().map_err(|_| BadDraft::Url)?;
+        let tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(BadDraft::Url),
+        };
+        let authority = uri.authority().ok_or(BadDraft::Url)?;
+        if authority.as_str().contains('@') || authority.host().is_empty() {
+            return Err(BadDraft::Url);
+        }
+        let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let literal = host.parse().ok().map(|ip| SocketAddr::new(ip, port));
+        let mut headers = HeaderMap::with_capacity(12);
+        let value = HeaderValue::from_str(authority.as_str()).map_err(|_| BadDraft::Url)?;
+        headers.insert(HOST, value);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        // The meter reads plain bytes.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        if draft.kind.family == Family::Anthropic {
+            headers.insert(HeaderName::from_static("anthropic-version"), ANTHROPIC_VERSION);
+        }
+        headers.extend(draft.headers.iter().cloned());
+        if let Some(key) = draft.api_key {
+            let (name, value) =
+                credential(draft.kind.auth(), key).map_err(|_| BadDraft::Credential)?;
+            headers.insert(name, value);
+        }
+        let origin = format!("{}://{host}:{port}", if tls { "https" } else { "http" });
+        let mut hasher = DefaultHasher::new();
+        (&*origin, uri.path(), draft.api_key.map(Secret::expose)).hash(&mut hasher);
+        let base = uri.path().trim_end_matches('/');
+        Ok(Self {
+            instance: draft.instance.into(),
+            kind: draft.kind,
+            tls,
+            host: host.into(),
+            port,
+            origin: origin.into(),
+            paths: paths(draft.kind.family, base).ok_or(BadDraft::Url)?,
+            headers,
+            api_key: draft.api_key.cloned(),
+            client_settings: draft.client_settings.into(),
+            max_retries: draft.max_retries,
+            first_byte_timeout: draft.first_byte_timeout,
+            idle_timeout: draft.idle_timeout,
+            address: draft.address.or(literal),
+            fingerprint: hasher.finish(),
+        })
+    }
+
+    /// Where calls of this kind go.
+    pub fn path(&self, protocol: Protocol) -> &PathAndQuery {
+        &self.paths[protocol as usize]
+    }
+}
+
+fn credential(auth: Auth, key: &Secret) -> Result<(HeaderName, HeaderValue), InvalidHeaderValue> {
+    let key = key.expose();
+    let (name, mut value) = match auth {
+        Auth::Bearer => (AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}"))?),
+        Auth::XApiKey => (HeaderName::from_static("x-api-key"), HeaderValue::from_str(key)?),
+    };
+    value.set_sensitive(true);
+    Ok((name, value))
+}
+
+/// In the order of [`Protocol`]. Anthropic's base has no version in it, OpenAI's has.
+fn paths(family: Family, base: &str) -> Option<[PathAndQuery; 3]> {
+    let version = match family {
+        Family::Anthropic if !base.ends_with("/v1") => "/v1",
+        _ => "",
+    };
+    let path = |tail: &str| format!("{base}{version}{tail}").parse().ok();
+    Some([path("/chat/completions")?, path("/messages")?, path("/responses")?])
 }
 
 /// Why an attempt gave no answer of its own.
@@ -77,6 +218,17 @@ impl Failure {
     /// Whether the provider may have begun to work, and to bill.
     pub fn was_sent(self) -> bool {
         !matches!(self, Self::Dns | Self::Connect | Self::ConnectTimeout)
+    }
+
+    /// How a platform is told.
+    pub fn class(self) -> ErrorClass {
+        match self {
+            Self::ConnectTimeout | Self::FirstByteTimeout | Self::IdleTimeout => {
+                ErrorClass::Timeout
+            }
+            Self::Dns | Self::Connect | Self::Broken => ErrorClass::Connection,
+            Self::Malformed => ErrorClass::Unknown,
+        }
     }
 
     /// What the caller is told.
@@ -118,11 +270,9 @@ pub fn refusal(status: u16, body: &[u8], retry_after_s: Option<u64>) -> Rejectio
     let own_words = |fallback: &'static str| {
         text.as_deref().and_then(redact).map_or(fallback.into(), std::borrow::Cow::Owned)
     };
-    let lower = String::from_utf8_lossy(body).to_lowercase();
-    let unpaid = BILLING.iter().any(|probe| lower.contains(probe));
     match status {
         402 => billing(),
-        400 | 422 if unpaid => billing(),
+        400 | 422 if is_unpaid(body) => billing(),
         400 | 413 | 422 => Rejection::new(Code::ProviderInvalid, own_words(INVALID)),
         404 => Rejection::new(
             Code::ProviderNotFound,
@@ -141,6 +291,28 @@ pub fn refusal(status: u16, body: &[u8], retry_after_s: Option<u64>) -> Rejectio
             Rejection { retry_after_s, ..Rejection::new(Code::ProviderError, "LLM provider error") }
         }
         _ => Rejection::new(Code::ProviderError, "LLM provider error"),
+    }
+}
+
+/// Whether a 400 or 422 says that the account cannot pay.
+fn is_unpaid(body: &[u8]) -> bool {
+    let lower = String::from_utf8_lossy(body).to_lowercase();
+    BILLING.iter().any(|probe| lower.contains(probe))
+}
+
+/// How a platform is told of an error status.
+pub fn class_of(status: u16, body: &[u8]) -> ErrorClass {
+    let unpaid = status == 402 || (matches!(status, 400 | 422) && is_unpaid(body));
+    ErrorClass::Status { status, unpaid }
+}
+
+/// What the caller is told when several upstreams were to be tried and the last of them failed so.
+pub fn exhausted(last: &Rejection) -> Rejection {
+    match last.code {
+        Code::ProviderTimeout => {
+            Rejection::new(Code::ProviderTimeout, "All upstream providers timed out")
+        }
+        _ => Rejection::new(Code::ProviderError, "All upstream providers failed"),
     }
 }
 

@@ -5,7 +5,7 @@ use otari_filters::rejection::{Code, Rejection};
 use otari_filters::validate::{Field, Fields, Kind};
 use serde_json::Value;
 
-use crate::app::App;
+use crate::app::Standalone;
 
 /// The field of keys and users.
 pub(super) const ALLOWED_MODELS: Field = Field::new(
@@ -40,7 +40,10 @@ pub(super) fn texts(fields: &mut Fields<'_>, name: &str) -> Option<Vec<String>> 
 ///
 /// # Errors
 /// `invalid_value`, naming every entry that is none.
-pub(super) fn list(app: &App, texts: Option<Vec<String>>) -> Result<Option<AllowList>, Rejection> {
+pub(super) fn list(
+    app: &Standalone,
+    texts: Option<Vec<String>>,
+) -> Result<Option<AllowList>, Rejection> {
     let Some(texts) = texts else { return Ok(None) };
     let aliases = app.local.directory.aliases();
     let is_provider = |name: &str| app.local.is_provider(name);
@@ -55,7 +58,7 @@ pub(super) fn list(app: &App, texts: Option<Vec<String>>) -> Result<Option<Allow
 /// # Errors
 /// `invalid_value`.
 pub(super) fn narrowed(
-    app: &App,
+    app: &Standalone,
     texts: Option<Vec<String>>,
     user_id: Option<&str>,
 ) -> Result<Option<Vec<String>>, Rejection> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::openapi::Operation;
 use super::{Answer, Request, fields};
-use crate::app::App;
+use crate::app::Standalone;
 use crate::clock;
 use crate::store::AliasRow;
 
@@ -59,7 +59,7 @@ impl<'a> From<&'a AliasRow> for Alias<'a> {
 }
 
 /// By name; of one name the configuration's first, then everybody's, then those of users.
-pub(super) async fn list(app: &App) -> Result<Answer, Rejection> {
+pub(super) async fn list(app: &Standalone) -> Result<Answer, Rejection> {
     let rows = app.store.alias_all().await?;
     let configured = app.config.aliases.iter().map(|(name, target)| Alias {
         name,
@@ -76,7 +76,7 @@ pub(super) async fn list(app: &App) -> Result<Answer, Rejection> {
 }
 
 /// Sets the target of a name, for everybody or for one user.
-pub(super) async fn put(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn put(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = PUT.read_body(&body);
     let name = fields::required_string(&mut read, "name");
@@ -116,7 +116,7 @@ pub(super) async fn put(app: &App, request: Request<'_>) -> Result<Answer, Rejec
 }
 
 pub(super) async fn delete(
-    app: &App,
+    app: &Standalone,
     name: &str,
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {
@@ -145,7 +145,7 @@ pub(super) async fn delete(
 ///
 /// # Errors
 /// `invalid_value`.
-pub(super) fn refuse_price(app: &App, body: &Map<String, Value>) -> Result<(), Rejection> {
+pub(super) fn refuse_price(app: &Standalone, body: &Map<String, Value>) -> Result<(), Rejection> {
     let name = body.get("model_key").and_then(Value::as_str).unwrap_or_default();
     match app.local.directory.aliases().any(name) {
         None => Ok(()),

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::openapi::Operation;
 use super::{Answer, Request, fields};
-use crate::app::{App, FLUSH_AT_MOST};
+use crate::app::{FLUSH_AT_MOST, Standalone};
 use crate::clock;
 use crate::period::ALIGNMENTS;
 use crate::store::{BudgetChange, BudgetRow, BudgetTotals, ResetRow, StoreError};
@@ -108,7 +108,7 @@ fn budget<'a>(row: &'a BudgetRow, totals: BudgetTotals, held: MicroUsd) -> Budge
 
 /// Budgets with what is spent and held under them now.
 async fn with_totals(
-    app: &App,
+    app: &Standalone,
     rows: &[BudgetRow],
 ) -> Result<Vec<(BudgetTotals, MicroUsd)>, Rejection> {
     app.local.journal.flush(FLUSH_AT_MOST).await;
@@ -118,13 +118,13 @@ async fn with_totals(
     Ok(totals.into_iter().zip(app.local.ledger.held_under(&ids)).collect())
 }
 
-async fn answer(app: &App, row: &BudgetRow) -> Result<Answer, Rejection> {
+async fn answer(app: &Standalone, row: &BudgetRow) -> Result<Answer, Rejection> {
     let totals = with_totals(app, std::slice::from_ref(row)).await?;
     let (totals, held) = totals.first().copied().unwrap_or_default();
     Answer::json(&budget(row, totals, held))
 }
 
-pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = CREATE.read_body(&body);
     let name = fields::string(&mut read, "name");
@@ -181,7 +181,7 @@ fn duration(read: &mut Fields<'_>) -> Option<i64> {
     read.integer("budget_duration_sec", SECONDS)
 }
 
-pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn list(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
     let mut read = LIST.read_query(&query);
     let page = fields::page(&mut read);
@@ -192,13 +192,17 @@ pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Reje
     Answer::json(&budgets.collect::<Vec<_>>())
 }
 
-pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn get(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
     let row = app.store.budget_get(id).await?.ok_or_else(|| not_found(id))?;
     answer(app, &row).await
 }
 
 /// The periods that ended under a budget.
-pub(super) async fn resets(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn resets(
+    app: &Standalone,
+    id: &str,
+    request: Request<'_>,
+) -> Result<Answer, Rejection> {
     let query = fields::query(request);
     let mut read = RESETS.read_query(&query);
     let page = fields::page(&mut read);
@@ -219,7 +223,11 @@ pub(super) async fn resets(app: &App, id: &str, request: Request<'_>) -> Result<
     Answer::json(&rows.iter().map(reset).collect::<Vec<_>>())
 }
 
-pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn update(
+    app: &Standalone,
+    id: &str,
+    request: Request<'_>,
+) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = UPDATE.read_body(&body);
     // Absent keeps, null clears, a value sets.
@@ -246,7 +254,7 @@ pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<
     answer(app, &row).await
 }
 
-pub(super) async fn delete(app: &App, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn delete(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
     match app.store.budget_delete(id, clock::now()).await {
         Ok(true) => {}
         Ok(false) => return Err(not_found(id)),

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::openapi::Operation;
 use super::{Answer, Request, budgets, fields};
-use crate::app::{App, FLUSH_AT_MOST};
+use crate::app::{FLUSH_AT_MOST, Standalone};
 use crate::clock;
 use crate::store::{Assignment, BudgetRow, CeilingChange, CeilingFilter, CeilingRow, StoreError};
 
@@ -93,7 +93,7 @@ struct Ceiling<'a> {
     updated_at: String,
 }
 
-async fn ceiling(app: &App, row: &CeilingRow) -> Result<serde_json::Value, Rejection> {
+async fn ceiling(app: &Standalone, row: &CeilingRow) -> Result<serde_json::Value, Rejection> {
     let budget: BudgetRow = app
         .store
         .budget_get(&row.budget_id)
@@ -128,7 +128,7 @@ async fn ceiling(app: &App, row: &CeilingRow) -> Result<serde_json::Value, Rejec
     .map_err(Rejection::internal)
 }
 
-pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = CREATE.read_body(&body);
     let scope_type = scope_type(&mut read);
@@ -203,7 +203,7 @@ fn bounded(read: &mut Fields<'_>, field: &str, text: &str, least: usize, most: u
 }
 
 /// A period of the budget that begins now.
-async fn assignment(app: &App, budget_id: String) -> Result<Assignment, Rejection> {
+async fn assignment(app: &Standalone, budget_id: String) -> Result<Assignment, Rejection> {
     let Some(budget) = app.store.budget_get(&budget_id).await? else {
         let message = format!("Budget '{budget_id}' not found");
         return Err(Rejection::new(Code::NotFound, message));
@@ -213,7 +213,7 @@ async fn assignment(app: &App, budget_id: String) -> Result<Assignment, Rejectio
     Ok(Assignment { budget_id, started_at: now, ends_at })
 }
 
-pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn list(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
     let mut read = LIST.read_query(&query);
     let filter = CeilingFilter {
@@ -230,13 +230,17 @@ pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Reje
     Answer::json(&ceilings)
 }
 
-pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn get(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
     app.local.journal.flush(FLUSH_AT_MOST).await;
     let row = app.store.ceiling_get(id).await?.ok_or_else(|| not_found(id))?;
     Answer::json(&ceiling(app, &row).await?)
 }
 
-pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn update(
+    app: &Standalone,
+    id: &str,
+    request: Request<'_>,
+) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = UPDATE.read_body(&body);
     let budget_id = fields::string(&mut read, "budget_id");
@@ -262,7 +266,7 @@ pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<
     Answer::json(&ceiling(app, &row).await?)
 }
 
-pub(super) async fn delete(app: &App, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn delete(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
     if !app.store.ceiling_delete(id).await? {
         return Err(not_found(id));
     }

@@ -8,17 +8,34 @@ use serde_json::json;
 
 use super::Answer;
 use super::openapi::Operation;
-use crate::app::App;
+use crate::app::{App, Mode};
+
+/// What the reference gateway calls connected mode.
+const MODE: &str = "hybrid";
 
 #[derive(Serialize, JsonSchema)]
 struct Health {
     status: &'static str,
+    /// Connected mode: `hybrid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<&'static str>,
+    /// Connected mode: `yes` or `no`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform_reachable: Option<&'static str>,
 }
 
 #[derive(Serialize, JsonSchema)]
 struct Readiness {
     status: &'static str,
-    database: &'static str,
+    /// Standalone mode: `connected` or `unavailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<&'static str>,
+    /// Connected mode: `hybrid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<&'static str>,
+    /// Connected mode: `connected` or `unavailable`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<&'static str>,
     version: &'static str,
 }
 
@@ -47,31 +64,56 @@ pub(super) fn liveness() -> Result<Answer, Rejection> {
 }
 
 /// The process serves. 503 while it is leaving, so that balancers turn away.
-pub(super) fn health(app: &App) -> Result<Answer, Rejection> {
-    if app.life.is_draining() {
-        let mut answer = Answer::json(&Health { status: "draining" })?;
+pub(super) async fn health(app: &App) -> Result<Answer, Rejection> {
+    let leaves = app.life.is_draining();
+    let status = if leaves { "draining" } else { "healthy" };
+    let mut health = Health { status, mode: None, platform_reachable: None };
+    if let Mode::Connected(connected) = &app.mode {
+        health.mode = Some(MODE);
+        health.platform_reachable = Some(match connected.is_reachable().await {
+            true => "yes",
+            false => "no",
+        });
+    }
+    let mut answer = Answer::json(&health)?;
+    if leaves {
         answer.status = StatusCode::SERVICE_UNAVAILABLE;
-        return Ok(answer);
     }
-    Answer::json(&Health { status: "healthy" })
+    Ok(answer)
 }
 
-/// The database answers.
+/// What the gateway cannot serve without answers.
 pub(super) async fn readiness(app: &App) -> Result<Answer, Rejection> {
-    let version = env!("CARGO_PKG_VERSION");
-    if app.life.is_draining() {
-        return Err(not_ready("connected", "draining", version));
+    let mut ready = Readiness {
+        status: "healthy",
+        database: None,
+        mode: None,
+        platform: None,
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    let leaves = app.life.is_draining();
+    let is_there = match &app.mode {
+        Mode::Standalone(standalone) => {
+            let is_there = leaves || standalone.store.ping().await.is_ok();
+            ready.database = Some(if is_there { "connected" } else { "unavailable" });
+            is_there
+        }
+        Mode::Connected(connected) => {
+            let is_there = leaves || connected.is_reachable().await;
+            ready.mode = Some(MODE);
+            ready.platform = Some(if is_there { "connected" } else { "unavailable" });
+            is_there
+        }
+    };
+    if is_there && !leaves {
+        return Answer::json(&ready);
     }
-    match app.store.ping().await {
-        Ok(()) => Answer::json(&Readiness { status: "healthy", database: "connected", version }),
-        Err(error) => Err(not_ready("unavailable", "unhealthy", version).because(error)),
-    }
-}
-
-fn not_ready(database: &'static str, status: &'static str, version: &'static str) -> Rejection {
-    let detail = json!(Readiness { status, database, version });
-    let message = format!("Not ready: {status}, database {database}");
-    Rejection { detail: Some(detail), ..Rejection::new(Code::Unavailable, message) }
+    ready.status = if leaves { "draining" } else { "unhealthy" };
+    let what = if ready.database.is_some() { "database" } else { "platform" };
+    let state = ready.database.or(ready.platform).unwrap_or_default();
+    let message = format!("Not ready: {}, {what} {state}", ready.status);
+    let detail = Some(json!(ready));
+    Err(Rejection { detail, ..Rejection::new(Code::Unavailable, message) })
 }
 
 /// The page for Prometheus, when it is switched on.
@@ -80,6 +122,8 @@ pub(super) fn metrics(app: &App) -> Result<Answer, Rejection> {
         let message = "Not Found: set enable_metrics to true to serve /metrics";
         return Err(Rejection::new(Code::NotFound, message));
     }
-    app.metrics.budget_held.set(app.local.ledger.total_held().to_f64());
+    if let Mode::Standalone(standalone) = &app.mode {
+        app.metrics.budget_held.set(standalone.local.ledger.total_held().to_f64());
+    }
     Ok(Answer::page(METRICS_TYPE, app.metrics.render()))
 }

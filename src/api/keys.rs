@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::openapi::Operation;
 use super::{Answer, Request, access, fields};
-use crate::app::App;
+use crate::app::Standalone;
 use crate::control::directory;
 use crate::store::{KeyChange, KeyRow};
 use crate::{clock, first_run};
@@ -141,7 +141,7 @@ impl<'a> CreatedKey<'a> {
     }
 }
 
-pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = CREATE.read_body(&body);
     let key_name = fields::string(&mut read, "key_name");
@@ -181,7 +181,7 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
 }
 
 /// A new secret on the same row; the old one is worth nothing from here on.
-pub(super) async fn rotate(app: &App, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn rotate(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
     let token = first_run::new_key().map_err(Rejection::internal)?;
     let hash = directory::hex(&directory::digest(&token));
     let rotated = app.store.key_rotate(id, &hash, &first_run::key_prefix(&token)).await?;
@@ -192,7 +192,7 @@ pub(super) async fn rotate(app: &App, id: &str) -> Result<Answer, Rejection> {
 
 /// The user to create with the key: none when the named one exists.
 async fn owner(
-    app: &App,
+    app: &Standalone,
     user_id: Option<&str>,
     key_id: &str,
     key_name: Option<&str>,
@@ -211,7 +211,7 @@ async fn owner(
     Ok(Some(first_run::user(user_id, Some(format!("User {user_id}")))))
 }
 
-pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn list(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
     let mut read = LIST.read_query(&query);
     let page = fields::page(&mut read);
@@ -220,12 +220,16 @@ pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Reje
     Answer::json(&rows.iter().map(KeyInfo::from).collect::<Vec<_>>())
 }
 
-pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn get(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
     let row = app.store.key_get(id).await?.ok_or_else(|| not_found(id))?;
     Answer::json(&KeyInfo::from(&row))
 }
 
-pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn update(
+    app: &Standalone,
+    id: &str,
+    request: Request<'_>,
+) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = UPDATE.read_body(&body);
     // Absent keeps, null clears where the field can be null, a value sets.
@@ -258,7 +262,7 @@ pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<
     Answer::json(&KeyInfo::from(&row))
 }
 
-pub(super) async fn delete(app: &App, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn delete(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
     if !app.store.key_delete(id).await? {
         return Err(not_found(id));
     }

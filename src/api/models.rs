@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::openapi::Operation;
 use super::{Answer, Request, fields};
-use crate::app::App;
+use crate::app::Standalone;
 use crate::clock;
 use crate::control::catalog::Model;
 
@@ -118,7 +118,7 @@ fn wants_anthropic(request: Request<'_>) -> bool {
     request.headers.contains_key("anthropic-version")
 }
 
-pub(super) fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) fn list(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let caller = caller(request)?;
     let query = fields::query(request);
     let mut read = LIST.read_query(&query);
@@ -137,7 +137,7 @@ pub(super) fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection>
     Answer::json(&Listed::OpenAi(List { object: "list", data }))
 }
 
-pub(super) fn get(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) fn get(app: &Standalone, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
     let Some(model) = app.local.model(caller(request)?, id) else {
         return Err(Rejection::new(Code::NotFound, format!("Model '{id}' not found")));
     };

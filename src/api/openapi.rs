@@ -24,7 +24,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value};
 use std::sync::LazyLock;
 
-use generation::{CHAT, NO_RESPONSES, NO_RESPONSES_POST};
+use generation::{CHAT, COUNT_TOKENS, MESSAGES, NO_SOCKET, RESPONSES};
 
 /// Makes the schema of a type, and notes the types that it is made of.
 type Shape = fn(&mut SchemaGenerator) -> Schema;

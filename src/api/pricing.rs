@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::openapi::Operation;
 use super::{Answer, Request, aliases, fields};
-use crate::app::App;
+use crate::app::Standalone;
 use crate::clock;
 use crate::store::{PriceRow, StoreError};
 
@@ -73,7 +73,7 @@ impl<'a> From<&'a PriceRow> for Pricing<'a> {
     }
 }
 
-pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = CREATE.read_body(&body);
     let model_key = model_key(app, &mut read);
@@ -98,7 +98,7 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
 }
 
 /// The newest price of a model, also one that is to come.
-async fn newest(app: &App, model_key: &str) -> Result<Option<PriceRow>, StoreError> {
+async fn newest(app: &Standalone, model_key: &str) -> Result<Option<PriceRow>, StoreError> {
     for candidate in candidates(app, model_key) {
         let rows = app.store.price_history(&candidate).await?;
         if let Some(row) = rows.into_iter().next() {
@@ -109,7 +109,7 @@ async fn newest(app: &App, model_key: &str) -> Result<Option<PriceRow>, StoreErr
 }
 
 /// `provider:model`, whichever separator was sent.
-fn model_key(app: &App, read: &mut Fields<'_>) -> String {
+fn model_key(app: &Standalone, read: &mut Fields<'_>) -> String {
     let sent = fields::required_string(read, "model_key");
     if !read.faults.is_empty() {
         return sent;
@@ -129,13 +129,13 @@ fn model_key(app: &App, read: &mut Fields<'_>) -> String {
 }
 
 /// Whether the name is that of a configured provider, or of one the gateway knows.
-fn is_provider(app: &App, name: &str) -> bool {
+fn is_provider(app: &Standalone, name: &str) -> bool {
     app.local.providers.iter().any(|configured| *configured.upstream.instance == *name)
         || otari_filters::providers::find(name).is_some()
 }
 
 /// The keys under which rows may stand for the one that was asked for, in the order in which they are tried.
-fn candidates(app: &App, sent: &str) -> Vec<String> {
+fn candidates(app: &Standalone, sent: &str) -> Vec<String> {
     let mut keys = vec![sent.to_owned()];
     if let Some((provider, model)) = resolve::split(sent).filter(|(name, _)| is_provider(app, name))
     {
@@ -146,7 +146,7 @@ fn candidates(app: &App, sent: &str) -> Vec<String> {
     keys
 }
 
-pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn list(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
     let mut read = LIST.read_query(&query);
     let page = fields::page(&mut read);
@@ -155,7 +155,11 @@ pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Reje
     Answer::json(&rows.iter().map(Pricing::from).collect::<Vec<_>>())
 }
 
-pub(super) async fn get(app: &App, key: &str, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn get(
+    app: &Standalone,
+    key: &str,
+    request: Request<'_>,
+) -> Result<Answer, Rejection> {
     let query = fields::query(request);
     let mut read = GET.read_query(&query);
     let as_of = fields::datetime(&mut read, "as_of");
@@ -169,7 +173,7 @@ pub(super) async fn get(app: &App, key: &str, request: Request<'_>) -> Result<An
     Err(not_found(key))
 }
 
-pub(super) async fn history(app: &App, key: &str) -> Result<Answer, Rejection> {
+pub(super) async fn history(app: &Standalone, key: &str) -> Result<Answer, Rejection> {
     for candidate in candidates(app, key) {
         let rows = app.store.price_history(&candidate).await?;
         if !rows.is_empty() {
@@ -180,7 +184,7 @@ pub(super) async fn history(app: &App, key: &str) -> Result<Answer, Rejection> {
 }
 
 pub(super) async fn delete(
-    app: &App,
+    app: &Standalone,
     key: &str,
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use self::table::{Kind, SETTABLE, SETTINGS, Setting};
 use super::openapi::Operation;
 use super::{Answer, Request, fields};
-use crate::app::App;
+use crate::app::Standalone;
 use crate::control::directory;
 use crate::control::settings::{MASTER_KEY_HASH, MasterKey, Settings};
 use crate::{clock, first_run};
@@ -68,7 +68,7 @@ struct NewMasterKey<'a> {
     master_key: &'a str,
 }
 
-pub(super) fn get(app: &App) -> Result<Answer, Rejection> {
+pub(super) fn get(app: &Standalone) -> Result<Answer, Rejection> {
     let now = app.settings.load();
     let value = |key: &str| {
         let setting = SETTINGS.iter().find(|setting| setting.key == key);
@@ -108,7 +108,7 @@ pub(super) fn get(app: &App) -> Result<Answer, Rejection> {
 }
 
 /// Changes settings from the next request on. Null forgets a change: the configuration holds again.
-pub(super) async fn update(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn update(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let changes = read(&body)?;
     if !changes.is_empty() {
@@ -164,7 +164,7 @@ fn text(read: &mut Fields<'_>, setting: &Setting) -> Option<String> {
 }
 
 /// A new master key; the old one is worth nothing from here on.
-pub(super) async fn rotate(app: &App) -> Result<Answer, Rejection> {
+pub(super) async fn rotate(app: &Standalone) -> Result<Answer, Rejection> {
     if !matches!(**app.local.master.load(), MasterKey::Generated(_)) {
         let message = "The master key is set in the configuration and is not rotated here: change master_key or \
                        OTARI_MASTER_KEY, and restart";

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::openapi::Operation;
 use super::{Answer, Request, fields};
-use crate::app::{App, FLUSH_AT_MOST};
+use crate::app::{FLUSH_AT_MOST, Standalone};
 use crate::routes::Question;
 use crate::store::{Page, UsageFilter, UsageRow};
 
@@ -30,7 +30,7 @@ pub(super) static OF_USER: Operation =
         .refusing(&[404]);
 /// Answers a question.
 pub(super) async fn answer(
-    app: &App,
+    app: &Standalone,
     question: Question,
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {
@@ -130,7 +130,7 @@ impl<'a> From<&'a UsageRow> for Usage<'a> {
     }
 }
 
-async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+async fn list(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let (filter, page) =
         filter::checked(&LIST, request, |read| (filter::filter(read), fields::page(read)))?;
     rows(app, &filter, page).await
@@ -142,7 +142,7 @@ struct Count {
 }
 
 /// How many rows all pages have.
-async fn count(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+async fn count(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let filter = filter::checked(&COUNT, request, filter::filter)?;
     app.local.journal.flush(FLUSH_AT_MOST).await;
     Answer::json(&Count { total: app.store.usage_count(&filter).await? })
@@ -150,7 +150,7 @@ async fn count(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
 
 /// One user's rows, deleted or not.
 pub(super) async fn of_user(
-    app: &App,
+    app: &Standalone,
     id: &str,
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {
@@ -166,7 +166,7 @@ pub(super) async fn of_user(
     rows(app, &filter, page).await
 }
 
-async fn rows(app: &App, filter: &UsageFilter, page: Page) -> Result<Answer, Rejection> {
+async fn rows(app: &Standalone, filter: &UsageFilter, page: Page) -> Result<Answer, Rejection> {
     // Whoever asks after an answer expects to find its row.
     app.local.journal.flush(FLUSH_AT_MOST).await;
     let rows = app.store.usage_list(filter, page).await?;

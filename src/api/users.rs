@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::openapi::Operation;
 use super::{Answer, Request, access, budgets, fields};
-use crate::app::{App, FLUSH_AT_MOST};
+use crate::app::{FLUSH_AT_MOST, Standalone};
 use crate::clock;
 use crate::store::{Assignment, StoreError, UserChange, UserRow};
 
@@ -71,7 +71,7 @@ struct User<'a> {
 }
 
 /// A user with counters as they are now.
-async fn user<'a>(app: &App, row: &'a UserRow) -> Result<User<'a>, Rejection> {
+async fn user<'a>(app: &Standalone, row: &'a UserRow) -> Result<User<'a>, Rejection> {
     let ledger = &app.local.ledger;
     let counters = ledger.counters(&row.user_id);
     let held = counters.map_or(row.reserved, |now| now.held);
@@ -108,13 +108,13 @@ async fn user<'a>(app: &App, row: &'a UserRow) -> Result<User<'a>, Rejection> {
 
 /// Where budgets are shared, the whole spend stands in the database alone: what this gateway settled a moment ago must
 /// be there before it is read.
-async fn catch_up(app: &App) {
+async fn catch_up(app: &Standalone) {
     if app.local.ledger.is_shared() {
         app.local.journal.flush(FLUSH_AT_MOST).await;
     }
 }
 
-pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = CREATE.read_body(&body);
     let user_id = fields::required_string(&mut read, "user_id");
@@ -165,7 +165,7 @@ pub(super) async fn create(app: &App, request: Request<'_>) -> Result<Answer, Re
 }
 
 /// A budget whose period begins now.
-async fn assignment(app: &App, id: String, now: Timestamp) -> Result<Assignment, Rejection> {
+async fn assignment(app: &Standalone, id: String, now: Timestamp) -> Result<Assignment, Rejection> {
     let Some(budget) = app.store.budget_get(&id).await? else {
         return Err(budgets::not_found(&id));
     };
@@ -173,7 +173,7 @@ async fn assignment(app: &App, id: String, now: Timestamp) -> Result<Assignment,
     Ok(Assignment { budget_id: id, started_at: now, ends_at })
 }
 
-pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn list(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let query = fields::query(request);
     let mut read = LIST.read_query(&query);
     let page = fields::page(&mut read);
@@ -187,13 +187,17 @@ pub(super) async fn list(app: &App, request: Request<'_>) -> Result<Answer, Reje
     Answer::json(&users)
 }
 
-pub(super) async fn get(app: &App, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn get(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
     catch_up(app).await;
     let row = app.store.user_get(id).await?.ok_or_else(|| not_found(id))?;
     Answer::json(&user(app, &row).await?)
 }
 
-pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn update(
+    app: &Standalone,
+    id: &str,
+    request: Request<'_>,
+) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = UPDATE.read_body(&body);
     // Absent keeps, null clears where the field can be null, a value sets.
@@ -236,7 +240,7 @@ pub(super) async fn update(app: &App, id: &str, request: Request<'_>) -> Result<
     Answer::json(&user(app, &row).await?)
 }
 
-pub(super) async fn delete(app: &App, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn delete(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
     if !app.store.user_delete(id, clock::now()).await? {
         return Err(not_found(id));
     }

@@ -72,7 +72,7 @@ fn found(env: &Env) -> Vec<(&'static Provider, &'static str)> {
         let is_known =
             provider.base_url.is_some() || provider.base_env.iter().any(|name| is_set(env, name));
         let name = provider.credential_env.iter().copied().find(|name| is_set(env, name))?;
-        (provider.family.serves_chat() && is_known).then_some((provider, name))
+        (provider.is_callable() && is_known).then_some((provider, name))
     };
     PROVIDERS.iter().filter_map(variable).collect()
 }

@@ -80,6 +80,8 @@ pub(super) fn check(fields: &Fields, sources: &Sources, report: &mut Report) -> 
         usage_retention_days: fields
             .some_whole("usage_retention_days", 1..=36_500, report)
             .and_then(|days| u32::try_from(days).ok()),
+        platform: None,
+        circuit_breaker: None,
         limits: limits(fields, report),
     }
 }

@@ -107,7 +107,7 @@ fn configured(
     if let Some(arguments) = entry("client_args") {
         client_args(&mut provider, arguments.entries(report), report);
     }
-    if !kind.family.serves_chat() {
+    if !kind.is_callable() {
         let text = format!(
             "provider \"{instance}\" ({}) cannot be called by this version yet.",
             kind.display_name
@@ -162,7 +162,7 @@ fn base_url(
                 .ok();
         }
     }
-    if kind.base_url.is_none() && kind.family.serves_chat() && kind.family != Family::Mock {
+    if kind.base_url.is_none() && kind.is_callable() && kind.family != Family::Mock {
         let cures: Vec<String> = [format!("{}.api_base", parent.path)]
             .into_iter()
             .chain(kind.base_env.iter().map(|&name| name.to_owned()))
@@ -198,7 +198,7 @@ fn checked_base(text: &str, kind: &Provider) -> Result<String, &'static str> {
     if authority.host().is_empty() {
         return Err(SHAPE);
     }
-    if kind.family.serves_chat() && text.contains(['?', '#']) {
+    if kind.is_callable() && text.contains(['?', '#']) {
         return Err("must not have a query or a fragment: paths are appended to it.");
     }
     Ok(text.trim_end_matches('/').to_owned())

@@ -76,7 +76,7 @@ impl Local {
                     continue;
                 }
                 let now_us = clock::now_us();
-                let listed = self.directory.price(instance, provider.kind, model, now_us);
+                let listed = self.directory.price(instance, provider.upstream.kind, model, now_us);
                 let is_default = listed.is_some();
                 let prices = listed.map(|listed| listed.prices);
                 let owner = instance.to_owned();

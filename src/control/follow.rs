@@ -29,7 +29,7 @@ pub struct Follower {
     /// What is kept in step.
     pub local: Arc<Local>,
     /// What stored aliases and settings are laid over.
-    pub config: Config,
+    pub config: Arc<Config>,
 }
 
 /// When something was last done, and whether changes were missed.

@@ -524,7 +524,7 @@ mod tests {
             .into_iter()
             .map(|e| match e {
                 Entry::Reset(reset) => reset.reset_at_us,
-                Entry::Usage(_) => 0,
+                _ => 0,
             })
             .collect();
         users.sort_unstable();

@@ -6,17 +6,19 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use http::HeaderMap;
 use otari_filters::allow::AllowList;
-use otari_filters::authenticate::unknown_key;
+use otari_filters::authenticate::{self, unknown_key};
 use otari_filters::control::{
-    Attempt, Billed, Caller, Claim, ControlPlane, Hold, Reservation, Scope,
+    Attempt, Billed, Caller, Claim, ControlPlane, Hold, Plan, Reservation, Scope, Settling, Wanted,
 };
 use otari_filters::limit::{Quota, Window};
 use otari_filters::money::MicroUsd;
+use otari_filters::protocol::Protocol;
 use otari_filters::providers::Family;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::resolve::{self, Instance};
-use otari_filters::settle::{Entry, UsageRecord};
+use otari_filters::settle::{Entry, Finished};
 use otari_filters::upstream::Upstream;
 use papaya::HashMap;
 use parking_lot::Mutex;
@@ -60,8 +62,6 @@ pub struct Local {
 pub struct Configured {
     /// How it is reached.
     pub upstream: Arc<Upstream>,
-    /// What it is.
-    pub kind: &'static otari_filters::providers::Provider,
     /// Model ids the configuration declares.
     pub models: Vec<String>,
 }
@@ -87,7 +87,7 @@ impl Local {
     /// The list that binds this caller: the key's own, else that of the user who pays. The operator has none.
     pub(super) fn allowed(&self, caller: &Caller, user_id: &str) -> Option<Arc<AllowList>> {
         match caller {
-            Caller::Master => None,
+            Caller::Master | Caller::Bearer(_) => None,
             Caller::Key { allowed: Some(own), .. } => Some(own.clone()),
             Caller::Key { allowed: None, .. } => self.directory.allowed(user_id),
         }
@@ -98,7 +98,10 @@ impl Local {
         let instances: Vec<Instance<'_>> = self
             .providers
             .iter()
-            .map(|provider| Instance { name: &provider.upstream.instance, kind: provider.kind })
+            .map(|provider| Instance {
+                name: &provider.upstream.instance,
+                kind: provider.upstream.kind,
+            })
             .collect();
         let lists = |instance: &Instance<'_>, model: &str| {
             self.directory.has_price(&format!("{}:{model}", instance.name))
@@ -113,12 +116,13 @@ impl Local {
 
     fn attempt(&self, provider: &Configured, model: &str) -> Attempt {
         // The mock's options behind `?` change its behaviour, not what it is.
-        let billed = match provider.upstream.family {
+        let billed = match provider.upstream.kind.family {
             Family::Mock => model.split('?').next().unwrap_or(model),
             _ => model,
         };
         let instance = &provider.upstream.instance;
-        let listed = self.directory.price(instance, provider.kind, billed, clock::now_us());
+        let listed =
+            self.directory.price(instance, provider.upstream.kind, billed, clock::now_us());
         Attempt {
             upstream: provider.upstream.clone(),
             model: model.into(),
@@ -126,7 +130,47 @@ impl Local {
             is_listed: listed.as_ref().is_some_and(|listed| listed.is_exact),
             prices: listed.map(|listed| listed.prices),
             is_alias: false,
+            id: None,
+            position: 0,
+            reason: None,
+            first_event_timeout: None,
         }
+    }
+
+    /// Where one selector leads, if this caller may go there.
+    fn target(
+        &self,
+        payer: &str,
+        allowed: Option<&AllowList>,
+        selector: &str,
+        wanted: Wanted<'_>,
+    ) -> Result<Attempt, Rejection> {
+        let target = self.directory.alias(payer, selector);
+        let found = self.find(target.as_deref().unwrap_or(selector));
+        let found = found.map(|(provider, name)| self.attempt(provider, name));
+        if let Some(allowed) = allowed {
+            // A name that leads nowhere is not permitted either: the refusal says nothing of what there is.
+            let is_permitted = found.as_ref().is_ok_and(|attempt| {
+                allowed.permits(&attempt.upstream.instance, &attempt.billed_model)
+            });
+            if !is_permitted {
+                let message =
+                    format!("Model '{}' is not permitted for this API key.", wanted.model);
+                return Err(Rejection::new(Code::ModelNotPermitted, message));
+            }
+        }
+        let attempt = match found {
+            Err(_) if target.is_some() => {
+                let message =
+                    format!("Alias '{selector}' stands for a provider that is not configured");
+                return Err(Rejection::new(Code::ModelNotFound, message));
+            }
+            found => found?,
+        };
+        if !attempt.upstream.kind.serves(wanted.protocol) {
+            return Err(unserved(&attempt.upstream, wanted.protocol));
+        }
+        Ok(Attempt { is_alias: target.is_some(), ..attempt })
     }
 
     /// Holds an estimate in one scope: in memory, unless only the database can say.
@@ -176,7 +220,8 @@ impl Local {
 
 #[async_trait]
 impl ControlPlane for Local {
-    async fn authenticate(&self, token: &str) -> Result<Caller, Rejection> {
+    async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Rejection> {
+        let token = authenticate::credential(headers)?;
         let presented = directory::digest(token);
         if self.master.load().is(&presented) {
             return Ok(Caller::Master);
@@ -204,13 +249,13 @@ impl ControlPlane for Local {
     fn bill(&self, caller: &Caller, requested: Option<&str>) -> Result<Billed, Rejection> {
         let owner = match (caller, requested) {
             (Caller::Master, Some(user)) => {
-                return Ok(Billed { user_id: user.into(), keeps_label: false });
+                return Ok(Billed { user_id: Some(user.into()), keeps_label: false });
             }
             (Caller::Master, None) => {
                 let message = "When using master key, 'user' field is required in request body";
                 return Err(Rejection::new(Code::UserRequired, message));
             }
-            (Caller::Key { user_id: None, .. }, _) => {
+            (Caller::Key { user_id: None, .. } | Caller::Bearer(_), _) => {
                 let message = "API key has no associated user";
                 return Err(Rejection::new(Code::KeyWithoutUser, message));
             }
@@ -222,44 +267,19 @@ impl ControlPlane for Local {
             let message = "'user' field does not match the authenticated API key's user";
             return Err(Rejection::new(Code::UserMismatch, message));
         }
-        Ok(Billed { user_id: owner, keeps_label: other.is_some() && !is_identity })
+        Ok(Billed { user_id: Some(owner), keeps_label: other.is_some() && !is_identity })
     }
 
     async fn resolve(
         &self,
         caller: &Caller,
-        user_id: &str,
-        model: &str,
-    ) -> Result<Vec<Attempt>, Rejection> {
-        let target = self.directory.alias(user_id, model);
-        let found = self.find(target.as_deref().unwrap_or(model));
-        let found = found.map(|(provider, name)| (provider, self.attempt(provider, name)));
-        if let Some(allowed) = self.allowed(caller, user_id) {
-            // A name that leads nowhere is not permitted either: the refusal says nothing of what there is.
-            let is_permitted = found.as_ref().is_ok_and(|(_, attempt)| {
-                allowed.permits(&attempt.upstream.instance, &attempt.billed_model)
-            });
-            if !is_permitted {
-                let message = format!("Model '{model}' is not permitted for this API key.");
-                return Err(Rejection::new(Code::ModelNotPermitted, message));
-            }
-        }
-        let (provider, attempt) = match found {
-            Err(_) if target.is_some() => {
-                let message =
-                    format!("Alias '{model}' stands for a provider that is not configured");
-                return Err(Rejection::new(Code::ModelNotFound, message));
-            }
-            found => found?,
-        };
-        if !provider.upstream.family.serves_chat() {
-            let message = format!(
-                "Provider '{}' ({}) cannot be called by this version of the gateway",
-                provider.upstream.instance, provider.kind.display_name
-            );
-            return Err(Rejection::new(Code::Unsupported, message));
-        }
-        Ok(vec![Attempt { is_alias: target.is_some(), ..attempt }])
+        user_id: Option<&str>,
+        wanted: Wanted<'_>,
+    ) -> Result<Plan, Rejection> {
+        let payer = user_id.unwrap_or_default();
+        let allowed = self.allowed(caller, payer);
+        let one = self.target(payer, allowed.as_deref(), wanted.model, wanted)?;
+        Ok(Plan { attempts: vec![one], ..Plan::default() })
     }
 
     async fn reserve(&self, claim: Claim<'_>) -> Result<Reservation, Rejection> {
@@ -310,7 +330,8 @@ impl ControlPlane for Local {
         self.ledger.release(&reservation);
     }
 
-    fn settle(&self, mut record: UsageRecord, reservation: Option<Reservation>) {
+    fn settle(&self, finished: Finished) -> Option<Settling> {
+        let Finished { mut record, reservation, report: _ } = finished;
         if let Some(reservation) = &reservation {
             self.ledger.charge(&mut record, reservation);
         }
@@ -320,7 +341,28 @@ impl ControlPlane for Local {
         if let Entry::Usage(record) = &entry {
             self.ledger.settle(record, reservation.as_ref());
         }
+        None
     }
+}
+
+/// The provider speaks another API than the caller.
+fn unserved(upstream: &Upstream, protocol: Protocol) -> Rejection {
+    let (name, kind) = (&upstream.instance, upstream.kind);
+    let message = match protocol {
+        Protocol::Responses if !kind.has_responses() => {
+            format!("Provider '{name}' does not support the Responses API")
+        }
+        _ if !kind.is_callable() => format!(
+            "Provider '{name}' ({}) cannot be called by this version of the gateway",
+            kind.display_name
+        ),
+        _ => format!(
+            "Provider '{name}' ({}) cannot be called through {} by this version of the gateway",
+            kind.display_name,
+            protocol.route()
+        ),
+    };
+    Rejection::new(Code::Unsupported, message)
 }
 
 /// Holds taken so far: given back when one is refused, or the caller leaves while the database is asked.

@@ -6,15 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT};
 use otari_filters::upstream::{Failure, Upstream};
 use papaya::HashMap;
 use pingora_core::protocols::tls::ALPN;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_http::RequestHeader;
 
-const AGENT: &str = concat!("otari/", env!("CARGO_PKG_VERSION"));
 /// An answer is used for so long before the name is asked for again.
 const FRESH: Duration = Duration::from_secs(30);
 /// A look-up may take so long.
@@ -23,18 +19,18 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
 /// HTTP/2 streams on one connection; Pingora's default is one.
 const MAX_H2_STREAMS: usize = 100;
+/// Places that are remembered; a platform may name any number of them.
+const MAX_KEPT: usize = 10_000;
 
-/// What is needed to call one provider.
+/// Where one provider is.
 #[derive(Debug)]
 pub(super) struct Known {
     /// The peers to connect to, in the order to try them; never empty.
     pub(super) peers: Vec<Arc<HttpPeer>>,
-    /// The request's header but for its length: made once, because every call would make the same.
-    pub(super) header: RequestHeader,
     since: Instant,
 }
 
-/// All providers that were called, by instance.
+/// All providers that were called, by scheme, host and port.
 #[derive(Debug, Default)]
 pub struct Addresses(HashMap<Box<str>, Arc<Known>>);
 
@@ -49,7 +45,7 @@ impl Addresses {
         connect_timeout: Duration,
         now: Instant,
     ) -> Result<Arc<Known>, Failure> {
-        let known = self.0.pin().get(&upstream.instance).cloned();
+        let known = self.0.pin().get(&upstream.origin).cloned();
         if let Some(known) = &known
             && (upstream.address.is_some() || now.duration_since(known.since) < FRESH)
         {
@@ -67,28 +63,14 @@ impl Addresses {
             .into_iter()
             .map(|address| Arc::new(peer(upstream, address, connect_timeout)))
             .collect();
-        let header = header(upstream).map_err(|_| Failure::Connect)?;
-        let fresh = Arc::new(Known { peers, header, since: now });
-        self.0.pin().insert(upstream.instance.clone(), fresh.clone());
+        let fresh = Arc::new(Known { peers, since: now });
+        let known = self.0.pin();
+        if known.len() >= MAX_KEPT {
+            known.clear();
+        }
+        known.insert(upstream.origin.clone(), fresh.clone());
         Ok(fresh)
     }
-}
-
-/// An allow-list, never a copy of the caller's header.
-fn header(upstream: &Upstream) -> pingora_core::Result<RequestHeader> {
-    let path = format!("{}/chat/completions", upstream.base_path);
-    let mut header = RequestHeader::build_no_case("POST", path.as_bytes(), Some(8))?;
-    let fixed = HeaderValue::from_static;
-    header.insert_header(HOST, upstream.authority.clone())?;
-    header.insert_header(CONTENT_TYPE, fixed("application/json"))?;
-    header.insert_header(ACCEPT, fixed("*/*"))?;
-    // The meter reads plain bytes.
-    header.insert_header(ACCEPT_ENCODING, fixed("identity"))?;
-    header.insert_header(USER_AGENT, fixed(AGENT))?;
-    for (name, value) in &upstream.headers {
-        header.insert_header(name.clone(), value.clone())?;
-    }
-    Ok(header)
 }
 
 async fn lookup(host: &str, port: u16) -> Vec<SocketAddr> {

@@ -1,8 +1,8 @@
 //! A call on its way: what its steps hand to each other, and why one of them may stop it.
 
 use bytes::Bytes;
-use otari_filters::control::Attempt;
-use otari_filters::protocol::chat::Request;
+use otari_filters::control::{Attempt, Plan};
+use otari_filters::protocol::Request;
 use otari_filters::protocol::name::ModelName;
 use otari_filters::rejection::Rejection;
 use pingora_core::prelude::Error;
@@ -10,22 +10,29 @@ use pingora_core::prelude::Error;
 use crate::proxy::body;
 use crate::proxy::open::Open;
 
-/// A chat completion that has passed the gates.
+/// A generation that has passed the gates.
 pub(super) struct Call {
     pub(super) request: Request,
     pub(super) body: Bytes,
     /// `user` is the caller's own label and goes on to the provider.
     pub(super) keeps_user: bool,
-    /// Best first; never empty.
-    pub(super) attempts: Vec<Attempt>,
+    /// Where it may go; never empty.
+    pub(super) plan: Plan,
+    /// Which of the attempts serves, or is being tried.
+    pub(super) at: usize,
     pub(super) open: Open,
 }
 
 impl Call {
+    /// The attempt that serves, or is being tried.
+    pub(super) fn attempt(&self) -> &Attempt {
+        &self.plan.attempts[self.at]
+    }
+
     /// The name that answers show in the place of the provider's; `None`: they keep theirs.
     pub(super) fn shown_name(&self) -> Option<ModelName> {
-        let is_alias = self.attempts.first().is_some_and(|attempt| attempt.is_alias);
-        is_alias.then(|| ModelName::new(&self.request.model))
+        let name = &self.request.model;
+        self.attempt().is_alias.then(|| ModelName::new(self.request.protocol, name))
     }
 }
 

@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use otari_filters::control::Attempt;
+use otari_filters::meter::Usage;
+use otari_filters::protocol::Rewrite;
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::upstream::{self, Failure};
+use otari_filters::upstream::{self, ErrorClass, Failure, Upstream};
 use pingora_core::prelude::{Error, ErrorType};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -34,26 +36,28 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 /// All pauses of one request together.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// A provider's answer whose header and first piece are here.
+/// A provider's answer that nothing stands against any more.
 pub(super) struct Answer {
     pub(super) up: HttpSession,
     pub(super) peer: Arc<HttpPeer>,
     /// Decoded when the provider compressed although it was told not to.
     pub(super) decoder: receive::Decoder,
     pub(super) is_stream: bool,
-    /// First piece, as received.
-    pub(super) first: Bytes,
+    /// What is here of the body, decoded: of a stream up to the first event, of a document up to a megabyte.
+    pub(super) first: Vec<Bytes>,
+    /// The document is here to its end; with its usage, if it tells.
+    pub(super) whole: Option<Option<Usage>>,
     pub(super) idle_timeout: Duration,
 }
 
 /// Why an attempt ended without an answer.
 pub(super) enum Failed {
     /// Nothing reached the caller: another try may.
-    Attempt(FailedAttempt),
+    Attempt(Box<FailedAttempt>),
     /// The caller left.
     CallerGone(Box<Error>),
     /// The gateway is leaving, or the whole request took too long.
-    Ended(&'static str, Rejection),
+    Ended(&'static str, Box<Rejection>),
 }
 
 /// A try that failed.
@@ -63,6 +67,9 @@ pub(super) struct FailedAttempt {
     /// The provider's status, if it gave one.
     status: Option<u16>,
     rejection: Rejection,
+    class: ErrorClass,
+    /// The answer had begun, so that the caller would have seen it, had it been the answer to them.
+    had_begun: bool,
     /// Worth repeating on the same provider.
     repeatable: bool,
     /// The connection came from the pool and broke before an answer: says nothing of the provider.
@@ -74,17 +81,24 @@ impl FailedAttempt {
     pub(super) fn into_parts(self) -> (Cow<'static, str>, Rejection) {
         (self.reason, self.rejection)
     }
+
+    /// The provider's status, else the one a caller would see.
+    fn status(&self) -> u16 {
+        self.status.unwrap_or(self.rejection.code.status().as_u16())
+    }
 }
 
 impl From<Failure> for Failed {
     fn from(failure: Failure) -> Self {
-        Self::Attempt(FailedAttempt {
+        Self::Attempt(Box::new(FailedAttempt {
             reason: failure.as_str().into(),
             status: None,
             rejection: failure.rejection(),
+            class: failure.class(),
+            had_begun: false,
             repeatable: !failure.was_sent(),
             stale: false,
-        })
+        }))
     }
 }
 
@@ -151,27 +165,33 @@ pub(super) async fn run(
     call: &mut Call,
     watch: &mut Watch,
 ) -> Result<Answer, Stop> {
-    match walk(app, s, watch, call, ctx).await {
-        Ok(answer) => Ok(answer),
+    let refused = match walk(app, s, watch, call, ctx).await {
+        Ok(answer) => return Ok(answer),
         Err(Failed::Attempt(failed)) => {
-            let status = failed.status.unwrap_or(failed.rejection.code.status().as_u16());
-            ctx.outcome.error = Some(failed.reason.clone().into_owned());
-            call.open.end(&Ending::Failed { reason: failed.reason, status });
-            Err(failed.rejection.into())
+            let status = failed.status();
+            let FailedAttempt { reason, rejection, class, .. } = *failed;
+            ctx.outcome.error = Some(reason.clone().into_owned());
+            call.open.end(&Ending::Failed { reason, status, class: Some(class) });
+            match call.plan.attempts.len() {
+                1 => rejection,
+                _ => upstream::exhausted(&rejection),
+            }
         }
         Err(Failed::CallerGone(error)) => {
             app.metrics.stream_abort("caller");
             ctx.outcome.code = Some("client_disconnected");
             // The provider was told to stop; what it read of the prompt is the caller's to pay.
-            call.open.end(&Ending::Cut { reason: "client_disconnected", status: 499 });
-            Err(Stop::Broken(error))
+            call.open.cancel();
+            return Err(Stop::Broken(error));
         }
         Err(Failed::Ended(reason, rejection)) => {
             let status = rejection.code.status().as_u16();
-            call.open.end(&Ending::Failed { reason: reason.into(), status });
-            Err(rejection.into())
+            call.open.end(&Ending::Failed { reason: reason.into(), status, class: None });
+            *rejection
         }
-    }
+    };
+    call.open.flush_reports().await;
+    Err(refused.into())
 }
 
 /// Tries the attempts in order; the last one is repeated while that makes sense.
@@ -182,58 +202,118 @@ async fn walk(
     call: &mut Call,
     ctx: &mut RequestContext,
 ) -> Result<Answer, Failed> {
-    let count = call.attempts.len();
+    // Where every one of them is passed over, the best is tried all the same: a caller is better served by its error
+    // than by ours.
+    call.at = next(app, call, 0).unwrap_or(0);
     let mut waited = Duration::ZERO;
-    for at in 0..count {
-        let attempt = call.attempts[at].clone();
-        ctx.outcome.provider = Some(attempt.upstream.instance.clone());
-        let body = call.request.write_same(&call.body, &attempt.model, call.keeps_user);
-        let mut repeats = 0;
-        let mut was_stale = false;
-        loop {
-            call.open.begin(&attempt);
-            let failed = match try_once(app, s, watch, call, &attempt, &body).await {
-                Ok(answer) => return Ok(answer),
-                Err(Failed::Attempt(failed)) => failed,
-                Err(other) => return Err(other),
-            };
-            let again = if failed.stale && !was_stale {
-                was_stale = true;
-                Some(Duration::ZERO)
-            } else if at + 1 == count && repeats < attempt.upstream.max_retries {
-                repeats += 1;
-                pause(app, &failed, repeats, waited)
-            } else {
-                None
-            };
-            let Some(pause) = again else {
-                if at + 1 == count {
-                    return Err(Failed::Attempt(failed));
+    loop {
+        let upstream = call.attempt().upstream.clone();
+        ctx.outcome.provider = Some(upstream.instance.clone());
+        let failed = match repeat(app, s, watch, call, &mut waited).await {
+            Ok(answer) => {
+                if app.breakers.works(&upstream) {
+                    tracing::info!(provider = &*upstream.instance, "a provider answers again");
                 }
-                absorb(call, &failed);
-                break;
-            };
-            if failed.stale {
-                call.open.forget();
-            } else {
-                absorb(call, &failed);
+                return Ok(answer);
             }
-            waited += pause;
-            match watch.step(s, Instant::now() + pause, std::future::pending::<()>()).await {
-                Step::Gone(error) => return Err(Failed::CallerGone(error)),
-                Step::Stopped => return Err(stopped()),
-                _ if watch.is_over() => return Err(out_of_time()),
-                _ => {}
-            }
+            Err(Failed::Attempt(failed)) => failed,
+            Err(other) => return Err(other),
+        };
+        let Some(next) = next(app, call, call.at + 1) else {
+            return Err(Failed::Attempt(failed));
+        };
+        // The next one may be dearer; when it may not be paid for, this one was the last.
+        if let Err(refused) = call.open.cover_attempt(&call.plan.attempts[next]).await {
+            return Err(Failed::Attempt(Box::new(FailedAttempt { rejection: refused, ..*failed })));
         }
+        call.open.absorb(&failed.reason, failed.status(), failed.class, false);
+        call.at = next;
     }
-    // `attempts` is never empty, and its last one returns from the loop.
-    Err(Failure::Malformed.into())
 }
 
-fn absorb(call: &mut Call, failed: &FailedAttempt) {
-    let status = failed.status.unwrap_or(failed.rejection.code.status().as_u16());
-    call.open.absorb(&failed.reason, status);
+/// The first attempt from `from` on that is not passed over.
+fn next(app: &App, call: &Call, from: usize) -> Option<usize> {
+    let now = Instant::now();
+    let attempts = &call.plan.attempts;
+    (from..attempts.len()).find(|at| {
+        let upstream = &attempts[*at].upstream;
+        let admitted = app.breakers.admits(upstream, now);
+        if !admitted {
+            app.metrics.passed_over(&upstream.instance);
+        }
+        admitted
+    })
+}
+
+/// Tries one attempt; the last or only one several times, while that makes sense.
+async fn repeat(
+    app: &Arc<App>,
+    s: &mut Session,
+    watch: &mut Watch,
+    call: &mut Call,
+    waited: &mut Duration,
+) -> Result<Answer, Failed> {
+    let attempt = call.attempt().clone();
+    let upstream = &attempt.upstream;
+    let rewrite = Rewrite {
+        model: &attempt.model,
+        keep_user: call.keeps_user,
+        keeps_codex_metadata: upstream.kind.name == "openai",
+    };
+    let body = call.request.write_same(&call.body, &rewrite);
+    let is_last = call.at + 1 == call.plan.attempts.len();
+    let (mut repeats, mut was_stale) = (0, false);
+    loop {
+        call.open.begin(&attempt);
+        let failed = match try_once(app, s, watch, call, &attempt, &body).await {
+            Ok(answer) => return Ok(answer),
+            Err(Failed::Attempt(failed)) => failed,
+            Err(other) => return Err(other),
+        };
+        let again = if failed.stale && !was_stale {
+            was_stale = true;
+            Some(Duration::ZERO)
+        } else {
+            note_failure(app, call, upstream, &failed);
+            repeats += 1;
+            let may = is_last && repeats <= upstream.max_retries && !app.breakers.is_open(upstream);
+            may.then(|| pause(app, &failed, repeats, *waited)).flatten()
+        };
+        let Some(pause) = again else { return Err(Failed::Attempt(failed)) };
+        if failed.stale {
+            call.open.forget();
+        } else {
+            call.open.absorb(&failed.reason, failed.status(), failed.class, true);
+        }
+        *waited += pause;
+        match watch.step(s, Instant::now() + pause, std::future::pending::<()>()).await {
+            Step::Gone(error) => return Err(Failed::CallerGone(error)),
+            Step::Stopped => return Err(stopped()),
+            _ if watch.is_over() => return Err(out_of_time()),
+            _ => {}
+        }
+    }
+}
+
+/// Metrics, and the circuit breaker.
+fn note_failure(app: &App, call: &Call, upstream: &Upstream, failed: &FailedAttempt) {
+    let reason = match failed.class {
+        class if class.is_timeout() => "timeout",
+        _ if call.request.stream && !failed.had_begun => "build_error",
+        _ => "upstream_error",
+    };
+    let attempt = call.attempt();
+    let model = if attempt.is_listed { &*attempt.billed_model } else { "other" };
+    app.metrics.abandoned(&upstream.instance, model, reason, attempt.position);
+    if !failed.class.blames_provider() {
+        app.breakers.works(upstream);
+    } else if app.breakers.fails(upstream, Instant::now()) {
+        tracing::warn!(
+            provider = &*upstream.instance,
+            reason = &*failed.reason,
+            "a provider keeps failing; it is passed over for a while where there is another one"
+        );
+    }
 }
 
 /// How long to wait before the same provider is tried again; `None`: not at all.
@@ -249,12 +329,12 @@ fn pause(app: &App, failed: &FailedAttempt, repeats: u32, waited: Duration) -> O
 
 pub(super) fn stopped() -> Failed {
     let message = "The gateway is shutting down. Try again";
-    Failed::Ended("draining", Rejection::new(Code::Draining, message))
+    Failed::Ended("draining", Box::new(Rejection::new(Code::Draining, message)))
 }
 
 pub(super) fn out_of_time() -> Failed {
     let message = "The request took longer than request_timeout_s allows";
-    Failed::Ended("deadline", Rejection::new(Code::Deadline, message))
+    Failed::Ended("deadline", Box::new(Rejection::new(Code::Deadline, message)))
 }
 
 /// One try on one provider: connect, send, receive up to the first piece.
@@ -266,22 +346,26 @@ async fn try_once(
     attempt: &Attempt,
     body: &[Bytes],
 ) -> Result<Answer, Failed> {
-    let upstream = &attempt.upstream;
+    let upstream = &*attempt.upstream;
+    let protocol = call.request.protocol;
+    if !upstream.kind.serves(protocol) {
+        return Err(unserved(upstream));
+    }
     let limits = &app.config.limits;
     let known = app.addresses.find(upstream, limits.connect_timeout, Instant::now()).await?;
     let (mut up, peer, reused) = connect::connect(app, s, watch, &known.peers).await?;
     up.set_read_timeout(None);
     up.set_write_timeout(Some(limits.idle_timeout));
     call.open.mark_sent();
-    let sent = connect::send(s, watch, &mut up, upstream, &known, body).await;
+    let sent = connect::send(s, watch, &mut up, upstream, protocol, body).await;
     let received = match sent {
-        Ok(()) => receive::first_piece(s, watch, &mut up, upstream).await,
+        Ok(()) => receive::first_piece(s, watch, &mut up, attempt, protocol).await,
         Err(failed) => Err(failed),
     };
     match received {
-        Ok(receive::Head::Answer { first, is_stream, decoder }) => {
+        Ok(receive::Head::Answer { first, whole, is_stream, decoder }) => {
             let idle_timeout = upstream.idle_timeout;
-            Ok(Answer { up, peer, decoder, is_stream, first, idle_timeout })
+            Ok(Answer { up, peer, decoder, is_stream, first, whole, idle_timeout })
         }
         Ok(receive::Head::Error { refusal, complete }) => {
             connect::give_back(app, up, &peer, complete).await;
@@ -290,16 +374,27 @@ async fn try_once(
         Err(failed) => {
             connect::give_back(app, up, &peer, false).await;
             Err(match failed {
-                Failed::Attempt(broken) if reused && broken.status.is_none() => {
-                    Failed::Attempt(FailedAttempt {
-                        stale: broken.reason == "connection_broken",
-                        ..broken
-                    })
+                Failed::Attempt(mut broken) if reused && broken.status.is_none() => {
+                    broken.stale = broken.reason == "connection_broken" && !broken.had_begun;
+                    Failed::Attempt(broken)
                 }
                 other => other,
             })
         }
     }
+}
+
+/// A platform may name providers that this version cannot call in this way: the next attempt may be another one.
+fn unserved(upstream: &Upstream) -> Failed {
+    Failed::Attempt(Box::new(FailedAttempt {
+        reason: format!("provider_unsupported: {}", upstream.kind.name).into(),
+        status: None,
+        rejection: Rejection::new(Code::ProviderError, "LLM provider error"),
+        class: ErrorClass::Unknown,
+        had_begun: false,
+        repeatable: false,
+        stale: false,
+    }))
 }
 
 /// The provider answered with an error status.
@@ -308,11 +403,32 @@ fn refused(refusal: receive::Refusal) -> Failed {
     let text = String::from_utf8_lossy(&body[..body.len().min(1024)]);
     let words = upstream::redact(&text).unwrap_or_default();
     let rejection = Rejection { headers, ..upstream::refusal(status, &body, retry_after_s) };
-    Failed::Attempt(FailedAttempt {
+    Failed::Attempt(Box::new(FailedAttempt {
         reason: format!("provider_status: {status} {words}").into(),
         status: Some(status),
         rejection,
+        class: upstream::class_of(status, &body),
+        had_begun: false,
         repeatable: upstream::is_retryable(status),
         stale: false,
-    })
+    }))
+}
+
+/// The first event of a stream says that the provider failed.
+fn reported(status: Option<u16>, body: &[u8]) -> Failed {
+    let text = String::from_utf8_lossy(&body[..body.len().min(1024)]);
+    let words = upstream::redact(&text).unwrap_or_default();
+    let rejection = match status {
+        Some(status) => upstream::refusal(status, body, None),
+        None => Rejection::new(Code::ProviderError, "LLM provider error"),
+    };
+    Failed::Attempt(Box::new(FailedAttempt {
+        reason: format!("provider_error_event: {words}").into(),
+        status,
+        rejection,
+        class: status.map_or(ErrorClass::Unknown, |status| upstream::class_of(status, body)),
+        had_begun: true,
+        repeatable: status.is_some_and(upstream::is_retryable),
+        stale: false,
+    }))
 }

@@ -7,13 +7,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use otari_filters::control::{Attempt, Reservation};
+use otari_filters::control::{Attempt, Plan, Reservation, Settling};
 use otari_filters::meter::Usage;
 use otari_filters::money::MicroUsd;
 use otari_filters::prices::{CacheCounting, Prices};
 use otari_filters::rejection::Rejection;
 use otari_filters::reserve::Estimate;
-use otari_filters::settle::{Status, UsageRecord};
+use otari_filters::settle::{Finished, Report, ReportStatus, Status, UsageRecord};
+use otari_filters::upstream::ErrorClass;
 
 use crate::app::App;
 use crate::clock;
@@ -27,8 +28,9 @@ const MAX_REASON_CHARS: usize = 500;
 pub(super) struct Origin {
     pub(super) request_id: Box<str>,
     pub(super) key_id: Option<Arc<str>>,
-    pub(super) user_id: Arc<str>,
+    pub(super) user_id: Option<Arc<str>>,
     pub(super) endpoint: &'static str,
+    pub(super) session_label: Option<Arc<str>>,
     pub(super) started: Instant,
 }
 
@@ -45,6 +47,8 @@ pub(super) enum Ending {
         reason: Cow<'static, str>,
         /// The provider's status, else the one the caller sees.
         status: u16,
+        /// What kind of failure; `None`: the gateway's own doing.
+        class: Option<ErrorClass>,
     },
     /// The provider broke off after the first byte; only what it reported is charged.
     Broken(&'static str),
@@ -64,6 +68,10 @@ struct Current {
     prices: Option<Arc<Prices>>,
     /// See [`Attempt::is_listed`].
     is_listed: bool,
+    /// The platform's name for it.
+    id: Option<Box<str>>,
+    /// See [`Attempt::reason`].
+    reason: Option<&'static str>,
     /// The provider may have begun to work.
     sent: bool,
 }
@@ -79,6 +87,11 @@ pub(super) struct Open {
     current: Option<Current>,
     position: u16,
     candidates: u16,
+    policy: Option<Arc<str>>,
+    /// Reports of attempts that failed.
+    reports: Vec<Settling>,
+    /// The last one's.
+    settling: Option<Settling>,
     usage: Option<Usage>,
     output_tokens: u64,
     cost: Option<MicroUsd>,
@@ -89,22 +102,25 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// Takes over a hold. `estimate` is what it was taken for.
+    /// Takes over a hold, where there is one. `estimate` is what it was taken for.
     pub(super) fn new(
         app: Arc<App>,
         origin: Origin,
         estimate: Estimate,
-        reservation: Reservation,
+        reservation: Option<Reservation>,
     ) -> Self {
         Self {
             app,
             origin,
             estimate,
-            reservation: Some(reservation),
+            reservation,
             covered: estimate.output_tokens,
             current: None,
             position: 0,
             candidates: 1,
+            policy: None,
+            reports: Vec::new(),
+            settling: None,
             usage: None,
             output_tokens: 0,
             cost: None,
@@ -114,9 +130,24 @@ impl Open {
         }
     }
 
-    /// How many upstreams may be tried.
-    pub(super) fn set_candidates(&mut self, count: usize) {
-        self.candidates = u16::try_from(count).unwrap_or(u16::MAX);
+    /// Where the call may go.
+    pub(super) fn set_plan(&mut self, plan: &Plan) {
+        self.candidates = u16::try_from(plan.attempts.len()).unwrap_or(u16::MAX);
+        self.policy = plan.policy.clone();
+    }
+
+    /// Lets the hold grow to what another attempt may cost.
+    ///
+    /// # Errors
+    /// `budget_exceeded`: it must not be made.
+    pub(super) async fn cover_attempt(&mut self, attempt: &Attempt) -> Result<(), Rejection> {
+        let Some(reservation) = &mut self.reservation else { return Ok(()) };
+        let price = self.estimate.cost(attempt.prices.as_deref());
+        if price > reservation.held {
+            let more = price - reservation.held;
+            self.app.control.top_up(reservation, more).await?;
+        }
+        Ok(())
     }
 
     /// A new attempt begins.
@@ -127,7 +158,7 @@ impl Open {
             endpoint: self.origin.endpoint,
             model: attempt.billed_model.clone(),
             provider: attempt.upstream.instance.clone(),
-            user_id: self.origin.user_id.clone(),
+            user_id: self.origin.user_id.clone().unwrap_or_default(),
             api_key_id: self.origin.key_id.clone(),
             started: self.origin.started,
         }));
@@ -136,6 +167,8 @@ impl Open {
             model: attempt.billed_model.clone(),
             prices: attempt.prices.clone(),
             is_listed: attempt.is_listed,
+            id: attempt.id.clone(),
+            reason: attempt.reason,
             sent: false,
         });
     }
@@ -151,6 +184,11 @@ impl Open {
     pub(super) fn forget(&mut self) {
         self.current = None;
         self.position = self.position.saturating_sub(1);
+    }
+
+    /// Whether the call has ended.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_settled
     }
 
     /// Whether the answer was complete when the call ended.
@@ -199,15 +237,71 @@ impl Open {
         Ok(())
     }
 
-    /// The attempt failed, and another one follows.
-    pub(super) fn absorb(&mut self, reason: &str, status: u16) {
+    /// The caller left before anything reached them.
+    pub(super) fn cancel(&mut self) {
+        self.end(&Ending::Cut { reason: "client_disconnected", status: 499 });
+    }
+
+    /// The attempt failed, and another one follows: on another upstream, or, when `repeats`, once more on the same.
+    pub(super) fn absorb(&mut self, reason: &str, status: u16, class: ErrorClass, repeats: bool) {
         let mut record = self.record(Status::Absorbed);
         record.error_message = Some(shorten(reason));
         record.status_code = Some(status);
-        if let Some(current) = self.current.take() {
-            self.app.metrics.attempt(&current.provider, reason_label(reason));
-            self.app.control.settle(record, None);
+        // For the platform the tries on one upstream are one attempt.
+        let report = if repeats { None } else { self.report(false, Some(class)) };
+        let Some(current) = self.current.take() else { return };
+        self.app.metrics.attempt(&current.provider, reason_label(reason));
+        let finished = Finished { record, reservation: None, report };
+        self.reports.extend(self.app.control.settle(finished));
+    }
+
+    /// What the platform is told of an attempt that failed.
+    fn report(&self, is_final: bool, class: Option<ErrorClass>) -> Option<Report> {
+        Some(Report {
+            correlation_id: self.current.as_ref()?.id.clone()?,
+            status: ReportStatus::Error,
+            is_final_attempt: is_final,
+            session_label: self.origin.session_label.clone(),
+            usage: None,
+            error_class: class.map(|class| class.to_string().into()),
+        })
+    }
+
+    /// What the platform is told of the last attempt.
+    fn last_report(&self, ending: &Ending) -> Option<Report> {
+        let served = Report {
+            status: ReportStatus::Success,
+            usage: self.usage.map(|usage| usage.for_report()),
+            ..self.report(true, None)?
+        };
+        match ending {
+            Ending::Complete { .. } => Some(served),
+            Ending::Failed { class, .. } => self.report(true, *class),
+            Ending::Broken(_) => self.report(true, None),
+            // Nobody waits for an answer any more: what the attempt would have become is not known.
+            Ending::Cut { reason: "client_disconnected", .. } => {
+                let platform = self.app.config.platform.as_ref();
+                let wanted = platform.is_some_and(|platform| platform.report_disconnects);
+                let told = if self.usage.is_some() { served } else { self.report(true, None)? };
+                wanted.then_some(told)
+            }
+            Ending::Cut { .. } => self.report(true, None),
         }
+    }
+
+    /// Waits until the platform has the reports of attempts that failed, at most as long as one report may take.
+    pub(super) async fn flush_reports(&mut self) {
+        let Some(platform) = &self.app.config.platform else { return };
+        let reports = std::mem::take(&mut self.reports).into_iter().chain(self.settling.take());
+        let all = futures_util::future::join_all(reports);
+        if tokio::time::timeout(platform.usage_timeout, all).await.is_err() {
+            tracing::warn!("a refusal left before the platform had its reports; they follow");
+        }
+    }
+
+    /// What the platform makes of the answer, to be waited for; `None`: nobody is asked.
+    pub(super) fn take_settling(&mut self) -> Option<Settling> {
+        self.settling.take()
     }
 
     /// The call is over. Durable when this returns; later calls do nothing.
@@ -230,7 +324,7 @@ impl Open {
         let mut record = self.record(Status::Error);
         let outcome = match ending {
             Ending::Complete { streamed } => self.complete(&mut record, *streamed, held),
-            Ending::Failed { reason, status } => {
+            Ending::Failed { reason, status, class: _ } => {
                 record.error_message = Some(shorten(reason));
                 record.status_code = Some(*status);
                 reason_label(reason)
@@ -251,7 +345,8 @@ impl Open {
             }
         };
         self.note(&record, outcome);
-        self.app.control.settle(record, reservation);
+        let report = self.last_report(ending);
+        self.settling = self.app.control.settle(Finished { record, reservation, report });
     }
 
     /// A complete answer: its usage, or what the configuration says of a stream without one.
@@ -314,7 +409,7 @@ impl Open {
             id,
             request_group_id: self.origin.request_id.clone(),
             api_key_id: self.origin.key_id.clone(),
-            user_id: Some(self.origin.user_id.clone()),
+            user_id: self.origin.user_id.clone(),
             timestamp_us: clock::now_us(),
             model: current.map(|current| current.model.clone()).unwrap_or_default(),
             provider: current.map(|current| current.provider.clone()),
@@ -335,6 +430,8 @@ impl Open {
             counts_toward_budget: true,
             leased: false,
             ceilings: Vec::new(),
+            policy_name: self.policy.clone(),
+            selection_reason: current.and_then(|current| current.reason).map(Cow::Borrowed),
         }
     }
 

@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use http::StatusCode;
-use otari_filters::control::Caller;
+use otari_filters::control::{Caller, Wanted};
 use otari_filters::limit::Allowance;
+use otari_filters::protocol::Protocol;
 use otari_filters::rejection::Rejection;
-use otari_filters::settle::{Status, UsageRecord};
+use otari_filters::settle::{Finished, Status, UsageRecord};
 use papaya::HashMap;
 use parking_lot::Mutex;
 
-use crate::app::App;
+use crate::app::{App, Mode};
 use crate::clock;
 use crate::proxy::RequestContext;
 
@@ -46,12 +47,9 @@ impl Refusals {
 
 /// Writes the row of a refused call, if it is one that leaves a row: 400, 402 and 403. Others say nothing about the
 /// caller's account, and 429 is as frequent as a caller wants it to be.
-pub(super) async fn note(
-    app: &App,
-    ctx: &RequestContext,
-    endpoint: &'static str,
-    refused: &Rejection,
-) {
+pub(super) async fn note(app: &App, ctx: &RequestContext, protocol: Protocol, refused: &Rejection) {
+    // A platform keeps its own books.
+    let Mode::Standalone(standalone) = &app.mode else { return };
     let status = refused.code.status();
     let leaves_a_row = matches!(
         status,
@@ -60,52 +58,52 @@ pub(super) async fn note(
     let Some(caller) = ctx.caller.as_ref().filter(|_| leaves_a_row) else { return };
     let owner = match caller {
         Caller::Key { user_id, .. } => user_id.clone(),
-        Caller::Master => None,
+        Caller::Master | Caller::Bearer(_) => None,
     };
     let user_id = ctx.user_id.clone().or(owner);
     let nobody = || Arc::from("");
     let who = caller.key_id().or(user_id.as_ref()).cloned().unwrap_or_else(nobody);
-    if !app.refusals.may_leave_a_row(&who, Instant::now()) {
+    if !standalone.refusals.may_leave_a_row(&who, Instant::now()) {
         app.metrics.journal.refusal_rows_dropped.inc();
         return;
     }
     // A name that leads somewhere is written as the rows of its answers write it, any other as it was asked.
     let asked = ctx.outcome.model.as_deref().unwrap_or_default();
-    let payer = user_id.as_deref().unwrap_or_default();
-    let resolved = app.control.resolve(caller, payer, asked).await.ok();
-    let found = resolved.as_ref().and_then(|attempts| attempts.first());
+    let wanted = Wanted { model: asked, protocol, no_router: true };
+    let resolved = app.control.resolve(caller, user_id.as_deref(), wanted).await.ok();
+    let found = resolved.as_ref().and_then(|plan| plan.attempts.first());
     let model = found.map_or(asked, |attempt| &attempt.billed_model);
     let reason = format!("{}: {}", refused.code.as_str(), refused.message);
     let latency = ctx.started.elapsed().as_millis();
-    app.control.settle(
-        UsageRecord {
-            id: ctx.id.clone(),
-            request_group_id: ctx.id.clone(),
-            api_key_id: caller.key_id().cloned(),
-            user_id,
-            timestamp_us: clock::now_us(),
-            model: first(model, MAX_MODEL_CHARS),
-            provider: found.map(|attempt| attempt.upstream.instance.clone()),
-            endpoint: Cow::Borrowed(endpoint),
-            prompt_tokens: None,
-            completion_tokens: None,
-            total_tokens: None,
-            cache_read_tokens: None,
-            cache_write_tokens: None,
-            cache_write_1h_tokens: None,
-            cost: None,
-            status: Status::Error,
-            error_message: Some(first(&reason, MAX_REASON_CHARS)),
-            status_code: Some(status.as_u16()),
-            latency_ms: u32::try_from(latency).unwrap_or(u32::MAX),
-            attempt_position: 0,
-            attempt_count: 0,
-            counts_toward_budget: true,
-            leased: false,
-            ceilings: Vec::new(),
-        },
-        None,
-    );
+    let record = UsageRecord {
+        id: ctx.id.clone(),
+        request_group_id: ctx.id.clone(),
+        api_key_id: caller.key_id().cloned(),
+        user_id,
+        timestamp_us: clock::now_us(),
+        model: first(model, MAX_MODEL_CHARS),
+        provider: found.map(|attempt| attempt.upstream.instance.clone()),
+        endpoint: Cow::Borrowed(protocol.route()),
+        prompt_tokens: None,
+        completion_tokens: None,
+        total_tokens: None,
+        cache_read_tokens: None,
+        cache_write_tokens: None,
+        cache_write_1h_tokens: None,
+        cost: None,
+        status: Status::Error,
+        error_message: Some(first(&reason, MAX_REASON_CHARS)),
+        status_code: Some(status.as_u16()),
+        latency_ms: u32::try_from(latency).unwrap_or(u32::MAX),
+        attempt_position: 0,
+        attempt_count: 0,
+        counts_toward_budget: true,
+        leased: false,
+        ceilings: Vec::new(),
+        policy_name: resolved.as_ref().and_then(|plan| plan.policy.clone()),
+        selection_reason: None,
+    };
+    app.control.settle(Finished { record, reservation: None, report: None });
 }
 
 fn first(text: &str, chars: usize) -> Box<str> {

@@ -4,12 +4,14 @@ mod json;
 mod stream;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, DATE, SERVER, SET_COOKIE, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
+use otari_filters::settle::Cost;
 use pingora_core::prelude::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -40,11 +42,26 @@ pub(super) async fn run(
     if cfg!(debug_assertions) && answer.up.response_header().is_some_and(asks_for_panic) {
         panic!("asked for by a test");
     }
+    ctx.attempt_id = call.attempt().id.clone();
     if answer.is_stream {
         stream::run(app, s, ctx, call, watch, answer).await
     } else {
         json::run(app, s, ctx, call, watch, answer).await
     }
+}
+
+/// Counts how an answer got on with its cost. `cost`: what the platform said in time; `None`: nothing in time.
+fn count_settlement(app: &App, cost: Option<&Option<Cost>>, is_attached: bool) {
+    app.metrics.settled(match cost {
+        None => "timeout",
+        Some(_) if is_attached => "attached",
+        Some(_) => "unattached",
+    });
+}
+
+/// How long an answer waits for its cost.
+fn settlement_timeout(app: &App) -> Duration {
+    app.config.platform.as_ref().map_or(Duration::ZERO, |platform| platform.usage_inline_timeout)
 }
 
 /// Headers of a provider that are its own affair.
@@ -81,6 +98,15 @@ fn header(
         && let Ok(value) = HeaderValue::from_str(provider)
     {
         head.insert_header(HeaderName::from_static("otari-provider"), value)?;
+    }
+    for (name, id) in [
+        ("x-correlation-id", &ctx.attempt_id),
+        ("otari-attempt-id", &ctx.attempt_id),
+        ("x-otari-request-id", &ctx.plan_id),
+    ] {
+        if let Some(value) = id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
+            head.insert_header(HeaderName::from_static(name), value)?;
+        }
     }
     match content_length {
         Some(length) => head.insert_header(CONTENT_LENGTH, length)?,

@@ -12,11 +12,11 @@ use pingora_core::prelude::Result;
 use pingora_proxy::Session;
 
 use crate::api;
-use crate::app::App;
+use crate::app::{App, Mode};
 use crate::control::settings::MasterKey;
 use crate::proxy::call::Stop;
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{Active, RequestContext, body, chat};
+use crate::proxy::{Active, RequestContext, body, generate};
 use crate::routes::{self, Credential, Found, Handler, Route};
 
 /// A refused upload is read away for so long, so that the caller gets to read why.
@@ -56,7 +56,7 @@ fn prepare(app: &App, s: &mut Session, ctx: &mut RequestContext) {
 async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Result<(), Stop> {
     let method = s.req_header().method.clone();
     let path = s.req_header().uri.path().to_owned();
-    let (route, id) = match routes::find(&method, &path) {
+    let (route, id) = match routes::find(app.surface(), &method, &path) {
         Found::Route(route, id) => (route, id),
         Found::OtherMethod(route) if method == Method::OPTIONS => {
             return options(s, ctx, route).await;
@@ -70,6 +70,10 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
                 Rejection { allow, ..Rejection::new(Code::MethodNotAllowed, message) }.into()
             );
         }
+        Found::Elsewhere => {
+            let message = "This endpoint is not available in hybrid mode. Manage this resource via the platform UI.";
+            return Err(Rejection::new(Code::NotFound, message).into());
+        }
         Found::Nothing(nearest) => {
             let message =
                 format!("Not Found: no route {method} {path}. The nearest path is {nearest}");
@@ -82,7 +86,8 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
     }
     ctx.caller = credential(app, s, route).await?;
     match route.handler {
-        Handler::Chat => chat::complete(app, s, ctx).await,
+        Handler::Generate(protocol) => generate::serve(app, s, ctx, protocol).await,
+        Handler::CountTokens => generate::count_tokens(app, s, ctx).await,
         Handler::ResponsesSocket => Err(no_socket(s).into()),
         _ => manage(app, s, ctx, route, id).await,
     }
@@ -102,18 +107,18 @@ async fn credential(app: &App, s: &Session, route: &Route) -> Result<Option<Call
     };
     match route.credential {
         Credential::Open => Ok(None),
-        Credential::Key => {
-            let token = authenticate::credential(headers).map_err(counted)?;
-            app.control.authenticate(token).await.map_err(counted).map(Some)
-        }
+        Credential::Key => app.control.authenticate(headers).await.map_err(counted).map(Some),
         Credential::Master => {
-            if **app.local.master.load() == MasterKey::Unknown {
+            let Mode::Standalone(standalone) = &app.mode else {
+                return Err(Rejection::internal("a route of the other mode was found"));
+            };
+            if **standalone.local.master.load() == MasterKey::Unknown {
                 let message =
                     "Master key not configured. Set OTARI_MASTER_KEY environment variable.";
                 return Err(Rejection::new(Code::MasterKeyNotConfigured, message));
             }
             let token = authenticate::credential(headers).map_err(counted)?;
-            if app.local.is_master(token) {
+            if standalone.local.is_master(token) {
                 return Ok(Some(Caller::Master));
             }
             Err(counted(Rejection::new(Code::InvalidMasterKey, "Invalid master key")))
@@ -181,7 +186,6 @@ fn no_socket(s: &Session) -> Rejection {
         let message = "WebSocket is not offered: POST to /v1/responses instead";
         return Rejection::new(Code::UpgradeRequired, message);
     }
-    let message =
-        "Not Found: /v1/responses is not served by this version. Use /v1/chat/completions";
-    Rejection::new(Code::NotFound, message)
+    let message = "Method Not Allowed: /v1/responses answers POST";
+    Rejection { allow: Some("POST"), ..Rejection::new(Code::MethodNotAllowed, message) }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 
-use crate::app::App;
+use crate::app::{App, Mode, Standalone};
 use crate::config::ProviderConfig;
 use crate::control::default_prices;
 use crate::control::settings::MasterKey;
@@ -50,44 +50,22 @@ impl Announcer {
     }
 
     fn lines(&self, url: &str) -> Vec<String> {
-        let app = &self.app;
-        let config = &app.config;
-        let directory = &app.local.directory;
+        let config = &self.app.config;
         let file =
             config.file.as_ref().map_or("none".to_owned(), |file| file.display().to_string());
-        let providers: Vec<String> = config.providers.iter().map(provider).collect();
-        let providers = if providers.is_empty() {
-            "none: add one under providers: in the configuration, or set e.g. OPENAI_API_KEY"
-                .to_owned()
-        } else {
-            providers.join("  ")
+        let version = env!("CARGO_PKG_VERSION");
+        let mut lines = match &self.app.mode {
+            Mode::Standalone(mode) => {
+                let mut lines = vec![format!("otari {version}  mode standalone  config {file}")];
+                lines.extend(standalone(mode));
+                lines
+            }
+            Mode::Connected(mode) => vec![
+                format!("otari {version}  mode connected  config {file}"),
+                format!("platform   {}", mode.config.base_url),
+                format!("journal    {}", config.journal_dir.join("reports").display()),
+            ],
         };
-        let mut lines = vec![
-            format!("otari {}  mode standalone  config {file}", env!("CARGO_PKG_VERSION")),
-            format!("database   {}", app.store.label()),
-            format!("providers  {providers}"),
-            format!(
-                "models     {} with a price, {} API keys",
-                directory.priced_models(),
-                directory.keys()
-            ),
-        ];
-        if directory.default_prices.is_on() {
-            let source = default_prices::source();
-            lines.push(format!("prices     public list prices where none is set ({source})"));
-        } else if app.settings.load().require_pricing && directory.priced_models() == 0 {
-            lines.push(
-                "warning    no model has a price and require_pricing is on: every call will be refused with 402. \
-                 Add prices under pricing: or with POST /v1/pricing, or set default_pricing to true"
-                    .into(),
-            );
-        }
-        if **app.local.master.load() == MasterKey::Unknown {
-            lines.push(
-                "warning    master_key_hash in the database is no SHA-256: the management API is off. Set OTARI_MASTER_KEY"
-                    .into(),
-            );
-        }
         lines.push(format!(
             "listening  {url}  API /v1  health /health{}  docs README.md",
             if config.enable_metrics { "  metrics /metrics" } else { "" }
@@ -95,9 +73,18 @@ impl Announcer {
         lines
     }
 
+    fn standalone(&self) -> Option<&Standalone> {
+        match &self.app.mode {
+            Mode::Standalone(mode) => Some(mode),
+            Mode::Connected(_) => None,
+        }
+    }
+
     /// A master key that was made because none is configured; on standard output as well.
     fn show_master_key(&self) {
-        let Some(key) = &self.app.first_master_key else { return };
+        let Some(key) = self.standalone().and_then(|mode| mode.first_master_key.as_ref()) else {
+            return;
+        };
         let mut out = std::io::stdout().lock();
         let intro =
             "No master key is configured. Created one for the management API. Save this key now:";
@@ -110,7 +97,9 @@ impl Announcer {
 
     /// The key alone on a line of its own, on standard output: the log does not get it.
     fn show_key(&self, url: &str) {
-        let Some(key) = &self.app.bootstrap_key else { return };
+        let Some(key) = self.standalone().and_then(|mode| mode.bootstrap_key.as_ref()) else {
+            return;
+        };
         let mut out = std::io::stdout().lock();
         let intro = "No API keys found. Created bootstrap key for first run. Save this key now:";
         let shown = match &self.greeting.demo_master_key {
@@ -123,10 +112,47 @@ impl Announcer {
     }
 }
 
+/// What there is to call, and what stands in the way.
+fn standalone(mode: &Standalone) -> Vec<String> {
+    let directory = &mode.local.directory;
+    let providers: Vec<String> = mode.config.providers.iter().map(provider).collect();
+    let providers = if providers.is_empty() {
+        "none: add one under providers: in the configuration, or set e.g. OPENAI_API_KEY".to_owned()
+    } else {
+        providers.join("  ")
+    };
+    let mut lines = vec![
+        format!("database   {}", mode.store.label()),
+        format!("providers  {providers}"),
+        format!(
+            "models     {} with a price, {} API keys",
+            directory.priced_models(),
+            directory.keys()
+        ),
+    ];
+    if directory.default_prices.is_on() {
+        let source = default_prices::source();
+        lines.push(format!("prices     public list prices where none is set ({source})"));
+    } else if mode.settings.load().require_pricing && directory.priced_models() == 0 {
+        lines.push(
+            "warning    no model has a price and require_pricing is on: every call will be refused with 402. \
+             Add prices under pricing: or with POST /v1/pricing, or set default_pricing to true"
+                .into(),
+        );
+    }
+    if **mode.local.master.load() == MasterKey::Unknown {
+        lines.push(
+            "warning    master_key_hash in the database is no SHA-256: the management API is off. Set OTARI_MASTER_KEY"
+                .into(),
+        );
+    }
+    lines
+}
+
 /// `openai (key set)`.
 fn provider(provider: &ProviderConfig) -> String {
     let state = match (&provider.api_key, provider.kind.keyless) {
-        _ if !provider.kind.family.serves_chat() => "not callable by this version",
+        _ if !provider.kind.is_callable() => "not callable by this version",
         (Some(_), _) => "key set",
         (None, true) => "no key needed",
         (None, false) => "NO KEY",

@@ -8,7 +8,7 @@ use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::App;
+use crate::app::{App, Mode};
 use crate::life::Life;
 
 /// On top of draining: for streams to be told, and for the journal to reach the store.
@@ -75,12 +75,7 @@ impl BackgroundService for Drain {
         app.life.stop();
         idle(&app.life, STOP_TIMEOUT).await;
         // Requests journal before they stop counting, so nothing can come after this.
-        if !app.local.journal.flush(FLUSH_TIMEOUT).await {
-            tracing::warn!("the database did not take all usage; the rest waits in the journal");
-        } else if let Some(shared) = app.store.shared() {
-            // Its part of the budgets is the others' from now on.
-            let _ = tokio::time::timeout(FLUSH_TIMEOUT, shared.leave()).await;
-        }
+        hand_over(&app.mode).await;
         tracing::info!("bye");
         app.access.flush();
         #[expect(
@@ -88,6 +83,29 @@ impl BackgroundService for Drain {
             reason = "everything is written; Pingora would sleep on"
         )]
         std::process::exit(0);
+    }
+}
+
+/// Brings what is journalled to where it belongs. What does not get there is replayed at the next start.
+async fn hand_over(mode: &Mode) {
+    match mode {
+        Mode::Standalone(standalone) => {
+            if !standalone.local.journal.flush(FLUSH_TIMEOUT).await {
+                tracing::warn!(
+                    "the database did not take all usage; the rest waits in the journal"
+                );
+            } else if let Some(shared) = standalone.store.shared() {
+                // Its part of the budgets is the others' from now on.
+                let _ = tokio::time::timeout(FLUSH_TIMEOUT, shared.leave()).await;
+            }
+        }
+        Mode::Connected(connected) => {
+            if !connected.flush(connected.config.usage_timeout).await {
+                tracing::warn!(
+                    "the platform did not take all reports; the rest waits in the journal"
+                );
+            }
+        }
     }
 }
 

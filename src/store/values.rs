@@ -76,6 +76,8 @@ pub(super) struct Usage<'a> {
     pub(super) attempt_count: i32,
     pub(super) request_group_id: Cow<'a, str>,
     pub(super) counts_toward_budget: bool,
+    pub(super) policy_name: Option<Cow<'a, str>>,
+    pub(super) selection_reason: Option<Cow<'a, str>>,
 }
 
 impl<'a> From<&'a UsageRecord> for Usage<'a> {
@@ -103,6 +105,8 @@ impl<'a> From<&'a UsageRecord> for Usage<'a> {
             attempt_count: i32::from(record.attempt_count),
             request_group_id: clean(&record.request_group_id),
             counts_toward_budget: record.counts_toward_budget,
+            policy_name: record.policy_name.as_deref().map(clean),
+            selection_reason: record.selection_reason.as_deref().map(clean),
         }
     }
 }

@@ -30,6 +30,12 @@ pub struct Metrics {
     pub budget_exceeded: IntCounter,
     auth_failures: IntCounterVec,
     attempts: IntCounterVec,
+    abandoned: IntCounterVec,
+    passed_over: IntCounterVec,
+    settlements: IntCounterVec,
+    /// Reports on their way to the platform.
+    pub reports_waiting: IntGauge,
+    reports: IntCounterVec,
     first_byte: Histogram,
     stream_aborts: IntCounterVec,
     /// Dollars held for requests in flight.
@@ -203,6 +209,30 @@ impl Metrics {
                 "Calls to providers by outcome",
                 &["outcome", "provider"],
             )?,
+            abandoned: add.counters(
+                "gateway_abandoned_attempts_total",
+                "Calls to providers that failed before anything of them reached a caller",
+                &["provider", "model", "reason", "position"],
+            )?,
+            passed_over: add.counters(
+                "gateway_circuit_breaker_skips_total",
+                "Times a failing provider was passed over for another one",
+                &["provider"],
+            )?,
+            settlements: add.counters(
+                "gateway_inline_cost_settlements_total",
+                "Answers by whether the platform's cost could be put into them",
+                &["outcome"],
+            )?,
+            reports_waiting: add.gauge(
+                "gateway_platform_reports_waiting",
+                "Reports that the platform does not have yet, as far as they were read from the journal",
+            )?,
+            reports: add.counters(
+                "gateway_platform_reports_total",
+                "Tries to report an attempt to the platform, by what became of them",
+                &["outcome"],
+            )?,
             first_byte: add.histogram(
                 "gateway_time_to_first_token_seconds",
                 "Time from the arrival of a request to the first byte of its answer",
@@ -245,6 +275,29 @@ impl Metrics {
     /// One call to a provider. `outcome` is `success` or the reason of a failure.
     pub fn attempt(&self, provider: &str, outcome: &str) {
         self.attempts.with_label_values(&[outcome, provider]).inc();
+    }
+
+    /// One attempt that failed before anything of it reached the caller. `position`: in the plan.
+    pub fn abandoned(&self, provider: &str, model: &str, reason: &str, position: u32) {
+        let mut digits = itoa::Buffer::new();
+        // Plans are short; a platform's numbers need not be.
+        let position = digits.format(position.min(99));
+        self.abandoned.with_label_values(&[provider, model, reason, position]).inc();
+    }
+
+    /// A failing provider was passed over.
+    pub fn passed_over(&self, provider: &str) {
+        self.passed_over.with_label_values(&[provider]).inc();
+    }
+
+    /// An answer's cost was `attached`, `unattached` or not there in time: `timeout`.
+    pub fn settled(&self, outcome: &str) {
+        self.settlements.with_label_values(&[outcome]).inc();
+    }
+
+    /// One try to report: `accepted`, `refused`, `failed`, or `given_up` after too many.
+    pub fn report(&self, outcome: &str) {
+        self.reports.with_label_values(&[outcome]).inc();
     }
 
     /// The first byte of an answer has come.

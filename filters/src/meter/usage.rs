@@ -9,6 +9,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::prices::Tokens;
+use crate::settle::ReportUsage;
 
 /// Token counts as a provider reported them. Cached tokens are part of the prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,17 @@ impl Usage {
         newer(&mut self.cache_write_1h_tokens, hour);
         if self.total_tokens == 0 {
             self.total_tokens = self.prompt_tokens.saturating_add(self.completion_tokens);
+        }
+    }
+
+    /// The counts as a platform is told them.
+    pub fn for_report(&self) -> ReportUsage {
+        ReportUsage {
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.completion_tokens,
+            total_tokens: self.total_tokens,
+            cache_read_tokens: self.cache_read_tokens,
+            cache_write_tokens: self.cache_write_tokens,
         }
     }
 

@@ -11,7 +11,9 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
+use crate::protocol::Protocol;
 use crate::protocol::json::{Edit, is_null, range_of, removals, splice};
 use crate::rejection::Rejection;
 pub use text::Messages;
@@ -49,9 +51,24 @@ const STEERING_FIELDS: [&str; 18] = [
     "timeout",
 ];
 
+/// How a body is edited for a provider.
+#[derive(Clone, Copy, Debug)]
+pub struct Rewrite<'a> {
+    /// The model's name there.
+    pub model: &'a str,
+    /// `user` is the caller's own label.
+    pub keep_user: bool,
+    /// Codex' own data stays.
+    pub keeps_codex_metadata: bool,
+}
+
 /// What the gateway reads of a chat completion request. Ranges point into the body it was read from.
 #[derive(Debug, Default)]
 pub struct Request {
+    /// The API it is of.
+    pub protocol: Protocol,
+    /// The caller's label for the conversation.
+    pub session_label: Option<Arc<str>>,
     /// The selector as sent.
     pub model: String,
     /// Whether the caller wants a stream.
@@ -92,7 +109,7 @@ impl Request {
     ///
     /// # Errors
     /// `invalid_json` when it is not one JSON document, `invalid_fields` with every fault at once.
-    pub fn read(body: &Bytes) -> Result<Self, Rejection> {
+    pub fn read(_: Protocol, body: &Bytes) -> Result<Self, Rejection> {
         let top: Top<'_> =
             serde_json::from_slice(body).map_err(|error| validate::not_json(body, &error))?;
         validate::check(&top)?;
@@ -107,6 +124,8 @@ impl Request {
             Some(raw) => StreamOptions::Present { at: range_of(body, raw), asking: asking(raw) },
         };
         Self {
+            protocol: Protocol::Chat,
+            session_label: None,
             model: top.model.and_then(crate::protocol::json::text).unwrap_or_default(),
             stream: top.stream.is_some_and(|raw| validate::truthy(raw.get()) == Some(true)),
             user: top.user.and_then(crate::protocol::json::text).filter(|user| !user.is_empty()),
@@ -134,7 +153,8 @@ impl Request {
 
     /// The body for a provider that speaks the same format: the caller's bytes with `model` replaced, the gateway's
     /// fields taken out and, for streams, usage asked for. `keep_user`: `user` is the caller's own label.
-    pub fn write_same(&self, body: &Bytes, model: &str, keep_user: bool) -> Vec<Bytes> {
+    pub fn write_same(&self, body: &Bytes, rewrite: &Rewrite<'_>) -> Vec<Bytes> {
+        let Rewrite { model, keep_user, .. } = *rewrite;
         let mut gone = self.unwanted.clone();
         if !keep_user {
             gone.extend(self.user_at.clone());

@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::protocol::Protocol;
 use crate::protocol::json::{Edit, splice, string_field};
 use crate::protocol::sse::{self, Line, Lines};
 
@@ -25,7 +26,7 @@ pub struct ModelName {
 
 impl ModelName {
     /// Answers will show `name`.
-    pub fn new(name: &str) -> Self {
+    pub fn new(_: Protocol, name: &str) -> Self {
         Self {
             // A string always serialises.
             quoted: serde_json::to_vec(name).unwrap_or_default().into(),

@@ -32,14 +32,38 @@ pub(super) static CHAT: Operation = Operation {
     )
 };
 
-pub(super) static NO_RESPONSES: Operation = Operation {
-    success: Success::Never,
-    refusals: &[404, 426],
-    ..Operation::new("responses_socket", "Not served: says so to tools that try a WebSocket")
+pub(super) static MESSAGES: Operation = Operation {
+    body: Some(&chat::FIELDS),
+    others: Others::Passed,
+    success: Success::Stream(shape::<Completion>),
+    refusals: &[400, 402, 403, 404, 429, 502],
+    ..Operation::new(
+        "create_message",
+        "Anthropic messages; other fields of that API pass to the provider as they came",
+    )
 };
 
-pub(super) static NO_RESPONSES_POST: Operation = Operation {
+pub(super) static COUNT_TOKENS: Operation = Operation {
+    body: Some(&chat::FIELDS),
+    others: Others::Passed,
+    success: Success::Stream(shape::<Completion>),
+    refusals: &[],
+    ..Operation::new("count_message_tokens", "About how many tokens a messages request has")
+};
+
+pub(super) static RESPONSES: Operation = Operation {
+    body: Some(&chat::FIELDS),
+    others: Others::Passed,
+    success: Success::Stream(shape::<Completion>),
+    refusals: &[400, 402, 403, 404, 429, 502],
+    ..Operation::new(
+        "create_response",
+        "OpenAI responses; other fields of that API pass to the provider as they came",
+    )
+};
+
+pub(super) static NO_SOCKET: Operation = Operation {
     success: Success::Never,
-    refusals: &[404],
-    ..Operation::new("create_response", "Not served by this version")
+    refusals: &[405, 426],
+    ..Operation::new("responses_socket", "Not served: says so to tools that try a WebSocket")
 };

@@ -2,7 +2,9 @@
 
 use http::Method;
 
-use super::{CHAT, NO_RESPONSES, NO_RESPONSES_POST, Operation};
+use otari_filters::protocol::Protocol;
+
+use super::{CHAT, COUNT_TOKENS, MESSAGES, NO_SOCKET, Operation, RESPONSES};
 use crate::api::{
     aliases, budgets, ceilings, docs, health, keys, models, pricing, settings, usage, users,
 };
@@ -21,9 +23,11 @@ pub(super) fn operation(route: &Route) -> &'static Operation {
         (Handler::Liveness, ..) => &health::LIVENESS,
         (Handler::Readiness, ..) => &health::READINESS,
         (Handler::Metrics, ..) => &health::METRICS,
-        (Handler::Chat, ..) => &CHAT,
-        (Handler::ResponsesSocket, &Method::POST, _) => &NO_RESPONSES_POST,
-        (Handler::ResponsesSocket, ..) => &NO_RESPONSES,
+        (Handler::Generate(Protocol::Chat), ..) => &CHAT,
+        (Handler::Generate(Protocol::Messages), ..) => &MESSAGES,
+        (Handler::Generate(Protocol::Responses), ..) => &RESPONSES,
+        (Handler::CountTokens, ..) => &COUNT_TOKENS,
+        (Handler::ResponsesSocket, ..) => &NO_SOCKET,
         (Handler::Keys, &Method::POST, _) => &keys::CREATE,
         (Handler::Keys, &Method::PATCH, _) => &keys::UPDATE,
         (Handler::Keys, &Method::DELETE, _) => &keys::DELETE,

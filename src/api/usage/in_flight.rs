@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::super::openapi::Operation;
 use super::super::{Answer, fields};
-use crate::app::App;
+use crate::app::Standalone;
 use crate::clock;
 
 pub(super) static IN_FLIGHT: Operation =
@@ -36,7 +36,7 @@ struct Call<'a> {
     elapsed_ms: u64,
 }
 
-pub(super) fn in_flight(app: &App) -> Result<Answer, Rejection> {
+pub(super) fn in_flight(app: &Standalone) -> Result<Answer, Rejection> {
     let now_us = clock::now_us();
     let (calls, total) = app.calls.longest(SHOWN);
     let requests = calls.iter().map(|call| {

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::super::openapi::Operation;
 use super::super::{Answer, Request, fields};
 use super::filter;
-use crate::app::{App, FLUSH_AT_MOST};
+use crate::app::{FLUSH_AT_MOST, Standalone};
 use crate::clock;
 use crate::store::UsageFilter;
 use crate::store::analytics::{Bucket, Dimension, Group, Report, Reported, Totals};
@@ -258,7 +258,11 @@ fn read(operation: &Operation, request: Request<'_>) -> Result<(UsageFilter, Rep
     })
 }
 
-async fn ask(app: &App, filter: &UsageFilter, report: &Report) -> Result<Reported, Rejection> {
+async fn ask(
+    app: &Standalone,
+    filter: &UsageFilter,
+    report: &Report,
+) -> Result<Reported, Rejection> {
     // Whoever asks after an answer expects to find its row.
     app.local.journal.flush(FLUSH_AT_MOST).await;
     Ok(app.store.usage_report(filter, report).await?)
@@ -293,7 +297,7 @@ fn class(status_code: Option<i32>) -> &'static str {
 }
 
 /// Totals, groups and a dense series.
-pub(super) async fn summary(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn summary(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let (filter, report) = read(&SUMMARY, request)?;
     let reported = ask(app, &filter, &report).await?;
     let mut totals = Totals::default();
@@ -322,7 +326,7 @@ pub(super) async fn summary(app: &App, request: Request<'_>) -> Result<Answer, R
 }
 
 /// The groups of a summary for a spreadsheet.
-pub(super) async fn csv(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn csv(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     let (filter, report) = read(&CSV, request)?;
     let reported = ask(app, &filter, &report).await?;
     let mut text = String::from("dimension,key,cost,tokens,requests\r\n");
@@ -360,7 +364,7 @@ fn cell(text: &str) -> String {
 }
 
 /// The groups of one column over time; buckets without rows are left out.
-pub(super) async fn series(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn series(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
     const CHOICES: [(&str, (&str, Dimension)); 4] = [
         ("model", ("model", Dimension::Model)),
         ("user_id", ("user_id", Dimension::User)),

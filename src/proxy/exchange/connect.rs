@@ -6,6 +6,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderName, Method, Uri};
+use otari_filters::protocol::Protocol;
+use otari_filters::providers::Family;
 use otari_filters::upstream::{Failure, Upstream};
 use pingora_core::prelude::ErrorType;
 use pingora_core::protocols::http::client::HttpSession;
@@ -14,7 +17,6 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use crate::app::App;
-use crate::proxy::addresses::Known;
 
 use super::{Failed, Step, Watch, out_of_time, stopped};
 
@@ -89,11 +91,12 @@ pub(super) async fn send(
     watch: &mut Watch,
     up: &mut HttpSession,
     upstream: &Upstream,
-    known: &Known,
+    protocol: Protocol,
     body: &[Bytes],
 ) -> Result<(), Failed> {
     let length = body.iter().map(Bytes::len).sum();
-    let header = header(up, upstream, known, length).map_err(|_| Failed::from(Failure::Connect))?;
+    let header =
+        header(s, up, upstream, protocol, length).map_err(|_| Failed::from(Failure::Connect))?;
     if up.write_request_header(Box::new(header)).await.is_err() {
         return Err(Failure::Broken.into());
     }
@@ -121,25 +124,49 @@ pub(super) async fn send(
     }
 }
 
-/// The provider's header with the length of this body.
+/// An allow-list, never a copy of the caller's header.
 fn header(
+    s: &Session,
     up: &HttpSession,
     upstream: &Upstream,
-    known: &Known,
+    protocol: Protocol,
     length: usize,
 ) -> pingora_core::Result<RequestHeader> {
-    let mut header = known.header.clone();
-    header.insert_header(CONTENT_LENGTH, length)?;
-    if matches!(up, HttpSession::H2(_)) {
+    let path = upstream.path(protocol).clone();
+    let mut parts = http::Request::new(()).into_parts().0;
+    parts.method = Method::POST;
+    parts.headers = upstream.headers.clone();
+    parts.headers.insert(CONTENT_LENGTH, length.into());
+    parts.uri = if matches!(up, HttpSession::H2(_)) {
+        let host = parts.headers.remove(HOST);
+        let authority = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
         let scheme = if upstream.tls { "https" } else { "http" };
-        let authority = upstream.authority.to_str().unwrap_or_default();
-        let path = header.uri.path().to_owned();
-        header.remove_header(&HOST);
-        if let Ok(uri) = format!("{scheme}://{authority}{path}").parse() {
-            header.set_uri(uri);
+        let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path);
+        uri.build().unwrap_or_default()
+    } else {
+        Uri::from(path)
+    };
+    for name in of_caller(upstream) {
+        for value in s.req_header().headers.get_all(&name) {
+            match name.as_str() {
+                // One version at a time.
+                "anthropic-version" => drop(parts.headers.insert(name.clone(), value.clone())),
+                _ => drop(parts.headers.append(name.clone(), value.clone())),
+            }
         }
     }
-    Ok(header)
+    Ok(parts.into())
+}
+
+/// What a caller may say in headers to the provider it belongs to: which version and which trials of its API the body
+/// is written for.
+fn of_caller(upstream: &Upstream) -> impl Iterator<Item = HeaderName> {
+    let names: &[&str] = match upstream.kind.family {
+        Family::Anthropic => &["anthropic-version", "anthropic-beta"],
+        Family::OpenAi if upstream.kind.name == "openai" => &["openai-beta"],
+        _ => &[],
+    };
+    names.iter().map(|name| HeaderName::from_static(name))
 }
 
 /// Returns a connection to its pool, or closes it.

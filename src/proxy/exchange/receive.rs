@@ -7,13 +7,18 @@ use bytes::{Bytes, BytesMut};
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue};
-use otari_filters::upstream::{Failure, Upstream};
+use otari_filters::control::Attempt;
+use otari_filters::meter::{self, FirstEvent, Reply, Seen, Usage};
+use otari_filters::protocol::Protocol;
+use otari_filters::upstream::Failure;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::{Failed, Step, Watch, out_of_time, stopped};
+use super::{Failed, Step, Watch, out_of_time, reported, stopped};
 
+/// Documents up to this size are read whole.
+const WHOLE_BELOW: usize = 1 << 20;
 /// How much of an error's body is read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
 /// How long an error's body is waited for.
@@ -23,8 +28,8 @@ const MAX_RETRY_AFTER_S: u64 = 86_400;
 
 /// What came back.
 pub(super) enum Head {
-    /// A success whose first piece is here.
-    Answer { first: Bytes, is_stream: bool, decoder: Decoder },
+    /// A success, as far as can be seen.
+    Answer { first: Vec<Bytes>, whole: Option<Option<Usage>>, is_stream: bool, decoder: Decoder },
     /// An error status, with the beginning of its body.
     Error { refusal: Refusal, complete: bool },
 }
@@ -77,14 +82,18 @@ impl Decoder {
     }
 }
 
-/// Waits for the answer up to its first piece, within the first-byte timeout.
+/// Waits for the answer: its header and, of a document, the first piece; of a stream, the first event.
+///
+/// Two waits, whatever the provider: up to the header as long as a first byte may take, then up to the first event as
+/// long as the attempt allows, which is the same where it says nothing.
 pub(super) async fn first_piece(
     s: &mut Session,
     watch: &mut Watch,
     up: &mut HttpSession,
-    upstream: &Upstream,
+    attempt: &Attempt,
+    protocol: Protocol,
 ) -> Result<Head, Failed> {
-    let until = Instant::now() + upstream.first_byte_timeout;
+    let until = Instant::now() + attempt.upstream.first_byte_timeout;
     loop {
         wait(s, watch, until, up.read_response_header()).await?;
         // 1xx answers come one by one before the real one.
@@ -108,10 +117,97 @@ pub(super) async fn first_piece(
     }
     let is_stream = kind.as_deref().is_some_and(|kind| kind.starts_with(b"text/event-stream"));
     let is_json = kind.as_deref().is_none_or(|kind| kind.windows(4).any(|four| four == b"json"));
-    let decoder = decoder.filter(|_| is_stream || is_json).ok_or(Failure::Malformed)?;
-    match wait(s, watch, until, up.read_response_body()).await? {
-        Some(first) => Ok(Head::Answer { first, is_stream, decoder }),
-        None => Err(Failure::Malformed.into()),
+    let mut decoder = decoder.filter(|_| is_stream || is_json).ok_or(Failure::Malformed)?;
+    if is_stream {
+        let until = attempt.first_event_timeout.map_or(until, |within| Instant::now() + within);
+        let is_gated = attempt.first_event_timeout.is_some();
+        let first = first_event(s, watch, up, &mut decoder, (until, is_gated), protocol).await;
+        let first = vec![first.map_err(begun)?];
+        return Ok(Head::Answer { first, whole: None, is_stream, decoder });
+    }
+    let idle = attempt.upstream.idle_timeout;
+    let (first, whole) =
+        document(s, watch, up, &mut decoder, (until, idle), protocol).await.map_err(begun)?;
+    Ok(Head::Answer { first, whole, is_stream, decoder })
+}
+
+/// A whole document, so that one that breaks off, or is none, can be followed by another try; of one longer than a
+/// megabyte its beginning.
+async fn document(
+    s: &mut Session,
+    watch: &mut Watch,
+    up: &mut HttpSession,
+    decoder: &mut Decoder,
+    (mut until, idle): (Instant, Duration),
+    protocol: Protocol,
+) -> Result<(Vec<Bytes>, Option<Option<Usage>>), Failed> {
+    let (mut pieces, mut bytes) = (Vec::with_capacity(1), 0);
+    while let Some(piece) = wait(s, watch, until, up.read_response_body()).await? {
+        let piece = decoder.decode(piece).ok_or(Failure::Malformed)?;
+        bytes += piece.len();
+        pieces.push(piece);
+        if bytes > WHOLE_BELOW {
+            return Ok((pieces, None));
+        }
+        if up.response_done() {
+            break;
+        }
+        until = Instant::now() + idle;
+    }
+    if pieces.len() != 1 {
+        pieces = vec![pieces.concat().into()];
+    }
+    match meter::read_reply(protocol, &pieces[0]) {
+        Reply::Completion(usage) => Ok((pieces, Some(usage))),
+        Reply::NotACompletion => Err(Failure::Malformed.into()),
+    }
+}
+
+/// Everything up to the first event, decoded. Comments and pings before it are kept, and prove nothing.
+///
+/// A stream that ends without one is an answer where a platform asked for it, as the reference gateway has it, else a
+/// failure.
+async fn first_event(
+    s: &mut Session,
+    watch: &mut Watch,
+    up: &mut HttpSession,
+    decoder: &mut Decoder,
+    (until, is_gated): (Instant, bool),
+    protocol: Protocol,
+) -> Result<Bytes, Failed> {
+    let mut look = FirstEvent::new(protocol);
+    let mut all: Option<BytesMut> = None;
+    loop {
+        let Some(piece) = wait(s, watch, until, up.read_response_body()).await? else {
+            let kept = all.unwrap_or_default();
+            return if is_gated { Ok(kept.freeze()) } else { Err(Failure::Malformed.into()) };
+        };
+        let piece = decoder.decode(piece).ok_or(Failure::Malformed)?;
+        let seen = look.feed(&piece);
+        // Nearly always the first piece is enough, and is not copied.
+        let first = match &mut all {
+            None if !matches!(seen, Seen::Waiting) => piece,
+            _ => {
+                let kept = all.get_or_insert_default();
+                kept.extend_from_slice(&piece);
+                if matches!(seen, Seen::Waiting) { continue } else { kept.split().freeze() }
+            }
+        };
+        match seen {
+            Seen::Failed { status, body } => return Err(reported(status, &body)),
+            _ => return Ok(first),
+        }
+    }
+}
+
+/// The provider had accepted the call.
+fn begun(failed: Failed) -> Failed {
+    match failed {
+        Failed::Attempt(mut attempt) => {
+            attempt.had_begun = true;
+            Failed::Attempt(attempt)
+        }
+        other => other,
     }
 }
 

@@ -1,17 +1,22 @@
 //! An answer that is an event stream.
 //!
 //! Bytes pass as they came while the meter looks on; only the usage chunk that the gateway asked for is taken out. What
-//! is already here is joined into one write. The record is journalled before `[DONE]` leaves, because that is where
-//! callers hang up.
+//! is already here is joined into one write. The record is journalled before the last event leaves (`[DONE]`,
+//! `message_stop`, `response.completed`), because that is where callers hang up. Where a platform says what an answer
+//! cost, the event with the usage waits for it, and everything behind it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt as _;
-use otari_filters::meter::ChatStream;
+use otari_filters::control::Settling;
+use otari_filters::meter;
+use otari_filters::protocol::Protocol;
+use otari_filters::protocol::cost::Carriers;
 use otari_filters::protocol::name::ModelName;
 use otari_filters::rejection::{Code, Rejection};
+use otari_filters::settle::Cost;
 use pingora_core::prelude::Error;
 use pingora_proxy::Session;
 
@@ -26,6 +31,8 @@ const JOIN_BELOW: usize = 16 << 10;
 /// Only small pieces are joined: a large one fills its packets by itself.
 const JOIN_FROM: usize = 4 << 10;
 const KEEPALIVE: &[u8] = b": keepalive\n\n";
+/// What Anthropic's clients know as a sign of life.
+const PING: &[u8] = b"event: ping\ndata: {\"type\": \"ping\"}\n\n";
 
 /// How a stream ended.
 enum End {
@@ -41,10 +48,13 @@ enum End {
     Ours(&'static str, Rejection),
 }
 
-/// What a stream passes on its way: the meter, which looks on, and, if need be, the name that takes another's place.
+/// What a stream passes on its way: the meter, which looks on, and, if need be, the name that takes another's place, and
+/// those who hold back the event that the cost goes into.
 struct Passing {
-    meter: ChatStream,
+    protocol: Protocol,
+    meter: meter::Stream,
     name: Option<ModelName>,
+    carriers: Option<Carriers>,
 }
 
 impl Passing {
@@ -52,6 +62,7 @@ impl Passing {
     fn feed(&mut self, piece: Bytes, out: &mut Vec<Bytes>) {
         self.meter.feed(piece, out);
         self.rename(out);
+        self.hold_back(out);
     }
 
     /// Appends to `out` what is left at the end.
@@ -61,6 +72,28 @@ impl Passing {
         if let Some(name) = &mut self.name {
             name.finish(out);
         }
+        self.hold_back(out);
+    }
+
+    fn hold_back(&mut self, out: &mut Vec<Bytes>) {
+        if let Some(carriers) = &mut self.carriers {
+            for piece in std::mem::take(out) {
+                carriers.feed(piece, out);
+            }
+        }
+    }
+
+    /// Appends to `out` what was held back, with the cost in it. Says whether there was a place for it.
+    fn release(&mut self, cost: Option<&Cost>, out: &mut Vec<Bytes>) -> bool {
+        self.carriers.as_mut().is_some_and(|carriers| carriers.release(cost, out))
+    }
+
+    /// What keeps the connection of a waiting caller alive.
+    fn sign_of_life(&self) -> Bytes {
+        Bytes::from_static(match self.protocol {
+            Protocol::Messages => PING,
+            Protocol::Chat | Protocol::Responses => KEEPALIVE,
+        })
     }
 
     fn rename(&mut self, out: &mut Vec<Bytes>) {
@@ -73,9 +106,10 @@ impl Passing {
 
     /// Whether what has left ends with a whole event, so that a comment may follow.
     fn is_between_events(&self) -> bool {
-        match &self.name {
-            Some(name) => name.is_between_events(),
-            None => self.meter.is_between_events(),
+        match (&self.carriers, &self.name) {
+            (Some(carriers), _) => carriers.is_between_events(),
+            (None, Some(name)) => name.is_between_events(),
+            (None, None) => self.meter.is_between_events(),
         }
     }
 }
@@ -91,8 +125,12 @@ pub(super) async fn run(
     let head = super::header(&answer, ctx, None)?;
     ctx.outcome.status = head.status.as_u16();
     ctx.outcome.streamed = true;
-    let meter = ChatStream::new(call.request.hides_usage());
-    let mut stream = Passing { meter, name: call.shown_name() };
+    let protocol = call.request.protocol;
+    let is_settled = app.config.platform.is_some();
+    // What the platform says of the cost goes into the chunk with the usage: it is shown then.
+    let meter = meter::Stream::new(protocol, call.request.hides_usage() && !is_settled);
+    let carriers = is_settled.then(|| Carriers::new(protocol));
+    let mut stream = Passing { protocol, meter, name: call.shown_name(), carriers };
     // From here on the caller may leave, whatever was asked for.
     watch.caller = true;
     let end = match s.write_response_header(Box::new(head), false).await {
@@ -112,44 +150,110 @@ async fn relay(
     answer: &mut Answer,
     stream: &mut Passing,
 ) -> End {
-    let mut next = Some(std::mem::take(&mut answer.first));
     let mut out = Vec::with_capacity(4);
+    let mut broken = None;
+    for piece in std::mem::take(&mut answer.first) {
+        stream.feed(piece, &mut out);
+    }
     loop {
-        let mut broken = None;
-        if let Some(piece) = next.take() {
-            let (piece, error) = join(answer, piece);
-            broken = error;
-            match answer.decoder.decode(piece) {
-                Some(plain) => stream.feed(plain, &mut out),
-                None => broken = Some("malformed_answer"),
-            }
-            if let Err(refused) = account(call, &stream.meter).await {
-                // What the provider already sent is the caller's, they pay for it.
-                let _ = write(s, &mut out).await;
-                return End::Ours("budget_exceeded", refused);
-            }
-            if let Err(error) = write(s, &mut out).await {
-                return End::CallerGone(error.into_down());
-            }
+        if let Err(refused) = account(call, &stream.meter).await {
+            // What the provider already sent is the caller's, they pay for it.
+            stream.release(None, &mut out);
+            let _ = write(s, &mut out).await;
+            return End::Ours("budget_exceeded", refused);
+        }
+        if let Err(error) = write(s, &mut out).await {
+            return End::CallerGone(error.into_down());
+        }
+        if let Err(end) = settle(app, s, call, watch, stream).await {
+            return end;
         }
         if let Some(reason) = broken {
+            stream.release(None, &mut out);
+            let _ = write(s, &mut out).await;
             return End::Broken(reason);
         }
         // True after an error as well: errors have returned above.
         if answer.up.response_done() {
             break;
         }
-        match wait(app, s, watch, answer, stream.is_between_events()).await {
-            Ok(Some(piece)) => next = Some(piece),
+        match wait(app, s, watch, answer, stream).await {
+            Ok(Some(piece)) => {
+                let (piece, error) = join(answer, piece);
+                broken = error;
+                match answer.decoder.decode(piece) {
+                    Some(plain) => stream.feed(plain, &mut out),
+                    None => broken = Some("malformed_answer"),
+                }
+            }
             Ok(None) => break,
-            Err(end) => return end,
+            Err(end) => {
+                stream.release(None, &mut out);
+                let _ = write(s, &mut out).await;
+                return end;
+            }
         }
     }
     stream.finish(&mut out);
-    match write(s, &mut out).await {
-        Ok(()) if stream.meter.has_failed() => End::Reported,
+    if stream.meter.has_failed() {
+        stream.release(None, &mut out);
+    }
+    if let Err(error) = write(s, &mut out).await {
+        return End::CallerGone(error.into_down());
+    }
+    if stream.meter.has_failed() {
+        return End::Reported;
+    }
+    call.open.observe(stream.meter.usage(), stream.meter.output_tokens());
+    call.open.end(&Ending::Complete { streamed: true });
+    match settle(app, s, call, watch, stream).await {
         Ok(()) => End::Complete,
-        Err(error) => End::CallerGone(error.into_down()),
+        Err(end) => end,
+    }
+}
+
+/// Once the answer has been recorded: waits for what the platform says it cost, and lets go of what was held back for it.
+async fn settle(
+    app: &App,
+    s: &mut Session,
+    call: &mut Call,
+    watch: &mut Watch,
+    stream: &mut Passing,
+) -> Result<(), End> {
+    let mut out = Vec::new();
+    if let Some(settling) = call.open.take_settling() {
+        let cost = settlement(app, s, watch, stream, settling).await?;
+        let is_attached = stream.release(cost.as_ref().and_then(Option::as_ref), &mut out);
+        super::count_settlement(app, cost.as_ref(), is_attached);
+    } else if call.open.is_settled() {
+        stream.release(None, &mut out);
+    }
+    write(s, &mut out).await.map_err(|error| End::CallerGone(error.into_down()))
+}
+
+/// Waits for the platform, at most as long as an answer may; keeps the caller's connection alive meanwhile.
+async fn settlement(
+    app: &App,
+    s: &mut Session,
+    watch: &mut Watch,
+    stream: &Passing,
+    mut settling: Settling,
+) -> Result<Option<Option<Cost>>, End> {
+    let end_at = Instant::now() + super::settlement_timeout(app);
+    let every = app.config.limits.streaming_keepalive_interval;
+    loop {
+        let comments = stream.is_between_events() && every > Duration::ZERO;
+        let until = if comments { end_at.min(Instant::now() + every) } else { end_at };
+        match watch.step(s, until, settling.as_mut()).await {
+            Step::Got(cost) => return Ok(Some(cost)),
+            Step::Gone(error) => return Err(End::CallerGone(error)),
+            Step::Timeout if Instant::now() < end_at && !watch.is_over() => {
+                s.write_response_body(Some(stream.sign_of_life()), false)
+                    .await
+                    .map_err(|error| End::CallerGone(error.into_down()))?;
+            }
+            Step::Timeout | Step::Stopped => return Ok(None),
+        }
     }
 }
 
@@ -181,7 +285,7 @@ fn join(answer: &mut Answer, piece: Bytes) -> (Bytes, Option<&'static str>) {
 }
 
 /// Takes over what the meter saw: lets the hold grow, and records the end before the caller can see it.
-async fn account(call: &mut Call, stream: &ChatStream) -> Result<(), Rejection> {
+async fn account(call: &mut Call, stream: &meter::Stream) -> Result<(), Rejection> {
     call.open.observe(stream.usage(), stream.output_tokens());
     if stream.is_done() && !stream.has_failed() {
         call.open.end(&Ending::Complete { streamed: true });
@@ -203,13 +307,13 @@ async fn wait(
     s: &mut Session,
     watch: &mut Watch,
     answer: &mut Answer,
-    may_comment: bool,
+    stream: &Passing,
 ) -> Result<Option<Bytes>, End> {
     let idle_at = Instant::now() + answer.idle_timeout;
     let every = app.config.limits.streaming_keepalive_interval;
     loop {
         // A comment inside an event that has half left would end up in its data.
-        let comments = may_comment && every > Duration::ZERO;
+        let comments = stream.is_between_events() && every > Duration::ZERO;
         let keepalive_at = if comments { Instant::now() + every } else { idle_at };
         let until = idle_at.min(keepalive_at);
         match watch.step(s, until, answer.up.read_response_body()).await {
@@ -220,8 +324,7 @@ async fn wait(
             Step::Timeout if watch.is_over() => return Err(ours(exchange::out_of_time())),
             Step::Timeout if Instant::now() >= idle_at => return Err(End::Broken("idle_timeout")),
             Step::Timeout => {
-                let comment = Bytes::from_static(KEEPALIVE);
-                s.write_response_body(Some(comment), false)
+                s.write_response_body(Some(stream.sign_of_life()), false)
                     .await
                     .map_err(|error| End::CallerGone(error.into_down()))?;
             }
@@ -231,7 +334,7 @@ async fn wait(
 
 fn ours(failed: exchange::Failed) -> End {
     match failed {
-        exchange::Failed::Ended(reason, refused) => End::Ours(reason, refused),
+        exchange::Failed::Ended(reason, refused) => End::Ours(reason, *refused),
         _ => End::Broken("connection_broken"),
     }
 }

@@ -54,8 +54,8 @@ fn kept() -> UsageRow {
         latency_ms: Some(4_000_000_000),
         source: "gateway".into(),
         source_label: None,
-        policy_name: None,
-        selection_reason: None,
+        policy_name: Some("cheap".into()),
+        selection_reason: Some("on_failure".into()),
         attempt_position: Some(1),
         attempt_count: Some(2),
         request_group_id: Some("group".into()),
@@ -69,6 +69,8 @@ pub(super) async fn every_column_of_a_record_is_kept(store: &dyn Store) {
         api_key_id: Some("k1".into()),
         error_message: Some("stream_error: Zoë 🦦".into()),
         status: Status::Absorbed,
+        policy_name: Some("cheap".into()),
+        selection_reason: Some("on_failure".into()),
         ..record("r1", "u1", 5, 1)
     };
     let bare = UsageRecord {

@@ -120,6 +120,8 @@ pub(super) fn record(id: &str, user: &str, micros: i64, seconds: i64) -> UsageRe
         counts_toward_budget: true,
         leased: false,
         ceilings: Vec::new(),
+        policy_name: None,
+        selection_reason: None,
     }
 }
 

@@ -23,21 +23,23 @@ const USAGE: &str = "-- apply
     WITH entry AS (
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
             $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::text[], $13::text[], $14::int8[], $15::int4[],
-            $16::int8[], $17::int4[], $18::int4[], $19::text[], $20::bool[], $21::int8[], $22::int8[], $23::bool[])
+            $16::int8[], $17::int4[], $18::int4[], $19::text[], $20::bool[], $21::int8[], $22::int8[], $23::bool[],
+            $28::text[], $29::text[])
         AS e (id, api_key_id, user_id, at, model, provider, endpoint, prompt_tokens, completion_tokens, total_tokens,
             cost, status, error_message, cache_read_tokens, status_code, latency_ms, attempt_position, attempt_count,
-            request_group_id, counts_toward_budget, cache_write_tokens, cache_write_1h_tokens, leased)
+            request_group_id, counts_toward_budget, cache_write_tokens, cache_write_1h_tokens, leased,
+            policy_name, selection_reason)
     ), key AS (
         SELECT id FROM api_keys WHERE id = ANY($2::text[]) FOR KEY SHARE
     ), fresh AS (
         INSERT INTO usage_logs (id, api_key_id, user_id, \"timestamp\", model, provider, endpoint, prompt_tokens,
             completion_tokens, total_tokens, cost, status, error_message, cache_read_tokens, status_code, latency_ms,
             attempt_position, attempt_count, request_group_id, counts_toward_budget, cache_write_tokens,
-            cache_write_1h_tokens)
+            cache_write_1h_tokens, policy_name, selection_reason)
         SELECT e.id, k.id, u.user_id, e.at, e.model, e.provider, e.endpoint, e.prompt_tokens, e.completion_tokens,
             e.total_tokens, e.cost * 0.000001, e.status, e.error_message, e.cache_read_tokens, e.status_code,
             e.latency_ms, e.attempt_position, e.attempt_count, e.request_group_id, e.counts_toward_budget,
-            e.cache_write_tokens, e.cache_write_1h_tokens
+            e.cache_write_tokens, e.cache_write_1h_tokens, e.policy_name, e.selection_reason
         FROM entry e LEFT JOIN key k ON k.id = e.api_key_id LEFT JOIN users u ON u.user_id = e.user_id
         ON CONFLICT (id) DO NOTHING
         RETURNING id
@@ -136,6 +138,8 @@ async fn lock(db: &Transaction<'_>, entries: &[Entry]) -> Result<(), StoreError>
             }
             Entry::Reset(BudgetReset { scope: Scope::User(id), .. }) => users.push(clean(id)),
             Entry::Reset(BudgetReset { scope: Scope::Ceiling(id), .. }) => ceilings.push(clean(id)),
+            // Connected mode's, which has no database.
+            Entry::Report(_) | Entry::Reported(_) => {}
         }
     }
     for (mut ids, sql) in [(users, LOCK_USERS), (ceilings, LOCK_CEILINGS)] {
@@ -153,7 +157,7 @@ async fn usage(db: &Transaction<'_>, gateway: &str, run: &[&Entry]) -> Result<i6
     let records = || {
         run.iter().filter_map(|entry| match entry {
             Entry::Usage(record) => Some(record),
-            Entry::Reset(_) => None,
+            Entry::Reset(_) | Entry::Report(_) | Entry::Reported(_) => None,
         })
     };
     let rows: Vec<Usage<'_>> = records().map(Usage::from).collect();
@@ -202,6 +206,8 @@ async fn usage(db: &Transaction<'_>, gateway: &str, run: &[&Entry]) -> Result<i6
                 &ceilings,
                 &ceilings_leased,
                 &gateway,
+                &all!(policy_name),
+                &all!(selection_reason),
             ],
         )
         .await;

@@ -16,9 +16,9 @@ const INSERT: &str = "-- apply
     INSERT INTO usage_logs (id, api_key_id, user_id, timestamp, model, provider, endpoint, prompt_tokens,
         completion_tokens, total_tokens, cost, status, error_message, cache_read_tokens, status_code, latency_ms,
         attempt_position, attempt_count, request_group_id, counts_toward_budget, cache_write_tokens,
-        cache_write_1h_tokens)
+        cache_write_1h_tokens, policy_name, selection_reason)
     VALUES (?1, (SELECT id FROM api_keys WHERE id = ?2), (SELECT user_id FROM users WHERE user_id = ?3), ?4, ?5, ?6,
-        ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)
+        ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)
     ON CONFLICT (id) DO NOTHING";
 
 /// What the trigger on new rows does, once for a batch.
@@ -137,6 +137,8 @@ fn usage(db: &Connection, record: &UsageRecord, spent: &mut Spent) -> Result<boo
         usage.counts_toward_budget,
         usage.cache_write_tokens,
         usage.cache_write_1h_tokens,
+        usage.policy_name,
+        usage.selection_reason,
     ])?;
     if inserted == 0 {
         return Ok(false);

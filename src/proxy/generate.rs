@@ -1,39 +1,43 @@
-//! `POST /v1/chat/completions`: the gates in their order, then the exchange.
+//! Generations: chat completions, messages, responses. The gates in their order, then the exchange.
 //!
-//! The order is the reference gateway's, except that credentials are checked before the body is read.
+//! The order is the reference gateway's, except that credentials are checked before the body is read. Where a platform
+//! decides there is one gate, `resolve`: nobody here pays, and so nothing is limited, priced or held.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use otari_filters::control::{Attempt, Claim};
+use http::StatusCode;
+use otari_filters::control::{Claim, Plan, Reservation, Wanted};
 use otari_filters::prices::Prices;
-use otari_filters::protocol::chat::Request;
+use otari_filters::protocol::{CountRequest, Protocol, Request};
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::reserve::Estimate;
+use otari_filters::route;
 use pingora_proxy::Session;
 
-use crate::app::App;
+use crate::app::{App, Mode};
 use crate::proxy::call::{Call, Stop};
 use crate::proxy::exchange::Watch;
 use crate::proxy::open::{Open, Origin};
+use crate::proxy::reply::{self, JSON, Reply};
 use crate::proxy::{RequestContext, body, exchange, refusals, relay};
 
-const ENDPOINT: &str = "/v1/chat/completions";
-
-/// Serves one chat completion.
-pub(super) async fn complete(
+/// Serves one generation.
+pub(super) async fn serve(
     app: &Arc<App>,
     s: &mut Session,
     ctx: &mut RequestContext,
+    protocol: Protocol,
 ) -> Result<(), Stop> {
     let body = body::read(s, &app.config.limits).await?;
     body::check_type(s, &body)?;
-    let request = Request::read(&body)?;
+    let request = Request::read(protocol, &body)?;
     ctx.outcome.model = Some(request.model.as_str().into());
-    let mut call = match pass_gates(app, ctx, request, body).await {
+    let no_router = !wants_router(s)?;
+    let mut call = match pass_gates(app, ctx, request, body, no_router).await {
         Err(Stop::Refused(refused)) => {
-            refusals::note(app, ctx, ENDPOINT, &refused).await;
+            refusals::note(app, ctx, protocol, &refused).await;
             return Err(Stop::Refused(refused));
         }
         passed => passed?,
@@ -43,6 +47,33 @@ pub(super) async fn complete(
     ctx.outcome.usage = call.open.usage();
     ctx.outcome.cost = call.open.cost();
     result
+}
+
+/// How many tokens a messages request has, about. Nobody is called, and nothing is billed.
+pub(super) async fn count_tokens(
+    app: &Arc<App>,
+    s: &mut Session,
+    ctx: &mut RequestContext,
+) -> Result<(), Stop> {
+    let body = body::read(s, &app.config.limits).await?;
+    body::check_type(s, &body)?;
+    let request = CountRequest::read(&body)?;
+    ctx.outcome.model = Some(request.model.as_str().into());
+    if let (Mode::Connected(_), Some(caller)) = (&app.mode, &ctx.caller) {
+        // The platform says whether the caller may; where to does not matter.
+        let wanted =
+            Wanted { model: &request.model, protocol: Protocol::Messages, no_router: true };
+        app.control.resolve(caller, None, wanted).await?;
+    }
+    let answer = format!(r#"{{"input_tokens":{}}}"#, request.tokens);
+    Ok(reply::write(s, ctx, Reply::new(StatusCode::OK, JSON, answer)).await?)
+}
+
+/// Whether a router may choose among the targets of a policy.
+fn wants_router(s: &Session) -> Result<bool, Rejection> {
+    let Some(said) = s.get_header("otari-router") else { return Ok(true) };
+    // Anything but ASCII is neither word.
+    route::wants_router(Some(said.to_str().unwrap_or("?")))
 }
 
 /// Asks the providers and passes the first answer on.
@@ -62,6 +93,7 @@ async fn pass_gates(
     ctx: &mut RequestContext,
     request: Request,
     body: Bytes,
+    no_router: bool,
 ) -> Result<Call, Stop> {
     let caller = ctx.caller.clone().ok_or_else(|| Rejection::internal("no caller"))?;
     if request.model.trim().is_empty() {
@@ -69,43 +101,47 @@ async fn pass_gates(
         return Err(Rejection::new(Code::ModelNotFound, message).into());
     }
     let billed = app.control.bill(&caller, request.user.as_deref())?;
-    ctx.user_id = Some(billed.user_id.clone());
-    if let Some(limiter) = &app.limiter {
-        let admitted = limiter.admit(&billed.user_id, Instant::now());
+    ctx.user_id = billed.user_id.clone();
+    if let (Some(limiter), Some(user_id)) = (&app.limiter, &billed.user_id) {
+        let admitted = limiter.admit(user_id, Instant::now());
         ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
     }
     // Where it would go decides whether it may and what it would cost; a name that leads nowhere is refused behind the
     // budget gate.
-    let resolved = match app.control.resolve(&caller, &billed.user_id, &request.model).await {
+    let wanted = Wanted { model: &request.model, protocol: request.protocol, no_router };
+    let resolved = match app.control.resolve(&caller, billed.user_id.as_deref(), wanted).await {
         Err(refused) if refused.code == Code::ModelNotPermitted => return Err(refused.into()),
         resolved => resolved,
     };
-    let prices = resolved.as_ref().ok().and_then(|attempts| attempts[0].prices.clone());
     let estimate = estimate(app, &request);
-    let is_free = prices.as_ref().is_some_and(|prices| prices.is_free());
-    let hold = estimate.cost(prices.as_deref());
-    let attempts = resolved.as_deref().unwrap_or_default();
-    let claim = Claim {
-        caller: &caller,
-        user_id: &billed.user_id,
-        attempts,
-        estimate: hold,
-        free: is_free,
-    };
-    let reservation = app.control.reserve(claim).await?;
+    let prices = resolved.as_ref().ok().and_then(|plan| plan.attempts[0].prices.clone());
+    let mut reservation: Option<Reservation> = None;
+    if let Some(user_id) = &billed.user_id {
+        let claim = Claim {
+            caller: &caller,
+            user_id,
+            attempts: resolved.as_ref().map_or(&[], |plan| plan.attempts.as_slice()),
+            estimate: estimate.cost(prices.as_deref()),
+            free: prices.as_ref().is_some_and(|prices| prices.is_free()),
+        };
+        reservation = Some(app.control.reserve(claim).await?);
+    }
+    let pays = reservation.is_some();
     let origin = Origin {
         request_id: ctx.id.clone(),
         key_id: caller.key_id().cloned(),
         user_id: billed.user_id,
-        endpoint: ENDPOINT,
+        endpoint: request.protocol.route(),
+        session_label: request.session_label.clone(),
         started: ctx.started,
     };
     // From here on every way out gives the hold back.
     let mut open = Open::new(app.clone(), origin, estimate, reservation);
-    let attempts = priced(app, &request, resolved, prices.as_deref())?;
-    refuse_unserved(&request)?;
-    open.set_candidates(attempts.len());
-    Ok(Call { request, body, keeps_user: billed.keeps_label, attempts, open })
+    let plan = if pays { priced(app, &request, resolved, prices.as_deref())? } else { resolved? };
+    refuse_unserved(&request, pays)?;
+    ctx.plan_id = plan.request_id.clone();
+    open.set_plan(&plan);
+    Ok(Call { request, body, keeps_user: billed.keeps_label, plan, at: 0, open })
 }
 
 fn estimate(app: &App, request: &Request) -> Estimate {
@@ -119,9 +155,9 @@ fn estimate(app: &App, request: &Request) -> Estimate {
 fn priced(
     app: &App,
     request: &Request,
-    resolved: Result<Vec<Attempt>, Rejection>,
+    resolved: Result<Plan, Rejection>,
     prices: Option<&Prices>,
-) -> Result<Vec<Attempt>, Rejection> {
+) -> Result<Plan, Rejection> {
     let is_ambiguous = resolved.as_ref().is_err_and(|refused| refused.code == Code::AmbiguousModel);
     if app.settings.load().require_pricing && prices.is_none() && !is_ambiguous {
         let message = format!(
@@ -136,13 +172,13 @@ fn priced(
 }
 
 /// Features of the reference that this version does not run are refused, never silently left out.
-fn refuse_unserved(request: &Request) -> Result<(), Rejection> {
+fn refuse_unserved(request: &Request, is_standalone: bool) -> Result<(), Rejection> {
     let asked = request
         .gateway_features
         .iter()
         .find(|field| matches!(**field, "mcp_servers" | "mcp_server_ids" | "guardrails"));
     match asked {
-        Some(&"mcp_server_ids") => Err(Rejection::new(
+        Some(&"mcp_server_ids") if is_standalone => Err(Rejection::new(
             Code::Unsupported,
             "mcp_server_ids is only available in platform mode",
         )),

@@ -1,0 +1,256 @@
+//! Standalone mode: opens the store, brings it up to date, replays the journal and reads everything into memory. Alone
+//! names concrete stores.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use otari_filters::providers::Family;
+use otari_filters::upstream::{BadDraft, Draft, Upstream};
+
+use super::StartError;
+use crate::config::{Config, Database, ProviderConfig};
+use crate::control::directory::Directory;
+use crate::control::follow::Follower;
+use crate::control::housekeeping::Housekeeper;
+use crate::control::journal::Journal;
+use crate::control::leases::Leases;
+use crate::control::ledger::Ledger;
+use crate::control::local::{Configured, Local};
+use crate::control::settings::Settings;
+use crate::control::writer::{Touched, Writer};
+use crate::first_run;
+use crate::life::Calls;
+use crate::proxy::refusals::Refusals;
+use crate::store::{Everything, Origin, Store, StoreError, Upgrade, postgres, sqlite};
+use crate::telemetry::metrics::Metrics;
+
+/// What only standalone mode has; the management API works on it.
+pub struct Standalone {
+    /// What the operator asked for.
+    pub config: Arc<Config>,
+    /// What of it can be changed while the gateway runs, as it is now.
+    pub settings: Arc<ArcSwap<Settings>>,
+    /// The answers to a request's questions.
+    pub local: Arc<Local>,
+    /// The database.
+    pub store: Arc<dyn Store>,
+    /// Takes the journal to the store.
+    pub writer: Writer,
+    /// Keeps in step with other gateways on the database.
+    pub follower: Follower,
+    /// Keeps the sums of usage, and drops what is too old.
+    pub housekeeper: Housekeeper,
+    /// Calls to providers under way.
+    pub calls: Arc<Calls>,
+    /// How many rows refusals may leave.
+    pub refusals: Refusals,
+    /// API key made at the first start; shown once.
+    pub bootstrap_key: Option<String>,
+    /// Master key made at the first start; shown once.
+    pub first_master_key: Option<String>,
+}
+
+/// Opens the database the configuration names. Does not touch its schema.
+///
+/// # Errors
+/// When it cannot be opened.
+pub async fn open_store(database: &Database) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match database {
+        Database::Sqlite { path } => Arc::new(sqlite::open(path).await?),
+        Database::Postgres { url, label, tls, root_cert, max_connections, pool_timeout } => {
+            let root_cert = root_cert.as_deref();
+            Arc::new(
+                postgres::open(url, label, *tls, root_cert, *max_connections, *pool_timeout)
+                    .await?,
+            )
+        }
+    })
+}
+
+/// Makes standalone mode ready.
+///
+/// # Errors
+/// When a part of it cannot be; nothing is served then.
+pub(super) async fn start(
+    config: &Arc<Config>,
+    metrics: &Arc<Metrics>,
+    calls: &Arc<Calls>,
+    mock: Option<SocketAddr>,
+) -> Result<Arc<Standalone>, StartError> {
+    let begun = Instant::now();
+    // Whatever may fail comes before the keys that are shown once.
+    let providers = config
+        .providers
+        .iter()
+        .map(|provider| configured(provider, config, mock))
+        .collect::<Result<_, _>>()
+        .map_err(StartError::Other)?;
+    let Past { store, journal, writer, touched } = catch_up(config, metrics).await?;
+    let failed = |source| StartError::Store { label: store.label().to_owned(), source };
+    let mut everything = store.everything().await.map_err(failed)?;
+    let bootstrap_key =
+        first_run::prepare(config, store.as_ref(), &mut everything).await.map_err(failed)?;
+    let (master, first_master_key) =
+        first_run::master_key(config, store.as_ref(), &everything.settings)
+            .await
+            .map_err(failed)?;
+    let settings = Arc::new(ArcSwap::from_pointee(Settings::new(config, &everything.settings)));
+    let (directory, ledger) = into_memory(config, &everything, store.shared().is_some());
+    let leases = Arc::new(Leases::new(store.clone(), ledger.clone(), config.budget_lease_ttl));
+    let local = Arc::new(Local {
+        directory,
+        ledger,
+        leases,
+        journal,
+        touched,
+        metrics: metrics.clone(),
+        master: ArcSwap::from_pointee(master),
+        providers,
+        settings: settings.clone(),
+    });
+    local.set(Settings::new(config, &everything.settings));
+    let follower = Follower { store: store.clone(), local: local.clone(), config: config.clone() };
+    // It joined after that, if others share the database.
+    local.leases.renew(begun);
+    let housekeeper = Housekeeper::new(store.clone(), metrics.clone(), config.usage_retention_days);
+    Ok(Arc::new(Standalone {
+        config: config.clone(),
+        settings,
+        local,
+        store,
+        writer,
+        follower,
+        housekeeper,
+        calls: calls.clone(),
+        refusals: Refusals::default(),
+        bootstrap_key,
+        first_master_key,
+    }))
+}
+
+/// The database with everything in it that earlier processes of this gateway left.
+struct Past {
+    store: Arc<dyn Store>,
+    journal: Arc<Journal>,
+    writer: Writer,
+    touched: Arc<Touched>,
+}
+
+/// Opens the database, brings it up to date and replays the journal.
+async fn catch_up(config: &Config, metrics: &Arc<Metrics>) -> Result<Past, StartError> {
+    let store = open_store(&config.database)
+        .await
+        .map_err(|source| StartError::Store { label: config.database.label(), source })?;
+    let failed = |source| StartError::Store { label: store.label().to_owned(), source };
+    if config.auto_migrate {
+        report(&store.upgrade().await.map_err(failed)?);
+    }
+    store.schema_check().await.map_err(failed)?;
+    let journal_dir = Path::new(&config.journal_dir);
+    let journal = Arc::new(Journal::open(journal_dir)?);
+    if let Some(shared) = store.shared() {
+        shared.join(&first_run::gateway_id(journal_dir)?).await.map_err(failed)?;
+    }
+    let touched = Arc::new(Touched::default());
+    let writer = Writer::new(journal.clone(), store.clone(), metrics.clone(), touched.clone());
+    // Before the counters are read: they must contain what earlier processes spent.
+    let replayed = writer.replay().await.map_err(failed)?;
+    if replayed > 0 {
+        tracing::info!(records = replayed, "usage of an earlier run was written from the journal");
+    }
+    if let Some(shared) = store.shared() {
+        // Everything that was settled out of them is in the database now, and nothing is held.
+        shared.forget_leases().await.map_err(failed)?;
+    }
+    Ok(Past { store, journal, writer, touched })
+}
+
+/// Does what an upgrade of the database would do and takes it back; says where and what.
+///
+/// # Errors
+/// When the database cannot be opened, or could not be upgraded.
+pub async fn rehearse(database: &Database) -> Result<Upgrade, StoreError> {
+    match database {
+        Database::Sqlite { path } => sqlite::rehearse(path),
+        Database::Postgres { url, label, tls, root_cert, max_connections, pool_timeout } => {
+            let root_cert = root_cert.as_deref();
+            postgres::open(url, label, *tls, root_cert, *max_connections, *pool_timeout)
+                .await?
+                .rehearse()
+                .await
+        }
+    }
+}
+
+/// Says what an upgrade at start did, when it did anything worth a line.
+fn report(upgrade: &Upgrade) {
+    let (Origin::Reference(revision), Some(adoption)) = (&upgrade.origin, &upgrade.adoption) else {
+        return;
+    };
+    tracing::warn!(
+        revision,
+        "the reference gateway's database was taken over: {}; the reference cannot open it any more",
+        adoption.summary()
+    );
+    if !adoption.notes.is_empty() {
+        tracing::warn!("taken over with these notes: {}", adoption.notes.join("; "));
+    }
+}
+
+/// What the request path looks up.
+fn into_memory(
+    config: &Config,
+    everything: &Everything,
+    shares: bool,
+) -> (Arc<Directory>, Arc<Ledger>) {
+    let directory = Directory::default();
+    let ledger = Ledger::new(config.budgets_enabled, shares);
+    everything.keys.iter().for_each(|row| directory.put_key(row));
+    directory.put_prices(&everything.prices);
+    directory.default_prices.switch(config.default_pricing);
+    everything.budgets.iter().for_each(|row| ledger.put_budget(row));
+    everything.users.iter().for_each(|row| ledger.put_user(row));
+    ledger.put_ceilings(&everything.ceilings);
+    everything.users.iter().for_each(|row| directory.put_user(row));
+    directory.set_aliases(&config.aliases, &everything.aliases);
+    (Arc::new(directory), Arc::new(ledger))
+}
+
+/// A provider of the configuration, ready to be called.
+fn configured(
+    provider: &ProviderConfig,
+    config: &Config,
+    mock: Option<SocketAddr>,
+) -> Result<Configured, String> {
+    let name = &provider.instance;
+    let own_mock = provider.kind.family == Family::Mock && provider.base_url.is_none();
+    let base = match (&provider.base_url, mock) {
+        (Some(base), _) => base.clone(),
+        (None, Some(address)) => format!("http://{address}/v1"),
+        // Only families that this version does not call have no default base.
+        (None, None) => "http://unset.invalid".to_owned(),
+    };
+    let timeouts = &config.limits;
+    let upstream = Upstream::new(&Draft {
+        instance: name,
+        kind: provider.kind,
+        base_url: &base,
+        api_key: provider.api_key.as_ref(),
+        headers: &provider.headers,
+        client_settings: &[],
+        max_retries: provider.max_retries,
+        first_byte_timeout: provider.timeout.unwrap_or(timeouts.first_byte_timeout),
+        idle_timeout: provider.timeout.unwrap_or(timeouts.idle_timeout),
+        address: if own_mock { mock } else { None },
+    })
+    .map_err(|bad| match bad {
+        BadDraft::Url => format!("providers.{name}.api_base: not a URL"),
+        BadDraft::Credential => {
+            format!("providers.{name}.api_key holds characters that a header cannot")
+        }
+    })?;
+    Ok(Configured { upstream: Arc::new(upstream), models: provider.models.clone() })
+}
