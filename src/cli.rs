@@ -82,6 +82,9 @@ pub enum Command {
     /// Serve the mock provider alone.
     #[command(hide = true)]
     Mock(Mock),
+    /// Serve a platform to test connected mode against.
+    #[command(hide = true)]
+    MockPlatform(MockPlatform),
 }
 
 /// `otari serve`.
@@ -205,6 +208,26 @@ pub struct Mock {
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1")]
     pub host: String,
+}
+
+/// `otari mock-platform`.
+#[derive(Clone, Debug, Args)]
+pub struct MockPlatform {
+    /// Port to listen on, 0 for any free one
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
+    /// Address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// What it answers, as JSON [default: one attempt per call, every report is taken]
+    #[arg(long, value_name = "FILE")]
+    pub script: Option<PathBuf>,
+    /// The only gateway token to accept; outranks the script [default: any]
+    #[arg(long, value_name = "TOKEN", value_parser = secret)]
+    pub gateway_token: Option<Secret>,
+    /// Where attempts lead that name no address; outranks the script [default: http://127.0.0.1:9100/v1]
+    #[arg(long, value_name = "URL")]
+    pub provider_base: Option<String>,
 }
 
 pub use run::main;
@@ -369,6 +392,9 @@ mod tests {
             assert!(parsed.is_ok(), "{line}: {parsed:?}");
         }
         assert!(matches!(parse("otari mock --port 1"), Ok(Command::Mock(m)) if m.port == 1));
+        assert!(
+            matches!(parse("otari mock-platform"), Ok(Command::MockPlatform(m)) if m.port == 0)
+        );
     }
 
     #[test]

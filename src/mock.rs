@@ -65,6 +65,7 @@ mod embeddings;
 mod emit;
 mod http;
 mod messages;
+pub mod platform;
 mod protocol;
 mod record;
 mod responses;
@@ -78,7 +79,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use record::Record;
@@ -122,20 +123,33 @@ impl Mock {
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send,
     ) -> io::Result<()> {
-        listener.local_addr()?;
-        let mut shutdown = pin!(shutdown);
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                () = &mut shutdown => return Ok(()),
-                Some(_) = connections.join_next() => {}
-                accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                    Ok((stream, _)) => {
-                        connections.spawn(connection::serve(stream, Arc::clone(&self.record)));
-                    }
-                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-                },
-            }
+        accept(listener, shutdown, |stream| connection::serve(stream, Arc::clone(&self.record)))
+            .await
+    }
+}
+
+/// Serves each connection to `listener` until `shutdown` resolves, then drops them.
+///
+/// # Errors
+/// When the listener has no address any more; a failed accept is waited out.
+async fn accept<C: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+    serve: impl Fn(TcpStream) -> C,
+) -> io::Result<()> {
+    listener.local_addr()?;
+    let mut shutdown = pin!(shutdown);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(serve(stream));
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
         }
     }
 }

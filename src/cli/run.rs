@@ -9,6 +9,7 @@ use super::{Command, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, InitDb
 use super::{import, init, manage};
 use crate::app::{StartError, open_store, rehearse};
 use crate::config::{self, Config, Flags, Sources};
+use crate::mock::platform::{BASE_PATH, Platform, Script};
 use crate::server::{self, Greeting};
 use crate::store::{StoreError, Upgrade};
 use crate::telemetry::logs;
@@ -36,6 +37,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::InitDb(init) => init_db(&init),
         Command::Demo(options) => run_demo(&options),
         Command::Mock(options) => run_mock(&options),
+        Command::MockPlatform(options) => run_mock_platform(&options),
         Command::Init(options) => init::run(&options),
         Command::Import(options) => import::run(&options),
         Command::Keys(keys) => {
@@ -193,6 +195,43 @@ fn run_mock(options: &super::Mock) -> u8 {
             EXIT_FAILED
         }
     }
+}
+
+fn run_mock_platform(options: &super::MockPlatform) -> u8 {
+    let served = platform_script(options).and_then(|script| {
+        runtime()?.block_on(async {
+            let address = (options.host.as_str(), options.port);
+            let listener = tokio::net::TcpListener::bind(address).await?;
+            let address = listener.local_addr()?;
+            say(&format!("mock platform listening on http://{address}{BASE_PATH}"));
+            Platform::new(script).serve(listener, std::future::pending()).await?;
+            Ok(())
+        })
+    });
+    match served {
+        Ok(()) => EXIT_OK,
+        Err(error) => {
+            complain(&error);
+            EXIT_FAILED
+        }
+    }
+}
+
+fn platform_script(options: &super::MockPlatform) -> Result<Script, Failure> {
+    let mut script = match &options.script {
+        None => Script::default(),
+        Some(file) => std::fs::read(file)
+            .map_err(|error| error.to_string())
+            .and_then(|text| Script::from_json(&text))
+            .map_err(|error| format!("{}: {error}", file.display()))?,
+    };
+    if let Some(token) = &options.gateway_token {
+        script.gateway_token = Some(token.expose().to_owned());
+    }
+    if let Some(base) = &options.provider_base {
+        script.default_provider.api_base = Some(base.clone());
+    }
+    Ok(script)
 }
 
 type Failure = Box<dyn std::error::Error>;

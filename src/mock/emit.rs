@@ -114,7 +114,7 @@ impl Outlet<'_> {
         self.fixed(status, JSON, "", body).await
     }
 
-    fn next(&self) -> Next {
+    pub(super) fn next(&self) -> Next {
         if self.keep_alive { Next::Keep } else { Next::Close }
     }
 
@@ -138,7 +138,7 @@ impl Outlet<'_> {
     }
 
     /// Ends the connection with a reset instead of an end of data.
-    async fn reset(&mut self) -> io::Result<Next> {
+    pub(super) async fn reset(&mut self) -> io::Result<Next> {
         self.flush().await?;
         sleep(GAP).await;
         self.stream.set_zero_linger()?;

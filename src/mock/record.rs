@@ -151,13 +151,17 @@ impl Record {
 fn header((name, value): (&[u8], &[u8])) -> (String, String) {
     let name = String::from_utf8_lossy(name).into_owned();
     let value = String::from_utf8_lossy(value);
-    let secret = SECRET.iter().any(|secret| name.eq_ignore_ascii_case(secret));
-    let value = if secret { masked(&value) } else { value.into_owned() };
+    let value = if is_secret(&name) { masked(&value) } else { value.into_owned() };
     (name, value)
 }
 
+/// Whether a header of this name holds credentials.
+pub(super) fn is_secret(name: &str) -> bool {
+    SECRET.iter().any(|secret| name.eq_ignore_ascii_case(secret))
+}
+
 /// The scheme and the last four characters; short credentials show nothing.
-fn masked(value: &str) -> String {
+pub(super) fn masked(value: &str) -> String {
     let (scheme, secret) = value.split_once(' ').unwrap_or(("", value));
     let space = if scheme.is_empty() { "" } else { " " };
     let length = secret.chars().count();

@@ -114,8 +114,19 @@ fn every_command_in_the_readme_exists() {
     let aliases = read(".cargo/config.toml");
     let built_in = ["build", "test", "bench", "run", "fmt", "install"];
     let verbs = [
-        "serve", "check", "migrate", "init-db", "demo", "mock", "init", "keys", "users", "budgets",
-        "usage", "import",
+        "serve",
+        "check",
+        "migrate",
+        "init-db",
+        "demo",
+        "mock",
+        "mock-platform",
+        "init",
+        "keys",
+        "users",
+        "budgets",
+        "usage",
+        "import",
     ];
     let mut seen = 0;
     for line in blocks(&readme, None).iter().flat_map(|block| block.lines()) {

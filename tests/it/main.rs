@@ -60,6 +60,8 @@ mod usage_refusals;
 mod cli;
 #[cfg(test)]
 mod openapi;
+#[cfg(test)]
+mod mock_platform;
 // What is read instead of run: the walls between the rooms, and the documents.
 #[cfg(test)]
 mod tidy;

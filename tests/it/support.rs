@@ -2,6 +2,7 @@
 
 pub(crate) mod gateway;
 pub(crate) mod manage;
+pub(crate) mod platform;
 pub(crate) mod postgres;
 pub(crate) mod provider;
 pub(crate) mod raw;
