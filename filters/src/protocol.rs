@@ -1,26 +1,21 @@
-//! The wire formats callers speak. Framing and each format's own shapes live in the files below.
+//! The wire formats callers speak. Framing, and what the formats share, lives in the files below; each format has one
+//! file with the same items in the same order: `FIELDS`, `FORMAT`, `describe`.
 
+pub mod request;
 pub mod chat;
+pub mod messages;
+pub mod responses;
 pub mod cost;
 pub mod json;
 pub mod sse;
 pub mod name;
 
-pub use chat::{Request, Rewrite};
-/// shim
-#[derive(Debug)]
-pub struct CountRequest {
-    /// shim
-    pub model: String,
-    /// shim
-    pub tokens: u64,
-}
-impl CountRequest {
-    /// shim
-    pub fn read(_: &bytes::Bytes) -> Result<Self, crate::rejection::Rejection> {
-        Ok(Self { model: String::new(), tokens: 1 })
-    }
-}
+mod top;
+mod text;
+mod check;
+mod repr;
+
+pub use request::{Request, Rewrite};
 
 /// The API a caller speaks; decides the shape of errors and of the end of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

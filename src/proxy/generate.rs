@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use otari_filters::control::{Claim, Plan, Reservation, Wanted};
 use otari_filters::prices::Prices;
-use otari_filters::protocol::{CountRequest, Protocol, Request};
+use otari_filters::protocol::{Protocol, Request, messages};
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::reserve::Estimate;
 use otari_filters::route;
@@ -57,7 +57,7 @@ pub(super) async fn count_tokens(
 ) -> Result<(), Stop> {
     let body = body::read(s, &app.config.limits).await?;
     body::check_type(s, &body)?;
-    let request = CountRequest::read(&body)?;
+    let request = messages::count_tokens(&body)?;
     ctx.outcome.model = Some(request.model.as_str().into());
     if let (Mode::Connected(_), Some(caller)) = (&app.mode, &ctx.caller) {
         // The platform says whether the caller may; where to does not matter.

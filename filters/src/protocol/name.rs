@@ -114,7 +114,7 @@ mod tests {
     );
 
     fn run(pieces: &[&[u8]]) -> (String, ModelName) {
-        let mut name = ModelName::new("my \"model\"");
+        let mut name = ModelName::new(Protocol::Chat, "my \"model\"");
         let mut out = Vec::new();
         for piece in pieces {
             name.feed(Bytes::copy_from_slice(piece), &mut out);
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_comment_may_follow_whole_events_only() {
-        let mut name = ModelName::new("m");
+        let mut name = ModelName::new(Protocol::Chat, "m");
         let mut out = Vec::new();
         let mut feed = |text: &'static str| {
             name.feed(Bytes::from_static(text.as_bytes()), &mut out);
@@ -158,14 +158,14 @@ mod tests {
         let (text, name) = run(&[head, tail, b"data: {\"model\":\"a\"}\n\n"]);
         assert_eq!(text, format!("{long}data: {{\"model\":\"my \\\"model\\\"\"}}\n\n"));
         assert!(name.is_between_events());
-        let mut name = ModelName::new("m");
+        let mut name = ModelName::new(Protocol::Chat, "m");
         name.feed(Bytes::copy_from_slice(head), &mut Vec::new());
         assert!(!name.is_between_events(), "half a line has left");
     }
 
     #[test]
     fn documents_are_edited_in_their_head() {
-        let name = ModelName::new("m");
+        let name = ModelName::new(Protocol::Chat, "m");
         let head = Bytes::from_static(br#"{"id":"c","model":"gpt","choices":[{"mess"#);
         assert_eq!(name.in_document(&head).concat(), br#"{"id":"c","model":"m","choices":[{"mess"#);
         let without = Bytes::from_static(b"{}");

@@ -1,0 +1,252 @@
+//! The top level of a request, scanned once: the fields the gateway knows, each where it stands.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess};
+use serde::de::{Error, Visitor};
+use serde_json::value::RawValue;
+
+use super::text::Content;
+use crate::protocol::json;
+use crate::validate::Field;
+
+/// Fields of this gateway: they never reach a provider.
+pub(super) const GATEWAY_FIELDS: [&str; 6] = [
+    "mcp_servers",
+    "mcp_server_ids",
+    "guardrails",
+    "tools_header",
+    "max_tool_iterations",
+    "session_label",
+];
+
+/// Fields that could steer our credentials or the address they go to: removed, and never honoured.
+pub(super) const STEERING_FIELDS: [&str; 18] = [
+    "api_key",
+    "api_base",
+    "api_version",
+    "base_url",
+    "provider",
+    "organization",
+    "client",
+    "client_args",
+    "credentials",
+    "extra_headers",
+    "extra_body",
+    "extra_query",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "default_headers",
+    "http_client",
+    "timeout",
+];
+
+/// What a request of one wire format is read by.
+#[derive(Debug)]
+pub(super) struct Format {
+    /// What the gateway reads of it, in the order in which faults are listed.
+    pub(super) fields: &'static [Field],
+    /// Those of the fields that hold the prompt: their text is counted on the way.
+    pub(super) prompt: &'static [&'static str],
+    /// Whether every message must say its role.
+    pub(super) needs_role: bool,
+    /// Fields that only OpenAI itself is meant to get.
+    pub(super) codex: &'static [&'static str],
+}
+
+/// The top level of a request.
+#[derive(Debug)]
+pub(super) struct Top<'a> {
+    pub(super) format: &'static Format,
+    known: Vec<(&'static str, &'a RawValue)>,
+    prompt: Vec<(&'static str, Content<'a>)>,
+    /// The gateway's own and the steering fields.
+    pub(super) unwanted: Vec<&'a RawValue>,
+    /// What only OpenAI itself is meant to get.
+    pub(super) codex: Vec<&'a RawValue>,
+    /// Gateway fields that ask for something.
+    pub(super) features: Vec<&'static str>,
+    seen: Vec<&'static str>,
+    /// A known field that is there twice.
+    pub(super) repeated: Option<&'static str>,
+    pub(super) is_object: bool,
+}
+
+impl<'a> Top<'a> {
+    /// Scans a body, which must be one JSON document.
+    pub(super) fn read(format: &'static Format, body: &'a [u8]) -> serde_json::Result<Self> {
+        let mut from = serde_json::Deserializer::from_slice(body);
+        let top = TopVisitor(format).deserialize(&mut from)?;
+        from.end()?;
+        Ok(top)
+    }
+
+    fn new(format: &'static Format) -> Self {
+        Self {
+            format,
+            known: Vec::with_capacity(8),
+            prompt: Vec::with_capacity(2),
+            unwanted: Vec::new(),
+            codex: Vec::new(),
+            features: Vec::new(),
+            seen: Vec::with_capacity(8),
+            repeated: None,
+            is_object: false,
+        }
+    }
+
+    /// A field that holds no prompt, as sent, null included.
+    pub(super) fn raw(&self, name: &str) -> Option<&'a RawValue> {
+        self.known.iter().find(|(known, _)| *known == name).map(|(_, raw)| *raw)
+    }
+
+    /// A field that holds no prompt; null is as good as absent.
+    pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.raw(name).filter(|raw| !json::is_null(raw))
+    }
+
+    /// A string that is not empty.
+    pub(super) fn text(&self, name: &str) -> Option<String> {
+        self.get(name).and_then(json::text).filter(|text| !text.is_empty())
+    }
+
+    /// A field that holds a prompt.
+    pub(super) fn content(&self, name: &str) -> Option<&Content<'a>> {
+        self.prompt.iter().find(|(known, _)| *known == name).map(|(_, content)| content)
+    }
+
+    /// Characters of the whole prompt.
+    pub(super) fn prompt_chars(&self) -> u64 {
+        self.prompt.iter().map(|(_, content)| content.chars).sum()
+    }
+
+    /// What Codex added to the items of the prompt.
+    pub(super) fn passthrough(&self) -> impl Iterator<Item = &'a RawValue> {
+        self.prompt.iter().flat_map(|(_, content)| content.passthrough.iter().copied())
+    }
+
+    /// Remembers a field name; a second one of a name is a fault, because two parsers may pick two values.
+    fn note(&mut self, name: &'static str) {
+        if self.seen.contains(&name) {
+            self.repeated = Some(name);
+        }
+        self.seen.push(name);
+    }
+
+    fn read_field<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        let named = |names: &'static [&'static str]| names.iter().find(|name| **name == key);
+        let declared = self.format.fields.iter().find(|field| field.name == key);
+        if let Some(name) = named(self.format.prompt) {
+            let mut content = Content::default();
+            content.shape = map.next_value_seed(content.scan())?;
+            self.prompt.push((name, content));
+            self.note(name);
+        } else if let Some(name) = named(&GATEWAY_FIELDS) {
+            let raw: &RawValue = map.next_value()?;
+            if asks_for_something(raw) {
+                self.features.push(name);
+            }
+            self.unwanted.push(raw);
+            if declared.is_some() {
+                self.known.push((name, raw));
+            }
+            self.note(name);
+        } else if let Some(name) = named(&STEERING_FIELDS) {
+            self.unwanted.push(map.next_value()?);
+            self.note(name);
+        } else if let Some(name) = named(self.format.codex) {
+            self.codex.push(map.next_value()?);
+            self.note(name);
+        } else if let Some(field) = declared {
+            self.known.push((field.name, map.next_value()?));
+            self.note(field.name);
+        } else {
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a gateway field asks for anything: null, `[]`, `""` and `{}` do not.
+fn asks_for_something(raw: &RawValue) -> bool {
+    !matches!(raw.get(), "null" | "[]" | "{}" | "\"\"")
+}
+
+/// A key, borrowed when it has no escapes.
+pub(super) struct Key<'a>(pub(super) Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = Key<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_borrowed_str<E: Error>(self, key: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(key)))
+            }
+            fn visit_str<E: Error>(self, key: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(key.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+struct TopVisitor(&'static Format);
+
+impl<'de> DeserializeSeed<'de> for TopVisitor {
+    type Value = Top<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Top<'de>, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TopVisitor {
+    type Value = Top<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Top<'de>, A::Error> {
+        let mut top = Top { is_object: true, ..Top::new(self.0) };
+        while let Some(Key(key)) = map.next_key()? {
+            top.read_field(&key, &mut map)?;
+        }
+        Ok(top)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Top<'de>, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Top::new(self.0))
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Top<'de>, E> {
+        Ok(Top::new(self.0))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Top<'de>, E> {
+        Ok(Top::new(self.0))
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Top<'de>, E> {
+        Ok(Top::new(self.0))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Top<'de>, E> {
+        Ok(Top::new(self.0))
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Top<'de>, E> {
+        Ok(Top::new(self.0))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Top<'de>, E> {
+        Ok(Top::new(self.0))
+    }
+}
