@@ -281,10 +281,15 @@ pub fn check(sources: &Sources, out: &mut dyn Write) -> io::Result<u8> {
 fn summary(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     let file = config.file.as_ref().map_or("no file".into(), |file| file.display().to_string());
     writeln!(out, "ok: {file}")?;
-    writeln!(out, "mode       standalone")?;
+    let mode = if config.platform.is_some() { "hybrid (connected)" } else { "standalone" };
+    writeln!(out, "mode       {mode}")?;
     let host = &config.listen.host;
     let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     writeln!(out, "listen     http://{host}:{}", config.listen.port)?;
+    if let Some(platform) = &config.platform {
+        writeln!(out, "platform   {}", platform.base_url)?;
+        return writeln!(out, "journal    {}", config.journal_dir.display());
+    }
     match &config.database {
         Database::Sqlite { path } => writeln!(out, "database   sqlite {}", path.display())?,
         Database::Postgres { label, .. } => writeln!(out, "database   postgresql {label}")?,
@@ -292,6 +297,10 @@ fn summary(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     let providers: Vec<String> = config.providers.iter().map(describe).collect();
     let providers = if providers.is_empty() { "none".into() } else { providers.join(", ") };
     writeln!(out, "providers  {providers}")?;
+    if !config.policies.is_empty() {
+        let policies: Vec<&str> = config.policies.iter().map(|policy| &*policy.name).collect();
+        writeln!(out, "routing    {}", policies.join(", "))?;
+    }
     writeln!(out, "prices     {} in the file", config.pricing.len())?;
     let master_key = match config.master_key {
         Some(_) => "set",

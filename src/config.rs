@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 use otari_filters::prices::Prices;
 use otari_filters::providers::Provider;
+use otari_filters::route::Policy;
 
 mod problem;
 mod env;
@@ -22,6 +23,10 @@ mod providers;
 mod prices;
 mod price_file;
 mod aliases;
+mod policies;
+mod url;
+mod platform;
+mod mode;
 mod unused;
 mod check;
 
@@ -31,6 +36,7 @@ mod tests;
 pub use env::Env;
 pub use layers::{Flags, Sources};
 pub use log::{LogFormat, LogLevel};
+pub use mode::token_variable;
 pub use otari_filters::secret::Secret;
 pub use price_file::{FilePrice, load_prices};
 pub use problem::{ConfigError, Place, Problem};
@@ -43,7 +49,7 @@ pub use problem::{ConfigError, Place, Problem};
 pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
     let mut report = problem::Report::default();
     let fields = layers::Fields::collect(sources, &mut report);
-    let config = check::check(&fields, sources, &mut report);
+    let config = check::check(fields, sources, &mut report);
     report.finish().map(|warnings| Config { warnings, ..config })
 }
 
@@ -54,6 +60,12 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// What to tell the operator at start: unknown keys, settings without effect.
     pub warnings: Vec<String>,
+
+    /// Connected mode: the platform that knows callers, keys and prices. `None`: standalone mode.
+    ///
+    /// When it is set, whatever only standalone mode reads has its default here, whatever the file says: `database`,
+    /// `master_key`, `aliases`, prices, budgets; and `providers` is empty.
+    pub platform: Option<PlatformConfig>,
 
     /// `host` and `port`.
     pub listen: Listen,
@@ -91,6 +103,11 @@ pub struct Config {
     pub default_pricing: bool,
     /// `aliases:`: names and their targets, `instance:model`.
     pub aliases: Vec<(String, String)>,
+    /// `routing.policies`, in the file's order; none when `routing.enabled` is off. In connected mode the names alone:
+    /// where they lead is the platform's business, and calls that name one are refused.
+    pub policies: Vec<Policy>,
+    /// Leaves a failing provider out for a while; `None`: never.
+    pub circuit_breaker: Option<CircuitBreaker>,
 
     /// Refuse models without a price with 402.
     pub require_pricing: bool,
@@ -112,50 +129,45 @@ pub struct Config {
     /// Days after which usage rows are removed; `None`: never.
     pub usage_retention_days: Option<u32>,
 
-    /// Connected mode's platform; `None`: standalone mode.
-    pub platform: Option<PlatformConfig>,
-    /// When a provider that fails is passed over; `None`: never.
-    pub circuit_breaker: Option<CircuitBreaker>,
-
     /// Sizes and times.
     pub limits: Limits,
 }
 
-/// `platform:`, and the token that switches connected mode on.
-#[derive(Clone, Debug)]
+/// The platform of connected mode: `platform:`, its variables, and the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlatformConfig {
-    /// Identifies this gateway to the platform.
+    /// What the platform knows this gateway by; any header can carry it. Only ever from the environment.
     pub token: Secret,
-    /// Prefix of every platform URL, without a trailing slash.
+    /// Prefix of every URL of the platform: absolute, http or https, without trailing slash, query and password.
     pub base_url: String,
-    /// Every resolve call, and the health probe.
+    /// For a whole question about a request, and for the health probe.
     pub resolve_timeout: Duration,
-    /// One usage report.
+    /// For one usage report.
     pub usage_timeout: Duration,
-    /// Tries of one report in a row; at least 1.
+    /// Tries of one usage report, the first included; at least 1.
     pub usage_max_retries: u32,
-    /// How long an answer waits for what it cost.
+    /// How long an answer waits for its cost.
     pub usage_inline_timeout: Duration,
-    /// How long an open stream may be silent before its first event.
+    /// To the first event of a stream, before the next attempt is made. Never zero.
     pub first_event_timeout: Duration,
-    /// The same when the gateway runs tools.
+    /// The same where the gateway runs tools. Never zero.
     pub tool_loop_first_event_timeout: Duration,
-    /// Added for the last attempt.
+    /// What the last attempt, or the only one, gets beyond that.
     pub final_attempt_extra: Duration,
-    /// Path of the reachability probe.
+    /// Appended to `base_url` to ask whether the platform is there; begins with one slash.
     pub health_path: String,
-    /// Where people manage the platform.
+    /// A link for people, absolute.
     pub management_url: String,
-    /// Report callers who left, too.
+    /// Report calls whose caller hung up.
     pub report_disconnects: bool,
 }
 
-/// When a provider that fails is passed over for another one.
+/// When a provider that fails is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CircuitBreaker {
-    /// Failures in a row after which it is.
+    /// Failures in a row; at least 1.
     pub failures: u32,
-    /// For how long; then one call finds out.
+    /// For how long it is left out; at least a second.
     pub cooldown: Duration,
 }
 

@@ -61,6 +61,7 @@ fn config(folder: &Path, master_key: &str) -> String {
     let folder = folder.display();
     format!(
         r#"# Written by `otari demo`; every demo writes it anew. Copy it to start a configuration of your own.
+mode: standalone
 database_url: "sqlite:///{folder}/otari.db"
 master_key: "{master_key}"
 enable_metrics: true

@@ -109,6 +109,7 @@ pub(super) async fn start(
         metrics: metrics.clone(),
         master: ArcSwap::from_pointee(master),
         providers,
+        policies: config.policies.clone(),
         settings: settings.clone(),
     });
     local.set(Settings::new(config, &everything.settings));

@@ -9,7 +9,7 @@ use otari_filters::providers::{PROVIDERS, Provider};
 
 use super::client::Failure;
 use super::manage::{code, result};
-use crate::config::Env;
+use crate::config::{Env, token_variable};
 
 /// `otari init`.
 #[derive(Clone, Debug, Args)]
@@ -30,8 +30,13 @@ pub(super) fn run(init: &Init) -> u8 {
 /// Writes the file; what was written and what comes next.
 fn write(init: &Init, env: &Env) -> Result<String, Failure> {
     let shown = init.file.display();
-    let providers = found(env);
-    put(init, &text(&providers, is_set(env, "OTARI_MASTER_KEY"))).map_err(|error| {
+    let token = token_variable(env);
+    let providers = if token.is_some() { Vec::new() } else { found(env) };
+    let text = match token {
+        Some(token) => connected(token),
+        None => standalone(&providers, is_set(env, "OTARI_MASTER_KEY")),
+    };
+    put(init, &text).map_err(|error| {
         Failure::Failed(match error.kind() {
             io::ErrorKind::AlreadyExists => {
                 format!("{shown} is there already. Name another file, or give --force.")
@@ -40,7 +45,9 @@ fn write(init: &Init, env: &Env) -> Result<String, Failure> {
         })
     })?;
     let names: Vec<&str> = providers.iter().map(|(provider, _)| provider.name).collect();
-    let names = if names.is_empty() {
+    let names = if let Some(token) = token {
+        format!("connected mode: {token} is set")
+    } else if names.is_empty() {
         "no provider was found: set a variable such as OPENAI_API_KEY, or add one to the file"
             .to_owned()
     } else {
@@ -77,7 +84,27 @@ fn found(env: &Env) -> Vec<(&'static Provider, &'static str)> {
     PROVIDERS.iter().filter_map(variable).collect()
 }
 
-fn text(providers: &[(&Provider, &str)], has_master_key: bool) -> String {
+/// The file of a gateway whose platform knows providers, keys and prices.
+fn connected(token: &str) -> String {
+    format!(
+        "\
+# Written by `otari init`. `otari check` prints every mistake in it with its line; conf/otari.yml names every key.
+
+# Connected mode, because {token} is set: the platform knows callers, provider keys, prices and budgets.
+# The token stays in the environment, or in a `.env` beside this file.
+
+# Calls from this machine only. 0.0.0.0 serves others too: put TLS in front of it.
+host: 127.0.0.1
+port: 8000
+
+# Another platform than the usual one:
+# platform:
+#   base_url: https://api.otari.ai/api/v1
+"
+    )
+}
+
+fn standalone(providers: &[(&Provider, &str)], has_master_key: bool) -> String {
     let master_key = if has_master_key {
         "# The key of the management API.\nmaster_key: ${OTARI_MASTER_KEY}\n"
     } else {
@@ -146,6 +173,14 @@ mod tests {
         let ours: Vec<&String> =
             config.warnings.iter().filter(|w| w.contains("config.yml")).collect();
         assert!(ours.is_empty(), "{ours:?}");
+    }
+
+    #[test]
+    fn with_the_platforms_token_the_file_is_of_a_connected_gateway() {
+        let env = [("OTARI_AI_TOKEN", "gw_1"), ("OPENAI_API_KEY", "sk-1")];
+        let config = checked(Env::from_pairs(env));
+        assert!(config.platform.is_some() && config.providers.is_empty());
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     }
 
     #[test]

@@ -72,6 +72,18 @@ fn load(file: Option<PathBuf>, flags: Flags) -> Result<Config, u8> {
     })
 }
 
+/// A configuration with a database: in connected mode there is none to work on.
+fn load_standalone(target: &InitDb) -> Result<Config, u8> {
+    let config = load(target.config.clone(), target.flags())?;
+    if config.platform.is_none() {
+        return Ok(config);
+    }
+    complain(
+        &"connected mode has no database. Unset the platform's token (OTARI_AI_TOKEN) to work on that of standalone mode.",
+    );
+    Err(EXIT_CONFIG)
+}
+
 fn start(file: Option<PathBuf>, flags: Flags, greeting: Greeting) -> u8 {
     let config = match load(file, flags) {
         Ok(config) => config,
@@ -111,7 +123,7 @@ fn run_demo(options: &super::Demo) -> u8 {
 }
 
 fn migrate_schema(migrate: &Migrate) -> u8 {
-    let config = match load(migrate.target.config.clone(), migrate.target.flags()) {
+    let config = match load_standalone(&migrate.target) {
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -142,7 +154,7 @@ fn migrate_schema(migrate: &Migrate) -> u8 {
 }
 
 fn init_db(target: &InitDb) -> u8 {
-    let config = match load(target.config.clone(), target.flags()) {
+    let config = match load_standalone(target) {
         Ok(config) => config,
         Err(code) => return code,
     };

@@ -4,24 +4,34 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use otari_filters::route::Policy;
+
 use super::env::Env;
 use super::layers::{Fields, Sources};
-use super::problem::{Place, Report};
+use super::mode::{self, Mode};
+use super::problem::Report;
 use super::{
-    Config, Limits, Listen, LogFormat, LogLevel, MissingUsage, Secret, aliases, database, prices,
-    providers, unused,
+    CircuitBreaker, Config, Limits, Listen, LogFormat, LogLevel, MissingUsage, PlatformConfig,
+    PriceSeed, ProviderConfig, Secret, aliases, database, platform, policies, prices, providers,
+    unused,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
-pub(super) fn check(fields: &Fields, sources: &Sources, report: &mut Report) -> Config {
-    mode(fields, &sources.env, report);
+pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) -> Config {
+    let platform = platform(&mut fields, &sources.env, report);
+    let fields = &fields;
     let database = database::read(fields, report);
     let journal_dir = database::journal_dir(fields, &database, report);
-    let providers = providers::read(fields, &sources.env, report);
-    let pricing = prices::read(fields, &providers, report);
-    let aliases = aliases::read(fields, &providers, report);
+    let Targets { providers, pricing, aliases, policies } = match &platform {
+        None => own_targets(fields, &sources.env, report),
+        Some(_) => {
+            platform::no_providers(fields, report);
+            Targets { policies: policies::names(fields), ..Targets::default() }
+        }
+    };
     unused::check(fields, report);
     Config {
+        platform,
         file: sources.file.clone(),
         warnings: Vec::new(),
         listen: listen(fields, report),
@@ -47,6 +57,8 @@ pub(super) fn check(fields: &Fields, sources: &Sources, report: &mut Report) -> 
         // Whether a list price is what a provider charges here is the operator's to say.
         default_pricing: fields.flag("default_pricing", false, report),
         aliases,
+        policies,
+        circuit_breaker: circuit_breaker(fields, report),
         // An unpriced model would be free of charge and outside every budget.
         require_pricing: fields.flag("require_pricing", true, report),
         reject_user_mismatch: fields.flag("reject_user_mismatch", true, report),
@@ -80,48 +92,48 @@ pub(super) fn check(fields: &Fields, sources: &Sources, report: &mut Report) -> 
         usage_retention_days: fields
             .some_whole("usage_retention_days", 1..=36_500, report)
             .and_then(|days| u32::try_from(days).ok()),
-        platform: None,
-        circuit_breaker: None,
         limits: limits(fields, report),
     }
 }
 
-/// This version serves standalone mode alone; the documented conflicts come with their documented texts.
-fn mode(fields: &Fields, env: &Env, report: &mut Report) {
-    const TOKENS: [&str; 3] = ["OTARI_AI_TOKEN", "OTARI_PLATFORM_TOKEN", "ANY_LLM_PLATFORM_TOKEN"];
-    let token = TOKENS.into_iter().find(|name| env.filled(name).is_some());
-    let node = fields.get("mode");
-    let place = node.map_or_else(|| Place::named("environment"), |n| n.place.clone());
-    let mode = node.and_then(|n| n.text(report)).unwrap_or_default().trim().to_lowercase();
-    // Its kind was wrong and that is reported.
-    if mode.is_empty() && node.is_some_and(|n| !matches!(n.value, super::node::Value::Text(_))) {
-        return;
-    }
-    let connected = "connected mode is not available in this version.";
-    let text = match (mode.as_str(), token) {
-        ("" | "standalone", None) => return,
-        ("standalone", Some(token)) => format!(
-            "Standalone mode conflicts with {token} being set. Unset {token}, or remove the mode."
-        ),
-        ("", Some(token)) => {
-            format!("{token}: {connected} Unset it to run standalone, with providers and keys of your own.")
+/// The platform of connected mode, and `fields` without what that mode does not read.
+fn platform(fields: &mut Fields, env: &Env, report: &mut Report) -> Option<PlatformConfig> {
+    match mode::read(fields, env, report) {
+        Mode::Standalone => {
+            platform::unused(fields, report);
+            None
         }
-        ("platform" | "hybrid", None) => format!(
-            "Hybrid mode (legacy value 'platform') requires OTARI_AI_TOKEN to be set. But {connected} Use standalone."
-        ),
-        ("platform" | "hybrid", Some(token)) => {
-            format!("mode: {connected} Use standalone and unset {token}.")
+        Mode::Connected(token) => {
+            mode::leave_to_platform(fields, report);
+            Some(platform::read(token, fields, env, report))
         }
-        _ => "Invalid mode (set via OTARI_MODE or the config 'mode' field). Expected 'standalone' or 'hybrid'.".into(),
-    };
-    report.problem(&place, text);
-    if matches!(mode.as_str(), "platform" | "hybrid")
-        && let Some(providers) = fields.get("providers")
-        && !providers.entries(&mut Report::default()).is_empty()
-    {
-        let text = "Local provider credentials are not supported in hybrid mode. Remove configured providers.";
-        report.problem(&providers.key_place, text);
     }
+}
+
+/// Where calls may lead, and at which price.
+#[derive(Default)]
+struct Targets {
+    providers: Vec<ProviderConfig>,
+    pricing: Vec<PriceSeed>,
+    aliases: Vec<(String, String)>,
+    policies: Vec<Policy>,
+}
+
+fn own_targets(fields: &Fields, env: &Env, report: &mut Report) -> Targets {
+    let providers = providers::read(fields, env, report);
+    let pricing = prices::read(fields, &providers, report);
+    let aliases = aliases::read(fields, &providers, report);
+    let policies = policies::read(fields, &providers, &aliases, report);
+    Targets { providers, pricing, aliases, policies }
+}
+
+fn circuit_breaker(fields: &Fields, report: &mut Report) -> Option<CircuitBreaker> {
+    // Fewer would be tripped by an ordinary run of 429s, and 0 switches it off.
+    let failures = fields.whole("circuit_breaker_failures", 0..=1_000_000, 5, report);
+    // About what a provider needs to come back after a restart.
+    let cooldown = fields.whole("circuit_breaker_cooldown_s", 1..=3600, 10, report);
+    let failures = u32::try_from(failures).ok().filter(|n| *n > 0)?;
+    Some(CircuitBreaker { failures, cooldown: Duration::from_secs(cooldown) })
 }
 
 fn listen(fields: &Fields, report: &mut Report) -> Listen {

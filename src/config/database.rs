@@ -19,6 +19,7 @@ struct Pool {
 
 /// The database; the default after a problem.
 pub(super) fn read(fields: &Fields, report: &mut Report) -> Database {
+    fields.warn_of_outranked_url(report);
     let size = fields.whole("db_pool_size", 1..=10_000, 10, report);
     let overflow = fields.whole("db_max_overflow", 0..=10_000, 20, report);
     let pool = Pool {

@@ -109,6 +109,8 @@ pub(super) const KEYS: &[(&str, Shape)] = {
         ("lame_duck_s", Scalar),
         ("drain_s", Scalar),
         ("upstream_pool_size", Scalar),
+        ("circuit_breaker_failures", Scalar),
+        ("circuit_breaker_cooldown_s", Scalar),
         ("mode", Scalar),
         ("platform", Tree),
         ("aliases", Tree),
@@ -148,7 +150,11 @@ pub(super) const KEYS: &[(&str, Shape)] = {
 
 /// The winning value of each key that was given.
 #[derive(Debug, Default)]
-pub(super) struct Fields(BTreeMap<&'static str, Node>);
+pub(super) struct Fields {
+    nodes: BTreeMap<&'static str, Node>,
+    /// A `database_url` that the variable `DATABASE_URL` outranks.
+    outranked_url: Option<Node>,
+}
 
 impl Fields {
     /// Lays the sources over each other.
@@ -158,13 +164,15 @@ impl Fields {
         for &(key, shape) in KEYS {
             let node = from_flag(key, &sources.flags)
                 .or_else(|| from_otari(key, shape, &sources.env, report))
-                .or_else(|| file.remove(key).filter(Node::is_set))
+                .or_else(|| {
+                    file.remove(key).filter(Node::is_set).filter(|n| !is_blank_mode(key, n))
+                })
                 .or_else(|| from_gateway(key, shape, &sources.env, report));
             if let Some(node) = node {
-                fields.0.insert(key, node);
+                fields.nodes.insert(key, node);
             }
         }
-        fields.database_variable(sources, report);
+        fields.database_variable(sources);
         if sources.flags.workers.is_some_and(|n| n > 1) {
             let note = "--workers: one process serves with threads; see the key `threads`.";
             report.warn(&Place::named("command line"), note);
@@ -172,22 +180,35 @@ impl Fields {
         fields
     }
 
-    /// `DATABASE_URL` outranks everything but the flag; whoever wrote the loser should hear of it.
-    fn database_variable(&mut self, sources: &Sources, report: &mut Report) {
+    /// `DATABASE_URL` outranks everything but the flag.
+    fn database_variable(&mut self, sources: &Sources) {
         let Some(url) = sources.env.filled("DATABASE_URL") else { return };
         if sources.flags.database_url.as_ref().is_some_and(|url| !url.expose().is_empty()) {
             return;
         }
         let winner = Node::outside("environment", "DATABASE_URL", Value::Text(url.to_owned()));
-        let loser = self.0.insert("database_url", winner);
-        if let Some(loser) = loser.filter(|l| !matches!(&l.value, Value::Text(t) if t == url)) {
+        let loser = self.nodes.insert("database_url", winner);
+        self.outranked_url = loser.filter(|l| !matches!(&l.value, Value::Text(t) if t == url));
+    }
+
+    /// Whoever wrote a `database_url` that lost should hear of it, where there is a database at all.
+    pub(super) fn warn_of_outranked_url(&self, report: &mut Report) {
+        if let Some(loser) = &self.outranked_url {
             loser.warn(report, "not used: the environment variable DATABASE_URL outranks it.");
         }
     }
 
+    /// Takes away what was given for `key`, as if nothing had been.
+    pub(super) fn take(&mut self, key: &str) -> Option<Node> {
+        if key == "database_url" {
+            self.outranked_url = None;
+        }
+        self.nodes.remove(key)
+    }
+
     /// What was given for `key`.
     pub(super) fn get(&self, key: &str) -> Option<&Node> {
-        self.0.get(key)
+        self.nodes.get(key)
     }
 
     /// Text, or `None`.
@@ -277,6 +298,11 @@ fn written(sources: &Sources, report: &mut Report) -> BTreeMap<String, Node> {
         }
     }
     entries.into_iter().collect()
+}
+
+/// Blank leaves the mode to the token, or to a lower source.
+fn is_blank_mode(key: &str, node: &Node) -> bool {
+    key == "mode" && matches!(&node.value, Value::Text(text) if text.trim().is_empty())
 }
 
 fn from_flag(key: &str, flags: &Flags) -> Option<Node> {

@@ -103,7 +103,7 @@ impl Node {
     }
 
     /// The value for a message: itself only where it cannot be a secret.
-    fn found(&self) -> String {
+    pub(super) fn found(&self) -> String {
         let hide = self.expanded || is_secret(&self.path);
         match &self.value {
             Value::Null => "nothing".into(),

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Uri};
+use http::{HeaderName, HeaderValue};
 use otari_filters::providers::{Family, PROVIDERS, Provider, find};
 
 use super::env::Env;
 use super::layers::{Fields, LONGEST_S, warn_unknown};
 use super::node::Node;
 use super::problem::{Place, Report, suggestion};
-use super::{ProviderConfig, Secret};
+use super::{ProviderConfig, Secret, url};
 
 /// What an entry may hold; the reference passes everything else to the provider's client.
 const KEYS: &[&str] = &["provider_type", "api_key", "api_base", "client_args", "models"];
@@ -151,7 +151,7 @@ fn base_url(
     if let Some(node) = node {
         let text = node.text(report)?;
         if !text.trim().is_empty() {
-            return checked_base(text, kind).map_err(|what| node.wrong(report, what)).ok();
+            return checked_base(text, kind).map_err(|what| node.wrong(report, &what)).ok();
         }
     }
     for name in kind.base_env {
@@ -173,7 +173,7 @@ fn base_url(
     kind.base_url.map(str::to_owned)
 }
 
-fn base_from_variable(text: &str, kind: &Provider) -> Result<String, &'static str> {
+fn base_from_variable(text: &str, kind: &Provider) -> Result<String, String> {
     if kind.family != Family::Ollama || text.contains("://") {
         return checked_base(text, kind);
     }
@@ -184,22 +184,11 @@ fn base_from_variable(text: &str, kind: &Provider) -> Result<String, &'static st
 }
 
 /// An absolute http(s) URL without user information and trailing slashes.
-fn checked_base(text: &str, kind: &Provider) -> Result<String, &'static str> {
-    const SHAPE: &str = "must be an absolute http:// or https:// URL, such as https://host/v1.";
+fn checked_base(text: &str, kind: &Provider) -> Result<String, String> {
     let text = text.trim();
-    let uri: Uri = text.parse().map_err(|_| SHAPE)?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(SHAPE);
-    }
-    let authority = uri.authority().ok_or(SHAPE)?;
-    if authority.as_str().contains('@') {
-        return Err("must not carry a user name or a password. Put the credential into api_key.");
-    }
-    if authority.host().is_empty() {
-        return Err(SHAPE);
-    }
+    url::absolute(text, "Put the credential into api_key.")?;
     if kind.is_callable() && text.contains(['?', '#']) {
-        return Err("must not have a query or a fragment: paths are appended to it.");
+        return Err(url::NO_QUERY.into());
     }
     Ok(text.trim_end_matches('/').to_owned())
 }

@@ -7,6 +7,9 @@ use otari_filters::prices::{Prices, Tier};
 
 use super::*;
 
+mod connected;
+mod routing;
+
 fn sources(yaml: &str, env: &[(&str, &str)]) -> Sources {
     let mut pairs: Vec<(&str, &str)> = env.to_vec();
     if !yaml.is_empty() {
@@ -68,6 +71,9 @@ fn the_defaults_are_those_of_the_reference() {
     assert_eq!(config.journal_dir, Path::new("./otari-journal"));
     assert!(config.auto_migrate && config.require_pricing && config.budgets_enabled);
     assert!(config.master_key.is_none() && config.providers.is_empty());
+    assert!(config.platform.is_none() && config.policies.is_empty());
+    let breaker = CircuitBreaker { failures: 5, cooldown: Duration::from_secs(10) };
+    assert_eq!(config.circuit_breaker, Some(breaker));
     assert_eq!(config.limits.max_request_bytes, 104_857_600);
     let beside = good("database_url: sqlite:////var/lib/otari/o.db", &[]);
     assert_eq!(beside.journal_dir, Path::new("/var/lib/otari/otari-journal"));
@@ -325,43 +331,6 @@ a: {b: \"${NO}\"}
 }
 
 #[test]
-fn connected_mode_is_refused_with_the_documented_texts() {
-    let token = ("OTARI_AI_TOKEN", "gw_secret");
-    for (yaml, env, want) in [
-        (
-            "mode: standalone",
-            &[token][..],
-            "1:7 Standalone mode conflicts with OTARI_AI_TOKEN being set",
-        ),
-        ("", &[token][..], "environment OTARI_AI_TOKEN: connected mode is not available"),
-        (
-            "mode: ' Platform '",
-            &[][..],
-            "1:7 Hybrid mode (legacy value 'platform') requires OTARI_AI_TOKEN to be set.",
-        ),
-        (
-            "mode: hybrid",
-            &[("ANY_LLM_PLATFORM_TOKEN", "t")][..],
-            "1:7 mode: connected mode is not available",
-        ),
-        (
-            "mode: cloud",
-            &[][..],
-            "1:7 Invalid mode (set via OTARI_MODE or the config 'mode' field).",
-        ),
-    ] {
-        let problems = bad(yaml, env);
-        assert!(problems[0].starts_with(want), "{problems:?}");
-        assert!(!problems[0].contains("gw_secret"));
-    }
-    let problems = bad("mode: hybrid\nproviders: {openai: {api_key: a}}", &[token]);
-    assert!(
-        problems[1].starts_with("2:1 Local provider credentials are not supported in hybrid mode")
-    );
-    assert_eq!(good("mode: ''", &[("OTARI_AI_TOKEN", " ")]).listen.port, 8000, "blank is unset");
-}
-
-#[test]
 fn providers_take_what_they_need_from_the_environment() {
     let env = [
         ("OPENAI_API_KEY", "sk-env"),
@@ -403,7 +372,7 @@ fn unknown_keys_are_warned_about_with_their_place() {
         "4:5  providers.vllm.api_keey: unknown key, not used. Did you mean \"api_key\"?",
         "5:5  providers.vllm.temperature: unknown key, not used.",
         "6:12  platform.base_urll: unknown key, ignored. Did you mean \"base_url\"?",
-        "6:1   accepted, but this version does not use it yet: platform",
+        "6:1   platform: no effect in standalone mode; connected mode needs OTARI_AI_TOKEN.",
         "pricing.\"vllm:a\".note: unknown key, ignored.",
     ] {
         let squeezed = part.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -442,6 +411,13 @@ providers:
 
 #[test]
 fn small_things() {
+    assert_eq!(good("circuit_breaker_failures: 0", &[]).circuit_breaker, None);
+    let env =
+        [("OTARI_CIRCUIT_BREAKER_FAILURES", "9"), ("OTARI_CIRCUIT_BREAKER_COOLDOWN_S", "3600")];
+    let breaker = CircuitBreaker { failures: 9, cooldown: Duration::from_secs(3600) };
+    assert_eq!(good("", &env).circuit_breaker, Some(breaker));
+    let found = bad("circuit_breaker_failures: -1\ncircuit_breaker_cooldown_s: 0", &[]);
+    assert_eq!(found.len(), 2, "{found:?}");
     let service = good("", &[("OTARI_PORT", "tcp://10.0.0.1:8000")]);
     assert_eq!(service.listen.port, 8000);
     assert!(service.warnings[0].contains("Kubernetes"));

@@ -1,6 +1,6 @@
 //! Keys that are accepted but have no effect in this version: checked as the reference does, then named once.
 
-use super::layers::{Fields, warn_unknown};
+use super::layers::Fields;
 use super::node::{Node, Value};
 use super::problem::{Place, Report};
 
@@ -19,10 +19,8 @@ enum Rule {
 const RULES: &[(&str, Rule)] = &[
     ("cors_allow_origins", Rule::Anything),
     ("db_pool_recycle", Rule::Whole { least: i128::MIN, default: -1 }),
-    ("routing", Rule::Tree),
     ("search_tools", Rule::Anything),
     ("model_capabilities", Rule::Tree),
-    ("platform", Rule::Tree),
     ("model_discovery", Rule::Flag(true)),
     ("model_cache_ttl_seconds", Rule::Whole { least: 0, default: 300 }),
     ("model_discovery_timeout_seconds", Rule::MaybeSeconds),
@@ -53,19 +51,6 @@ const RULES: &[(&str, Rule)] = &[
     ("secret_key", Rule::Text("")),
 ];
 
-const PLATFORM_KEYS: &[&str] = &[
-    "base_url",
-    "resolve_timeout_ms",
-    "usage_timeout_ms",
-    "usage_max_retries",
-    "usage_inline_timeout_ms",
-    "streaming_first_chunk_timeout_ms",
-    "streaming_first_chunk_timeout_ms_tool_loop",
-    "streaming_final_attempt_extra_first_chunk_timeout_ms",
-    "health_path",
-    "management_url",
-];
-
 /// Checks them all and warns once about those that the operator changed.
 pub(super) fn check(fields: &Fields, report: &mut Report) {
     let mut changed: Vec<&Node> = Vec::new();
@@ -75,9 +60,6 @@ pub(super) fn check(fields: &Fields, report: &mut Report) {
         {
             changed.push(node);
         }
-    }
-    if let Some(node) = fields.get("platform") {
-        warn_unknown(node.entries(&mut Report::default()), PLATFORM_KEYS, "ignored", report);
     }
     let place = match changed.as_slice() {
         [] => return,

@@ -1,5 +1,7 @@
 //! The four questions answered from memory: who calls, who pays, where to, may they.
 
+mod routes;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,10 +16,10 @@ use otari_filters::control::{
 };
 use otari_filters::limit::{Quota, Window};
 use otari_filters::money::MicroUsd;
-use otari_filters::protocol::Protocol;
 use otari_filters::providers::Family;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::resolve::{self, Instance};
+use otari_filters::route::Policy;
 use otari_filters::settle::{Entry, Finished};
 use otari_filters::upstream::Upstream;
 use papaya::HashMap;
@@ -53,6 +55,8 @@ pub struct Local {
     pub master: ArcSwap<MasterKey>,
     /// Configured providers, in order.
     pub providers: Vec<Configured>,
+    /// Names that stand for several targets.
+    pub policies: Vec<Policy>,
     /// What can be changed while the gateway runs.
     pub settings: Arc<ArcSwap<Settings>>,
 }
@@ -135,42 +139,6 @@ impl Local {
             reason: None,
             first_event_timeout: None,
         }
-    }
-
-    /// Where one selector leads, if this caller may go there.
-    fn target(
-        &self,
-        payer: &str,
-        allowed: Option<&AllowList>,
-        selector: &str,
-        wanted: Wanted<'_>,
-    ) -> Result<Attempt, Rejection> {
-        let target = self.directory.alias(payer, selector);
-        let found = self.find(target.as_deref().unwrap_or(selector));
-        let found = found.map(|(provider, name)| self.attempt(provider, name));
-        if let Some(allowed) = allowed {
-            // A name that leads nowhere is not permitted either: the refusal says nothing of what there is.
-            let is_permitted = found.as_ref().is_ok_and(|attempt| {
-                allowed.permits(&attempt.upstream.instance, &attempt.billed_model)
-            });
-            if !is_permitted {
-                let message =
-                    format!("Model '{}' is not permitted for this API key.", wanted.model);
-                return Err(Rejection::new(Code::ModelNotPermitted, message));
-            }
-        }
-        let attempt = match found {
-            Err(_) if target.is_some() => {
-                let message =
-                    format!("Alias '{selector}' stands for a provider that is not configured");
-                return Err(Rejection::new(Code::ModelNotFound, message));
-            }
-            found => found?,
-        };
-        if !attempt.upstream.kind.serves(wanted.protocol) {
-            return Err(unserved(&attempt.upstream, wanted.protocol));
-        }
-        Ok(Attempt { is_alias: target.is_some(), ..attempt })
     }
 
     /// Holds an estimate in one scope: in memory, unless only the database can say.
@@ -276,10 +244,7 @@ impl ControlPlane for Local {
         user_id: Option<&str>,
         wanted: Wanted<'_>,
     ) -> Result<Plan, Rejection> {
-        let payer = user_id.unwrap_or_default();
-        let allowed = self.allowed(caller, payer);
-        let one = self.target(payer, allowed.as_deref(), wanted.model, wanted)?;
-        Ok(Plan { attempts: vec![one], ..Plan::default() })
+        self.plan(caller, user_id.unwrap_or_default(), wanted)
     }
 
     async fn reserve(&self, claim: Claim<'_>) -> Result<Reservation, Rejection> {
@@ -343,26 +308,6 @@ impl ControlPlane for Local {
         }
         None
     }
-}
-
-/// The provider speaks another API than the caller.
-fn unserved(upstream: &Upstream, protocol: Protocol) -> Rejection {
-    let (name, kind) = (&upstream.instance, upstream.kind);
-    let message = match protocol {
-        Protocol::Responses if !kind.has_responses() => {
-            format!("Provider '{name}' does not support the Responses API")
-        }
-        _ if !kind.is_callable() => format!(
-            "Provider '{name}' ({}) cannot be called by this version of the gateway",
-            kind.display_name
-        ),
-        _ => format!(
-            "Provider '{name}' ({}) cannot be called through {} by this version of the gateway",
-            kind.display_name,
-            protocol.route()
-        ),
-    };
-    Rejection::new(Code::Unsupported, message)
 }
 
 /// Holds taken so far: given back when one is refused, or the caller leaves while the database is asked.

@@ -59,6 +59,8 @@ mod usage_refusals;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod modes;
+#[cfg(test)]
 mod openapi;
 #[cfg(test)]
 mod mock_platform;

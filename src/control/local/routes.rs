@@ -1,0 +1,134 @@
+//! Where a model's name leads: to one provider, or by a routing policy to several.
+
+use otari_filters::allow::AllowList;
+use otari_filters::control::{Attempt, Caller, Plan, Wanted};
+use otari_filters::protocol::Protocol;
+use otari_filters::rejection::{Code, Rejection};
+use otari_filters::route::Policy;
+use otari_filters::upstream::Upstream;
+
+use super::Local;
+
+impl Local {
+    /// What a request may try.
+    ///
+    /// # Errors
+    /// See [`otari_filters::control::ControlPlane::resolve`].
+    pub(super) fn plan(
+        &self,
+        caller: &Caller,
+        payer: &str,
+        wanted: Wanted<'_>,
+    ) -> Result<Plan, Rejection> {
+        let allowed = self.allowed(caller, payer);
+        // A name of the caller's own wins over one that is everybody's.
+        let policy = match self.directory.alias(payer, wanted.model) {
+            Some(_) => None,
+            None => self.policies.iter().find(|policy| *policy.name == *wanted.model),
+        };
+        if let Some(policy) = policy {
+            return self.by_policy(policy, payer, allowed.as_deref(), wanted);
+        }
+        let one = self.target(payer, allowed.as_deref(), wanted.model, wanted)?;
+        Ok(Plan { attempts: vec![one], ..Plan::default() })
+    }
+
+    /// The targets of a policy that this caller may have, in the order of this request's draw.
+    fn by_policy(
+        &self,
+        policy: &Policy,
+        payer: &str,
+        allowed: Option<&AllowList>,
+        wanted: Wanted<'_>,
+    ) -> Result<Plan, Rejection> {
+        let needs_price = self.settings.load().require_pricing;
+        let (mut attempts, mut refused, mut unpriced) = (Vec::new(), None, None);
+        for choice in policy.order(&mut draw, wanted.no_router) {
+            match self.target(payer, allowed, choice.selector, wanted) {
+                Ok(target) => {
+                    let position = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
+                    let reason = Some(choice.reason);
+                    let target = Attempt { is_alias: true, position, reason, ..target };
+                    // What must have a price and has none cannot stand in for what has one.
+                    if needs_price && target.prices.is_none() {
+                        unpriced.get_or_insert(target);
+                    } else {
+                        attempts.push(target);
+                    }
+                }
+                Err(why) => drop(refused.get_or_insert(why)),
+            }
+        }
+        attempts.extend(unpriced.filter(|_| attempts.is_empty()));
+        match refused {
+            Some(refused) if attempts.is_empty() => Err(refused),
+            _ => Ok(Plan { attempts, request_id: None, policy: Some(policy.name.clone()) }),
+        }
+    }
+
+    /// Where one selector leads, if this caller may go there.
+    fn target(
+        &self,
+        payer: &str,
+        allowed: Option<&AllowList>,
+        selector: &str,
+        wanted: Wanted<'_>,
+    ) -> Result<Attempt, Rejection> {
+        let target = self.directory.alias(payer, selector);
+        let found = self.find(target.as_deref().unwrap_or(selector));
+        let found = found.map(|(provider, name)| self.attempt(provider, name));
+        if let Some(allowed) = allowed {
+            // A name that leads nowhere is not permitted either: the refusal says nothing of what there is.
+            let is_permitted = found.as_ref().is_ok_and(|attempt| {
+                allowed.permits(&attempt.upstream.instance, &attempt.billed_model)
+            });
+            if !is_permitted {
+                let message =
+                    format!("Model '{}' is not permitted for this API key.", wanted.model);
+                return Err(Rejection::new(Code::ModelNotPermitted, message));
+            }
+        }
+        let attempt = match found {
+            Err(_) if target.is_some() => {
+                let message =
+                    format!("Alias '{selector}' stands for a provider that is not configured");
+                return Err(Rejection::new(Code::ModelNotFound, message));
+            }
+            found => found?,
+        };
+        if !attempt.upstream.kind.serves(wanted.protocol) {
+            return Err(unserved(&attempt.upstream, wanted.protocol));
+        }
+        Ok(Attempt { is_alias: target.is_some(), ..attempt })
+    }
+}
+
+/// A uniform number in `[0, 1)`.
+fn draw() -> f64 {
+    let mut bytes = [0; 4];
+    // Without randomness every request goes the same way, which is better than none going anywhere.
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        tracing::warn!(%error, "no random numbers: weighted targets are not drawn");
+    }
+    f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+}
+
+/// The provider speaks another API than the caller.
+fn unserved(upstream: &Upstream, protocol: Protocol) -> Rejection {
+    let (name, kind) = (&upstream.instance, upstream.kind);
+    let message = match protocol {
+        Protocol::Responses if !kind.has_responses() => {
+            format!("Provider '{name}' does not support the Responses API")
+        }
+        _ if !kind.is_callable() => format!(
+            "Provider '{name}' ({}) cannot be called by this version of the gateway",
+            kind.display_name
+        ),
+        _ => format!(
+            "Provider '{name}' ({}) cannot be called through {} by this version of the gateway",
+            kind.display_name,
+            protocol.route()
+        ),
+    };
+    Rejection::new(Code::Unsupported, message)
+}
