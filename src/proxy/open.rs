@@ -10,7 +10,7 @@ use std::time::Instant;
 use otari_filters::control::{Attempt, Plan, Reservation, Settling};
 use otari_filters::meter::Usage;
 use otari_filters::money::MicroUsd;
-use otari_filters::prices::{CacheCounting, Prices};
+use otari_filters::prices::Prices;
 use otari_filters::rejection::Rejection;
 use otari_filters::reserve::Estimate;
 use otari_filters::settle::{Finished, Report, ReportStatus, Status, UsageRecord};
@@ -379,9 +379,11 @@ impl Open {
             total_tokens: self.estimate.prompt_tokens + self.output_tokens,
             ..Usage::default()
         });
-        record.prompt_tokens = Some(produced.prompt_tokens);
-        record.completion_tokens = Some(produced.completion_tokens);
-        record.total_tokens = Some(produced.total_tokens);
+        // Rows count cached tokens as a part of the prompt, whatever the provider's way.
+        let told = produced.inclusive();
+        record.prompt_tokens = Some(told.prompt_tokens);
+        record.completion_tokens = Some(told.completion_tokens);
+        record.total_tokens = Some(told.total_tokens);
         record.cache_read_tokens = Some(produced.cache_read_tokens);
         record.cache_write_tokens = Some(produced.cache_write_tokens);
         record.cache_write_1h_tokens = Some(produced.cache_write_1h_tokens);
@@ -392,9 +394,9 @@ impl Open {
         self.current.as_ref()?.prices.as_deref()
     }
 
-    /// What was used costs this; nothing when the model has no price. Cached tokens are part of a chat's prompt.
+    /// What was used costs this; nothing when the model has no price.
     fn price(&self, usage: Usage) -> Option<MicroUsd> {
-        Some(self.prices()?.cost(&usage.tokens(), CacheCounting::Inclusive))
+        Some(self.prices()?.cost(&usage.tokens(), usage.counting))
     }
 
     fn record(&self, status: Status) -> UsageRecord {

@@ -1,4 +1,4 @@
-//! The `usage` object of a chat answer, in the spellings of the providers that speak this API.
+//! The `usage` object of an answer, in the spellings of all formats and of the providers that speak them.
 //!
 //! A count that is no count is passed over: it must not turn an answer into none.
 
@@ -8,27 +8,34 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::prices::Tokens;
+use crate::prices::{CacheCounting, Tokens};
 use crate::settle::ReportUsage;
 
-/// Token counts as a provider reported them. Cached tokens are part of the prompt.
+/// Token counts as a provider reported them. What the counts contain says [`Usage::counting`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Input, cached part included.
+    /// Input; with cached tokens where they are counted inclusively, without where additively.
     pub prompt_tokens: u64,
     /// Output, reasoning included.
     pub completion_tokens: u64,
-    /// The provider's total, else the sum.
+    /// The provider's total, else the sum of input and output as they are counted. Anthropic has no total.
     pub total_tokens: u64,
-    /// The part of the input that came from the provider's cache.
+    /// Input that came from the provider's cache.
     pub cache_read_tokens: u64,
-    /// The part that was written to the cache for five minutes.
+    /// Input that was written to the cache for five minutes.
     pub cache_write_tokens: u64,
-    /// The part that was written to the cache for an hour.
+    /// Input that was written to the cache for an hour.
     pub cache_write_1h_tokens: u64,
+    /// Whether `prompt_tokens` contains the cached ones.
+    pub counting: CacheCounting,
 }
 
 impl Usage {
+    /// Nothing yet.
+    pub(super) fn new(counting: CacheCounting) -> Self {
+        Self { counting, ..Self::default() }
+    }
+
     /// Takes over what a later report says; a zero keeps what is known.
     pub(super) fn merge(&mut self, later: &WireUsage) {
         let newer = |now: &mut u64, then: Option<u64>| {
@@ -36,30 +43,23 @@ impl Usage {
                 *now = tokens;
             }
         };
-        newer(&mut self.prompt_tokens, later.prompt_tokens.0);
-        newer(&mut self.completion_tokens, later.completion_tokens.0);
-        newer(&mut self.total_tokens, later.total_tokens.0);
-        newer(&mut self.cache_read_tokens, later.cache_read());
-        let hour = later.cache_write_1h();
-        newer(&mut self.cache_write_tokens, later.cache_write(hour.unwrap_or(0)));
-        newer(&mut self.cache_write_1h_tokens, hour);
-        if self.total_tokens == 0 {
-            self.total_tokens = self.prompt_tokens.saturating_add(self.completion_tokens);
+        let sum = |usage: &Self| usage.prompt_tokens.saturating_add(usage.completion_tokens);
+        let was_sum = self.total_tokens == sum(self);
+        let counts = later.counts();
+        newer(&mut self.prompt_tokens, counts.input);
+        newer(&mut self.completion_tokens, counts.output);
+        newer(&mut self.cache_read_tokens, counts.cache_read);
+        newer(&mut self.cache_write_tokens, counts.cache_write);
+        newer(&mut self.cache_write_1h_tokens, counts.cache_write_1h);
+        if was_sum || self.counting == CacheCounting::Additive {
+            self.total_tokens = sum(self);
+        }
+        if self.counting == CacheCounting::Inclusive {
+            newer(&mut self.total_tokens, later.total_tokens.0);
         }
     }
 
-    /// The counts as a platform is told them.
-    pub fn for_report(&self) -> ReportUsage {
-        ReportUsage {
-            prompt_tokens: self.prompt_tokens,
-            completion_tokens: self.completion_tokens,
-            total_tokens: self.total_tokens,
-            cache_read_tokens: self.cache_read_tokens,
-            cache_write_tokens: self.cache_write_tokens,
-        }
-    }
-
-    /// The counts that are billed.
+    /// The counts that are billed, as they are counted: to be priced with `counting`.
     pub fn tokens(&self) -> Tokens {
         Tokens {
             input: self.prompt_tokens,
@@ -67,6 +67,42 @@ impl Usage {
             cache_read: self.cache_read_tokens,
             cache_write: self.cache_write_tokens,
             cache_write_1h: self.cache_write_1h_tokens,
+        }
+    }
+
+    /// The counts as a platform is told them: as the provider counts. What was written to the cache is told where it is
+    /// counted apart.
+    pub fn for_report(&self) -> ReportUsage {
+        ReportUsage {
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: self.completion_tokens,
+            total_tokens: self.total_tokens,
+            cache_read_tokens: self.cache_read_tokens,
+            cache_write_tokens: match self.counting {
+                CacheCounting::Additive => self.all_cache_write_tokens(),
+                CacheCounting::Inclusive => 0,
+            },
+        }
+    }
+
+    /// Input written to the cache, for however long.
+    pub fn all_cache_write_tokens(&self) -> u64 {
+        self.cache_write_tokens.saturating_add(self.cache_write_1h_tokens)
+    }
+
+    /// The same usage with cached tokens as a part of the prompt and of the total, whatever the provider's way. It costs
+    /// the same.
+    #[must_use]
+    pub fn inclusive(self) -> Self {
+        if self.counting == CacheCounting::Inclusive {
+            return self;
+        }
+        let cached = self.cache_read_tokens.saturating_add(self.all_cache_write_tokens());
+        Self {
+            prompt_tokens: self.prompt_tokens.saturating_add(cached),
+            total_tokens: self.total_tokens.saturating_add(cached),
+            counting: CacheCounting::Inclusive,
+            ..self
         }
     }
 }
@@ -79,6 +115,12 @@ pub(super) struct WireUsage {
     completion_tokens: Count,
     total_tokens: Count,
     prompt_tokens_details: Lenient<WireDetails>,
+    /// Anthropic's messages, OpenAI's responses.
+    input_tokens: Count,
+    output_tokens: Count,
+    input_tokens_details: Lenient<WireDetails>,
+    /// Anthropic, where the provider itself made several calls of one: their sum is billed.
+    iterations: Iterations,
     /// Anthropic's names, kept by gateways and by providers of both APIs.
     cache_read_input_tokens: Count,
     cache_creation_input_tokens: Count,
@@ -108,9 +150,59 @@ struct WireCreation {
     ephemeral_1h_input_tokens: Count,
 }
 
+/// What one report says.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    input: Option<u64>,
+    output: Option<u64>,
+    cache_read: Option<u64>,
+    cache_write: Option<u64>,
+    cache_write_1h: Option<u64>,
+}
+
+impl Counts {
+    fn plus(self, other: Self) -> Self {
+        let plus = |a: Option<u64>, b: Option<u64>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.saturating_add(b)),
+            (a, b) => a.or(b),
+        };
+        Self {
+            input: plus(self.input, other.input),
+            output: plus(self.output, other.output),
+            cache_read: plus(self.cache_read, other.cache_read),
+            cache_write: plus(self.cache_write, other.cache_write),
+            cache_write_1h: plus(self.cache_write_1h, other.cache_write_1h),
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        let or = |a: Option<u64>, b: Option<u64>| a.filter(|tokens| *tokens > 0).or(b);
+        Self {
+            input: or(self.input, other.input),
+            output: or(self.output, other.output),
+            cache_read: or(self.cache_read, other.cache_read),
+            cache_write: or(self.cache_write, other.cache_write),
+            cache_write_1h: or(self.cache_write_1h, other.cache_write_1h),
+        }
+    }
+}
+
 impl WireUsage {
+    fn counts(&self) -> Counts {
+        let hour = self.cache_write_1h();
+        let own = Counts {
+            input: first([self.prompt_tokens.0, self.input_tokens.0]),
+            output: first([self.completion_tokens.0, self.output_tokens.0]),
+            cache_read: self.cache_read(),
+            cache_write: self.cache_write(hour.unwrap_or(0)),
+            cache_write_1h: hour,
+        };
+        let all = self.iterations.0.iter().map(Self::counts).reduce(Counts::plus);
+        all.map_or(own, |all| all.or(own))
+    }
+
     fn details(&self) -> Option<&WireDetails> {
-        self.prompt_tokens_details.0.as_ref()
+        self.prompt_tokens_details.0.as_ref().or(self.input_tokens_details.0.as_ref())
     }
 
     /// Writes by lifetime, wherever they stand.
@@ -159,7 +251,7 @@ impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(Any(PhantomData)).map(|found: Found<IgnoredAny>| match found {
             Found::Number(count) => Self(Some(count)),
-            Found::Object(_) | Found::Other => Self(None),
+            Found::Object(_) | Found::List(_) | Found::Other => Self(None),
         })
     }
 }
@@ -178,7 +270,20 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(Any(PhantomData)).map(|found| match found {
             Found::Object(object) => Self(Some(object)),
-            Found::Number(_) | Found::Other => Self(None),
+            Found::Number(_) | Found::List(_) | Found::Other => Self(None),
+        })
+    }
+}
+
+/// A list of reports; anything else reads as none.
+#[derive(Debug, Default)]
+struct Iterations(Vec<WireUsage>);
+
+impl<'de> Deserialize<'de> for Iterations {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Any(PhantomData)).map(|found| match found {
+            Found::List(reports) => Self(reports),
+            Found::Number(_) | Found::Object(_) | Found::Other => Self::default(),
         })
     }
 }
@@ -186,6 +291,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
 enum Found<T> {
     Number(u64),
     Object(T),
+    /// The objects of it.
+    List(Vec<T>),
     Other,
 }
 
@@ -226,8 +333,11 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Any<T> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Found::Other)
+        let mut objects = Vec::new();
+        while let Some(item) = list.next_element::<Lenient<T>>()? {
+            objects.extend(item.0);
+        }
+        Ok(Found::List(objects))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
@@ -242,7 +352,11 @@ mod tests {
     use super::*;
 
     fn read(reports: &[Value]) -> Usage {
-        let mut usage = Usage::default();
+        counted(CacheCounting::Inclusive, reports)
+    }
+
+    fn counted(counting: CacheCounting, reports: &[Value]) -> Usage {
+        let mut usage = Usage::new(counting);
         for report in reports {
             usage.merge(&serde_json::from_value(report.clone()).unwrap());
         }
@@ -262,6 +376,7 @@ mod tests {
             (json!({"cache_read_input_tokens": 7, "cache_creation_input_tokens": 5}), (7, 5, 0)),
             (json!({"prompt_cache_hit_tokens": 7, "prompt_cache_miss_tokens": 3}), (7, 0, 0)),
             (json!({"cached_tokens": 7}), (7, 0, 0)),
+            (json!({"input_tokens_details": {"cached_tokens": 7}}), (7, 0, 0)),
             (
                 json!({"prompt_tokens_details": {"cached_tokens": 7, "cache_write_tokens": 5}}),
                 (7, 5, 0),
@@ -320,5 +435,53 @@ mod tests {
         let tokens =
             Tokens { input: 9, output: 4, cache_read: 3, cache_write: 2, cache_write_1h: 0 };
         assert_eq!(usage.tokens(), tokens);
+    }
+    #[test]
+    fn a_sum_follows_its_parts_and_a_total_is_believed() {
+        let sum = read(&[json!({"prompt_tokens": 9}), json!({"completion_tokens": 4})]);
+        assert_eq!(sum.total_tokens, 13);
+        let told = read(&[json!({"input_tokens": 9, "output_tokens": 4, "total_tokens": 20})]);
+        assert_eq!((told.prompt_tokens, told.completion_tokens, told.total_tokens), (9, 4, 20));
+    }
+
+    #[test]
+    fn anthropic_counts_the_cache_beside_the_input() {
+        let start = json!({"input_tokens": 7, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 12,
+            "cache_creation": {"ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 10}, "output_tokens": 1,
+            "service_tier": "standard"});
+        let delta = json!({"output_tokens": 4, "input_tokens": 0, "server_tool_use": {"web_search_requests": 1}});
+        let usage = counted(CacheCounting::Additive, &[start, delta]);
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.total_tokens), (7, 4, 11));
+        assert_eq!((usage.cache_read_tokens, usage.all_cache_write_tokens()), (3, 12));
+        let inclusive = usage.inclusive();
+        assert_eq!((inclusive.prompt_tokens, inclusive.total_tokens), (22, 26));
+        assert_eq!(inclusive.inclusive(), inclusive);
+
+        let rate = |usd: i64| crate::money::Rate(usd * 100_000_000);
+        let prices = crate::prices::Prices::new(rate(3), rate(15)).with_cache(
+            Some(rate(1)),
+            Some(rate(4)),
+            Some(rate(6)),
+        );
+        let cost = |usage: Usage| prices.cost(&usage.tokens(), usage.counting);
+        assert_eq!(cost(usage), crate::money::MicroUsd(7 * 3 + 4 * 15 + 3 + 2 * 4 + 10 * 6));
+        assert_eq!(cost(inclusive), cost(usage), "it costs the same");
+    }
+
+    #[test]
+    fn the_providers_own_iterations_are_summed_up() {
+        let report = json!({"input_tokens": 23, "output_tokens": 10, "cache_read_input_tokens": 5, "iterations": [
+            {"type": "compaction", "input_tokens": 180, "output_tokens": 3},
+            {"type": "message", "input_tokens": 23, "output_tokens": 10, "cache_creation_input_tokens": 8}, null]});
+        let usage = counted(CacheCounting::Additive, &[report]);
+        assert_eq!(
+            (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens),
+            (203, 13, 216)
+        );
+        assert_eq!((usage.cache_read_tokens, usage.cache_write_tokens), (5, 8));
+        for none in [json!([]), json!(null), json!(7), json!({"a": 1}), json!([1, "x"])] {
+            let report = json!({"input_tokens": 23, "iterations": none});
+            assert_eq!(read(&[report]).prompt_tokens, 23);
+        }
     }
 }

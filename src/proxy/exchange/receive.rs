@@ -8,7 +8,7 @@ use flate2::write::{MultiGzDecoder, ZlibDecoder};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue};
 use otari_filters::control::Attempt;
-use otari_filters::meter::{self, FirstEvent, Reply, Seen, Usage};
+use otari_filters::meter::{self, First, FirstEvent, Reply, Usage};
 use otari_filters::protocol::Protocol;
 use otari_filters::upstream::Failure;
 use pingora_core::protocols::http::client::HttpSession;
@@ -183,18 +183,18 @@ async fn first_event(
             return if is_gated { Ok(kept.freeze()) } else { Err(Failure::Malformed.into()) };
         };
         let piece = decoder.decode(piece).ok_or(Failure::Malformed)?;
-        let seen = look.feed(&piece);
+        let seen = look.feed(piece.clone());
         // Nearly always the first piece is enough, and is not copied.
         let first = match &mut all {
-            None if !matches!(seen, Seen::Waiting) => piece,
+            None if !matches!(seen, First::Waiting) => piece,
             _ => {
                 let kept = all.get_or_insert_default();
                 kept.extend_from_slice(&piece);
-                if matches!(seen, Seen::Waiting) { continue } else { kept.split().freeze() }
+                if matches!(seen, First::Waiting) { continue } else { kept.split().freeze() }
             }
         };
         match seen {
-            Seen::Failed { status, body } => return Err(reported(status, &body)),
+            First::Failed { status, body } => return Err(reported(status, &body)),
             _ => return Ok(first),
         }
     }

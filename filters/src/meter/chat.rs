@@ -1,0 +1,41 @@
+//! What the chunks of a chat completion say.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::usage::{Lenient, WireUsage};
+use super::{Seen, delta_chars, reports};
+use crate::protocol::sse;
+
+/// Fields of generated text: `content"` also ends `reasoning_content"`.
+const TEXTS: [&[u8]; 4] = [b"content\"", b"arguments\"", b"reasoning\"", b"refusal\""];
+
+#[derive(Deserialize)]
+struct WireChunk {
+    choices: Option<Vec<IgnoredAny>>,
+    #[serde(default)]
+    usage: Lenient<WireUsage>,
+    error: Option<IgnoredAny>,
+}
+
+/// Whether a line, which may be unfinished, is of the event that ends the answer.
+pub(super) fn is_ending(line: &[u8]) -> bool {
+    sse::data(line).is_some_and(|data| data.starts_with(b"[DONE]"))
+}
+
+pub(super) fn read_data(data: &[u8], seen: &mut Seen) {
+    if data.starts_with(b"[DONE]") {
+        seen.is_done = true;
+        return;
+    }
+    seen.output_chars += delta_chars(data, &TEXTS);
+    if !reports(data, b"\"usage\"") && !reports(data, b"\"error\"") {
+        return;
+    }
+    let Ok(chunk) = serde_json::from_slice::<WireChunk>(data) else { return };
+    seen.has_failed |= chunk.error.is_some();
+    if let Some(usage) = chunk.usage.0 {
+        seen.report(&usage);
+        seen.is_usage_only |= chunk.choices.is_some_and(|choices| choices.is_empty());
+    }
+}
