@@ -197,6 +197,9 @@ pub struct Demo {
     /// Folder for its configuration and database, made anew each time [default: ./otari-demo]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// Connected mode: a built-in platform decides, and there is no database
+    #[arg(long)]
+    pub connected: bool,
 }
 
 /// `otari mock`.

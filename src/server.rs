@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use pingora_core::listeners::TcpSocketOptions;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownWatch};
@@ -16,18 +17,25 @@ use pingora_core::services::listening::Service;
 use crate::app::{App, Mode, Standalone, StartError};
 use crate::config::{Config, LogLevel};
 use crate::control::platform::Connected;
+use crate::demo::Kind;
 use crate::mock;
+use crate::mock::platform::Platform;
 use crate::proxy::Gateway;
 use crate::telemetry::logs::AccessLog;
 use otari_filters::providers::Family;
 
-pub use announce::Greeting;
+/// What runs beside the gateway.
+#[derive(Default)]
+pub struct Beside {
+    /// `otari demo`.
+    pub demo: Option<Kind>,
+}
 
 /// Serves until a signal ends the process; returns only when it cannot start.
 ///
 /// # Errors
 /// Says what to do.
-pub fn run(config: Config, greeting: Greeting) -> Result<(), StartError> {
+pub fn run(config: Config, beside: Beside) -> Result<(), StartError> {
     let listener = Listener::bind(&config)?;
     let mock = MockListener::for_config(&config)?;
     let conf = server_conf(&config);
@@ -42,7 +50,7 @@ pub fn run(config: Config, greeting: Greeting) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(|error| StartError::Other(format!("cannot start a runtime: {error}")))?;
-    let mock_address = mock.as_ref().map(|mock| mock.address);
+    let mock_address = mock.as_ref().map(|(address, _)| *address);
     let app =
         Arc::new(runtime.block_on(App::start(config, access.clone(), &conf, mock_address))?);
     let log = access.clone();
@@ -68,10 +76,17 @@ pub fn run(config: Config, greeting: Greeting) -> Result<(), StartError> {
             server.add_service(background_service("reports", ReportService(mode.clone())));
         }
     }
-    if let Some(mock) = mock {
+    if let Some((_, mock)) = mock {
         server.add_service(background_service("mock", mock));
     }
-    let announcer = announce::Announcer::new(app.clone(), listener.address, greeting);
+    let hints = beside.demo.as_ref().map(announce::Hints::new);
+    if let Some(Kind::Connected(peers)) = beside.demo {
+        let provider = MockListener::new(peers.provider);
+        server.add_service(background_service("mock", provider));
+        let platform = PlatformListener::new(peers.platform, Platform::new(peers.script));
+        server.add_service(background_service("mock platform", platform));
+    }
+    let announcer = announce::Announcer::new(app.clone(), listener.address, hints);
     server.add_service(background_service("announce", announcer));
     server.add_service(background_service("drain", shutdown::Drain(app.clone())));
     let signals = shutdown::Signals::new(app.life.clone(), app.config.limits.lame_duck);
@@ -194,14 +209,15 @@ impl BackgroundService for HousekeepingService {
 }
 
 /// The built-in provider, on a loopback port of its own.
-struct MockListener {
-    address: SocketAddr,
-    listener: parking_lot::Mutex<Option<TcpListener>>,
-}
+struct MockListener(Mutex<Option<TcpListener>>);
 
 impl MockListener {
+    fn new(listener: TcpListener) -> Self {
+        Self(Mutex::new(Some(listener)))
+    }
+
     /// `None` when no provider of type `mock` without an address is configured.
-    fn for_config(config: &Config) -> Result<Option<Self>, StartError> {
+    fn for_config(config: &Config) -> Result<Option<(SocketAddr, Self)>, StartError> {
         let wanted = config
             .providers
             .iter()
@@ -214,18 +230,42 @@ impl MockListener {
         let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Some(Self { address, listener: parking_lot::Mutex::new(Some(listener)) }))
+        Ok(Some((address, Self::new(listener))))
     }
 }
 
 #[async_trait]
 impl BackgroundService for MockListener {
     async fn start(&self, _: ShutdownWatch) {
-        let listener = self.listener.lock().take();
+        let listener = self.0.lock().take();
         let Some(Ok(listener)) = listener.map(tokio::net::TcpListener::from_std) else { return };
         // Requests that drain still need their provider: it ends with the process.
         if let Err(error) = mock::serve(listener, std::future::pending()).await {
             tracing::error!(%error, "the mock provider ended");
+        }
+    }
+}
+
+/// The built-in platform, for the demo.
+struct PlatformListener {
+    listener: Mutex<Option<TcpListener>>,
+    platform: Platform,
+}
+
+impl PlatformListener {
+    fn new(listener: TcpListener, platform: Platform) -> Self {
+        Self { listener: Mutex::new(Some(listener)), platform }
+    }
+}
+
+#[async_trait]
+impl BackgroundService for PlatformListener {
+    async fn start(&self, _: ShutdownWatch) {
+        let listener = self.listener.lock().take();
+        let Some(Ok(listener)) = listener.map(tokio::net::TcpListener::from_std) else { return };
+        // The reports of requests that drain still go to it.
+        if let Err(error) = self.platform.serve(listener, std::future::pending()).await {
+            tracing::error!(%error, "the mock platform ended");
         }
     }
 }

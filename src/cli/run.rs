@@ -10,7 +10,7 @@ use super::{import, init, manage};
 use crate::app::{StartError, open_store, rehearse};
 use crate::config::{self, Config, Flags, Sources};
 use crate::mock::platform::{BASE_PATH, Platform, Script};
-use crate::server::{self, Greeting};
+use crate::server::{self, Beside};
 use crate::store::{StoreError, Upgrade};
 use crate::telemetry::logs;
 use crate::{demo, mock};
@@ -28,7 +28,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     // One crypto provider for every client and listener; a second call, in tests, changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let code = match command {
-        Command::Serve(serve) => start(serve.config.clone(), serve.flags(), Greeting::default()),
+        Command::Serve(serve) => {
+            let sources = Sources::from_process(serve.config.clone(), serve.flags());
+            start(&sources, Beside::default())
+        }
         Command::Check(check) => {
             let sources = Sources::from_process(check.file(), Flags::default());
             super::check(&sources, &mut io::stdout().lock()).unwrap_or(EXIT_FAILED)
@@ -62,7 +65,11 @@ fn complain(message: &dyn std::fmt::Display) {
 }
 
 fn load(file: Option<PathBuf>, flags: Flags) -> Result<Config, u8> {
-    config::load(&Sources::from_process(file, flags)).map_err(|error| {
+    load_from(&Sources::from_process(file, flags))
+}
+
+fn load_from(sources: &Sources) -> Result<Config, u8> {
+    config::load(sources).map_err(|error| {
         let mut err = io::stderr().lock();
         for warning in &error.warnings {
             let _ = writeln!(err, "warning: {warning}");
@@ -84,13 +91,13 @@ fn load_standalone(target: &InitDb) -> Result<Config, u8> {
     Err(EXIT_CONFIG)
 }
 
-fn start(file: Option<PathBuf>, flags: Flags, greeting: Greeting) -> u8 {
-    let config = match load(file, flags) {
+fn start(sources: &Sources, beside: Beside) -> u8 {
+    let config = match load_from(sources) {
         Ok(config) => config,
         Err(code) => return code,
     };
     logs::start(config.log_format, config.log_level);
-    match server::run(config, greeting) {
+    match server::run(config, beside) {
         Ok(()) => EXIT_OK,
         Err(error) => {
             complain(&error);
@@ -105,15 +112,20 @@ fn start(file: Option<PathBuf>, flags: Flags, greeting: Greeting) -> u8 {
 }
 
 fn run_demo(options: &super::Demo) -> u8 {
-    match demo::prepare(options.data.as_deref()) {
-        Ok(prepared) => {
+    match demo::prepare(options.data.as_deref(), options.connected) {
+        Ok(demo) => {
             let flags = Flags {
                 host: Some("127.0.0.1".into()),
                 port: Some(options.port),
                 ..Flags::default()
             };
-            let greeting = Greeting { demo_master_key: Some(prepared.master_key) };
-            start(Some(prepared.file), flags, greeting)
+            let sources = match &demo.kind {
+                demo::Kind::Standalone { .. } => Sources::from_process(Some(demo.file), flags),
+                demo::Kind::Connected(peers) => {
+                    Sources { file: Some(demo.file), flags, env: peers.env() }
+                }
+            };
+            start(&sources, Beside { demo: Some(demo.kind) })
         }
         Err(error) => {
             complain(&format!("the demo folder cannot be prepared: {error}"));

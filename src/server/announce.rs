@@ -13,29 +13,40 @@ use crate::app::{App, Mode, Standalone};
 use crate::config::ProviderConfig;
 use crate::control::default_prices;
 use crate::control::settings::MasterKey;
+use crate::demo::Kind;
 
 /// The listener is asked for so long.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(5);
 
-/// What is shown besides.
-#[derive(Clone, Debug, Default)]
-pub struct Greeting {
-    /// `otari demo`: the master key to show in the lines to paste.
-    pub demo_master_key: Option<String>,
+/// What the lines of a demo say.
+pub(super) enum Hints {
+    /// The management API's key.
+    Standalone { master_key: String },
+    /// Where to look at what the platform was told.
+    Connected { platform: String },
+}
+
+impl Hints {
+    pub(super) fn new(demo: &Kind) -> Self {
+        match demo {
+            Kind::Standalone { master_key } => Self::Standalone { master_key: master_key.clone() },
+            Kind::Connected(peers) => Self::Connected { platform: peers.platform_url.clone() },
+        }
+    }
 }
 
 /// Speaks once the port answers.
 pub(super) struct Announcer {
     app: Arc<App>,
     address: SocketAddr,
-    greeting: Greeting,
+    hints: Option<Hints>,
     started: Instant,
 }
 
 impl Announcer {
-    pub(super) fn new(app: Arc<App>, address: SocketAddr, greeting: Greeting) -> Self {
-        Self { app, address, greeting, started: Instant::now() }
+    pub(super) fn new(app: Arc<App>, address: SocketAddr, hints: Option<Hints>) -> Self {
+        Self { app, address, hints, started: Instant::now() }
     }
 
     /// The address a person on this machine can open.
@@ -97,16 +108,16 @@ impl Announcer {
 
     /// The key alone on a line of its own, on standard output: the log does not get it.
     fn show_key(&self, url: &str) {
-        let Some(key) = self.standalone().and_then(|mode| mode.bootstrap_key.as_ref()) else {
-            return;
+        let key = self.standalone().and_then(|mode| mode.bootstrap_key.as_ref());
+        let intro = "No API keys found. Created bootstrap key for first run. Save this key now:";
+        let text = match (&self.hints, key) {
+            (Some(Hints::Connected { platform }), _) => connected_demo(url, platform),
+            (Some(Hints::Standalone { master_key }), Some(key)) => demo(url, key, master_key),
+            (None, Some(key)) => format!("{intro}\n{key}"),
+            (_, None) => return,
         };
         let mut out = std::io::stdout().lock();
-        let intro = "No API keys found. Created bootstrap key for first run. Save this key now:";
-        let shown = match &self.greeting.demo_master_key {
-            None => writeln!(out, "{intro}\n{key}"),
-            Some(master) => writeln!(out, "{}", demo(url, key, master)),
-        };
-        if shown.and_then(|()| out.flush()).is_err() {
+        if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
             tracing::warn!("the bootstrap key could not be shown; create one with POST /v1/keys");
         }
     }
@@ -180,6 +191,27 @@ The same in Python (pip install openai):
 What it used and cost:
 
   curl '{url}/v1/usage?limit=5' -H 'Authorization: Bearer {master}'
+"#
+    )
+}
+
+/// Lines to paste, where a platform decides: it takes any token.
+fn connected_demo(url: &str, platform: &str) -> String {
+    format!(
+        r#"
+A chat completion, streamed; the last chunk says what it cost:
+
+  curl -N {url}/v1/chat/completions -H 'Authorization: Bearer tk_demo' -H 'Content-Type: application/json' \
+    -d '{{"model":"mock:demo","stream":true,"messages":[{{"role":"user","content":"Hello"}}]}}'
+
+The same model through Anthropic's API:
+
+  curl {url}/v1/messages -H 'Authorization: Bearer tk_demo' -H 'Content-Type: application/json' \
+    -d '{{"model":"mock:demo","max_tokens":99,"messages":[{{"role":"user","content":"Hello"}}]}}'
+
+What the platform was asked and told:
+
+  curl {platform}/__platform/seen
 "#
     )
 }
