@@ -9,7 +9,6 @@ use serde::de::IgnoredAny;
 
 use crate::prices::CacheCounting;
 use crate::protocol::Protocol;
-use crate::protocol::json::string_field;
 use crate::protocol::sse::{self, Events, MAX_EVENT_BYTES, Mark};
 
 mod chat;
@@ -237,20 +236,8 @@ impl Seen {
 
     /// What kind of event it is: its `type`, else its name.
     fn kind<'a>(&'a self, data: &'a [u8]) -> &'a [u8] {
-        kind(data, &self.name)
+        sse::kind(data, &self.name)
     }
-}
-
-/// What kind of event `data` is: its `type`, else the event's name.
-fn kind<'a>(data: &'a [u8], name: &'a [u8]) -> &'a [u8] {
-    string_field(data, "type").map_or(name, |range| &data[range.start + 1..range.end - 1])
-}
-
-/// Whether `data` has the field `key` (quotes included) with another value than null.
-fn reports(data: &[u8], key: &[u8]) -> bool {
-    let Some(at) = memmem::find(data, key) else { return false };
-    let value = data[at + key.len()..].iter().position(|byte| !matches!(byte, b' ' | b':'));
-    value.is_some_and(|skip| !data[at + key.len() + skip..].starts_with(b"null"))
 }
 
 /// Unicode characters of the strings under `keys`, which are written with their closing quotes, behind `"delta"`.

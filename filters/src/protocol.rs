@@ -5,10 +5,10 @@ pub mod request;
 pub mod chat;
 pub mod messages;
 pub mod responses;
-pub mod cost;
 pub mod json;
 pub mod sse;
 pub mod name;
+pub mod cost;
 
 mod top;
 mod text;

@@ -208,7 +208,8 @@ model_capabilities:
     assert_eq!(config.pricing[0].effective_at, config.pricing[1].effective_at);
     let warnings = config.warnings.join("\n");
     for part in [
-        "provider \"anthropic\" (Anthropic) cannot be called",
+        "provider \"anthropic\" has no credential: set providers.anthropic.api_key or ANTHROPIC_API_KEY",
+        "provider \"ollama\" (Ollama) cannot be called",
         "providers.vertexai.credentials: unknown key, not used.",
         "Cannot set pricing for model 'mistral:mistral-large': provider 'mistral' is not configured",
         "does not use it yet: cors_allow_origins, model_capabilities, files_enabled",

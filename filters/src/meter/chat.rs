@@ -4,7 +4,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::usage::{Lenient, WireUsage};
-use super::{Seen, delta_chars, reports};
+use super::{Seen, delta_chars};
+use crate::protocol::json::mentions;
 use crate::protocol::sse;
 
 /// Fields of generated text: `content"` also ends `reasoning_content"`.
@@ -29,7 +30,7 @@ pub(super) fn read_data(data: &[u8], seen: &mut Seen) {
         return;
     }
     seen.output_chars += delta_chars(data, &TEXTS);
-    if !reports(data, b"\"usage\"") && !reports(data, b"\"error\"") {
+    if !mentions(data, b"\"usage\"") && !mentions(data, b"\"error\"") {
         return;
     }
     let Ok(chunk) = serde_json::from_slice::<WireChunk>(data) else { return };

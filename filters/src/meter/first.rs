@@ -3,9 +3,8 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::kind;
 use crate::protocol::Protocol;
-use crate::protocol::sse::{self, Events, Mark};
+use crate::protocol::sse::{self, Events, Mark, kind};
 
 /// An event longer than this is one: errors are short.
 const MAX_BYTES: usize = 64 << 10;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::usage::{Lenient, WireUsage};
-use super::{Seen, delta_chars, kind};
+use super::{Seen, delta_chars};
 use crate::protocol::sse;
 
 /// Fields of generated text.
@@ -29,7 +29,7 @@ struct WireMessage {
 /// Whether a line, which may be unfinished, is of the event that ends the answer.
 pub(super) fn is_ending(line: &[u8]) -> bool {
     match sse::data(line) {
-        Some(data) => kind(&data[..data.len().min(HEAD_BYTES)], &[]) == STOP,
+        Some(data) => sse::kind(&data[..data.len().min(HEAD_BYTES)], &[]) == STOP,
         None => sse::name(line) == Some(STOP),
     }
 }

@@ -3,7 +3,8 @@
 use serde::Deserialize;
 
 use super::usage::{Lenient, WireUsage};
-use super::{Seen, delta_chars, reports};
+use super::{Seen, delta_chars};
+use crate::protocol::json::mentions;
 use crate::protocol::sse;
 
 /// Fields of generated text: every event of that kind has one.
@@ -43,9 +44,9 @@ pub(super) fn read_data(data: &[u8], seen: &mut Seen) {
         // Base64.
         b"response.audio.delta" => {}
         kind if kind.ends_with(b".delta") => seen.output_chars += delta_chars(data, &TEXTS),
-        b"" => seen.has_failed |= reports(data, b"\"error\""),
+        b"" => seen.has_failed |= mentions(data, b"\"error\""),
         // Those of the response itself, which some providers report usage in.
-        b"response.created" | b"response.in_progress" if reports(data, b"\"usage\"") => {
+        b"response.created" | b"response.in_progress" if mentions(data, b"\"usage\"") => {
             read_usage(data, seen);
         }
         _ => {}

@@ -1,29 +1,337 @@
-//! shim
-use crate::protocol::Protocol;
-use crate::settle::Cost;
+//! What a call cost, written into the usage that its caller is shown. Every other byte stays as it came.
+
+use std::borrow::Cow;
+use std::fmt;
+
 use bytes::Bytes;
-/// shim
-pub fn attach(_: Protocol, _: &Bytes, _: &Cost) -> Option<Vec<Bytes>> {
-    None
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::Protocol;
+use super::json::{Edit, mentions, range_of, removals, splice};
+use super::sse::{self, Events, MAX_EVENT_BYTES, Mark};
+use super::top::Key;
+use crate::settle::Cost;
+
+/// The fields that are written, always together.
+const FIELDS: [&str; 2] = ["cost_usd", "pricing_source"];
+/// So many events wait together for the cost; where more follow, the usage was not the last word.
+const MAX_HELD: usize = 4;
+/// What providers add behind the end of an answer is kept up to here; nobody reads it.
+const MAX_BEHIND_END: usize = 1 << 20;
+
+/// `document`, a whole answer, with the cost in its usage, as pieces to send one after the other.
+///
+/// `None` where there is no usage to write it into, or no JSON: the answer then goes as it came.
+pub fn attach(protocol: Protocol, document: &Bytes, cost: &Cost) -> Option<Vec<Bytes>> {
+    let path: &[&str] = match protocol {
+        Protocol::Chat | Protocol::Messages | Protocol::Responses => &["usage"],
+    };
+    Some(splice(document, edits(document, path, cost)?))
 }
-/// shim
-#[derive(Debug)]
-pub struct Carriers;
-impl Carriers {
-    /// shim
-    pub fn new(_: Protocol) -> Self {
-        Self
+
+/// Where the event that carries usage has it.
+fn path_in_event(protocol: Protocol) -> &'static [&'static str] {
+    match protocol {
+        Protocol::Chat | Protocol::Messages => &["usage"],
+        Protocol::Responses => &["response", "usage"],
     }
-    /// shim
+}
+
+/// The edits that put the cost into the object at `path`.
+fn edits(document: &[u8], path: &[&str], cost: &Cost) -> Option<Vec<Edit>> {
+    let (usage, fields) = object_at(document, path)?;
+    let (ours, others): (Vec<_>, Vec<_>) =
+        fields.0.into_iter().partition(|(name, _)| FIELDS.contains(&name.as_ref()));
+    let gone = ours.into_iter().map(|(_, value)| range_of(document, value)).collect();
+    let mut edits = removals(document, gone);
+    let text = |text: &str| serde_json::to_string(text).unwrap_or_default();
+    let comma = if others.is_empty() { "" } else { "," };
+    let [name, source] = FIELDS;
+    let (amount, whose) = (text(&cost.cost_usd), text(&cost.pricing_source));
+    let with = format!(r#"{comma}"{name}":{amount},"{source}":{whose}"#);
+    let end = range_of(document, usage).end - 1;
+    edits.push(Edit { range: end..end, with: with.into() });
+    Some(edits)
+}
+
+/// The object at `path`, and its fields; `None` when it is something else, or the document is no JSON.
+fn object_at<'a>(document: &'a [u8], path: &[&str]) -> Option<(&'a RawValue, Fields<'a>)> {
+    let mut value: &RawValue = serde_json::from_slice(document).ok()?;
+    let mut fields: Fields<'a> = serde_json::from_str(value.get()).ok()?;
+    for wanted in path {
+        // Of several the last is what most readers see.
+        value = fields.0.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| *value)?;
+        fields = serde_json::from_str(value.get()).ok()?;
+    }
+    Some((value, fields))
+}
+
+/// The fields of an object, in their order.
+struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct All;
+        impl<'de> Visitor<'de> for All {
+            type Value = Fields<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((Key(name), value)) = map.next_entry()? {
+                    fields.push((name, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+        from.deserialize_map(All)
+    }
+}
+
+/// What an event is to the cost.
+#[derive(Clone, Copy, Debug, Default)]
+struct Role {
+    /// It holds the usage that the cost belongs into.
+    is_carrier: bool,
+    /// It ends the answer: callers hang up when they get it.
+    is_end: bool,
+}
+
+/// Holds back what must wait until the cost of a stream is known: the event with the usage, what follows it, and the
+/// event that ends the answer. All else passes as soon as its event is whole.
+///
+/// An event longer than a megabyte passes unread.
+#[derive(Debug)]
+pub struct Carriers {
+    protocol: Protocol,
+    /// The unfinished event has not left.
+    events: Events,
+    /// The name of the unfinished event.
+    name: Vec<u8>,
+    /// What was seen of the unfinished event.
+    role: Role,
+    held: Vec<Bytes>,
+    /// How many events `held` is.
+    count: usize,
+    /// Which of the held ones has the usage.
+    carrier: Option<usize>,
+    /// The end of the answer is held.
+    has_end: bool,
+    /// Bytes that have come behind it.
+    behind_end: usize,
+    is_released: bool,
+}
+
+impl Carriers {
+    /// Nothing is held yet.
+    pub fn new(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            events: Events::new(MAX_EVENT_BYTES),
+            name: Vec::new(),
+            role: Role::default(),
+            held: Vec::new(),
+            count: 0,
+            carrier: None,
+            has_end: false,
+            behind_end: 0,
+            is_released: false,
+        }
+    }
+
+    /// Takes a piece of the stream and appends to `out` what may pass now: whole events, never the end of the answer.
+    /// After a `release` everything passes.
     pub fn feed(&mut self, piece: Bytes, out: &mut Vec<Bytes>) {
+        if piece.is_empty() {
+            return;
+        }
+        if self.is_released {
+            out.push(piece.clone());
+        }
+        let mut scan = self.events.scan(piece);
+        let belated = scan.belated();
+        let mut ends = Vec::new();
+        while let Some(mark) = scan.next() {
+            match mark {
+                Mark::Line(line) => {
+                    read_line(self.protocol, &scan.bytes()[line], &mut self.name, &mut self.role);
+                }
+                Mark::End(event) => {
+                    self.name.clear();
+                    ends.push((event, std::mem::take(&mut self.role)));
+                }
+            }
+        }
+        let whole = scan.finish();
+        if self.events.is_overlong() {
+            // Its beginning leaves: nothing of it can wait.
+            self.role = Role::default();
+        }
+        if self.is_released {
+            return;
+        }
+        let mut at = 0;
+        if belated > 0 && !self.held.is_empty() {
+            // It is the end of the last one that is held.
+            self.held.push(whole.slice(..belated));
+            at = belated;
+        }
+        for (event, role) in ends {
+            if self.held.is_empty() && !role.is_carrier && !role.is_end {
+                continue;
+            }
+            push(out, whole.slice(at..event.start));
+            at = event.end;
+            self.hold(whole.slice(event), role, out);
+        }
+        let rest = whole.slice(at..);
+        if self.has_end && !rest.is_empty() {
+            self.keep_behind(rest);
+        } else if !rest.is_empty() {
+            if self.events.is_overlong() {
+                self.flush(out);
+            }
+            out.push(rest);
+        }
+    }
+
+    /// Appends to `out` all that is held, in its order, with the cost in the newest usage; without a cost, or where no
+    /// usage waits, as it came. From here on everything passes. Says whether the cost is in it.
+    pub fn release(&mut self, cost: Option<&Cost>, out: &mut Vec<Bytes>) -> bool {
+        let rest = self.events.take_open();
+        if let Some(line) = rest.rsplit(|byte| matches!(byte, b'\n' | b'\r')).next() {
+            read_line(self.protocol, line, &mut self.name, &mut self.role);
+        }
+        if self.role.is_carrier {
+            self.carrier = Some(self.held.len());
+        }
+        self.held.push(rest);
+        let mut is_attached = false;
+        if let Some((at, cost)) = self.carrier.zip(cost)
+            && let Some(pieces) = attach_to_event(self.protocol, &self.held[at], cost)
+        {
+            self.held.splice(at..=at, pieces);
+            is_attached = true;
+        }
+        self.flush(out);
+        self.has_end = false;
+        self.is_released = true;
+        is_attached
+    }
+
+    /// Whether something waits for a release beside an unfinished event.
+    pub fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Whether what has left ends with a whole event, so that a comment may follow.
+    pub fn is_between_events(&self) -> bool {
+        !self.events.is_overlong() && !(self.is_released && self.events.is_open())
+    }
+
+    /// An event that cannot just pass.
+    fn hold(&mut self, event: Bytes, role: Role, out: &mut Vec<Bytes>) {
+        if self.has_end {
+            if role.is_carrier && self.behind_end + event.len() <= MAX_BEHIND_END {
+                self.carrier = Some(self.held.len());
+            }
+            return self.keep_behind(event);
+        }
+        if role.is_end {
+            self.has_end = true;
+        } else if role.is_carrier {
+            // A later round of the same answer: what was held before has the usage of an earlier one.
+            self.flush(out);
+        } else if self.count == MAX_HELD {
+            self.flush(out);
+            out.push(event);
+            return;
+        }
+        if role.is_carrier {
+            self.carrier = Some(self.held.len());
+        }
+        self.count += 1;
+        self.held.push(event);
+    }
+
+    /// Keeps bytes behind the end of the answer: there may be anything, and any amount of it.
+    fn keep_behind(&mut self, bytes: Bytes) {
+        self.behind_end += bytes.len();
+        if self.behind_end <= MAX_BEHIND_END {
+            self.held.push(bytes);
+        }
+    }
+
+    fn flush(&mut self, out: &mut Vec<Bytes>) {
+        out.extend(self.held.drain(..).filter(|piece| !piece.is_empty()));
+        (self.count, self.carrier) = (0, None);
+    }
+}
+
+fn push(out: &mut Vec<Bytes>, piece: Bytes) {
+    if !piece.is_empty() {
         out.push(piece);
     }
-    /// shim
-    pub fn release(&mut self, _: Option<&Cost>, _: &mut Vec<Bytes>) -> bool {
-        false
-    }
-    /// shim
-    pub fn is_between_events(&self) -> bool {
-        true
+}
+
+/// Notes what a line makes of its event.
+fn read_line(protocol: Protocol, line: &[u8], name: &mut Vec<u8>, role: &mut Role) {
+    if let Some(data) = sse::data(line) {
+        let kind = sse::kind(data, name);
+        role.is_end |= data.starts_with(b"[DONE]") || is_end(protocol, kind);
+        role.is_carrier |= match protocol {
+            Protocol::Chat => mentions(data, b"\"usage\"") && has_only_usage(data),
+            Protocol::Messages => kind == b"message_delta",
+            Protocol::Responses => kind == b"response.completed",
+        } && object_at(data, path_in_event(protocol)).is_some();
+    } else if let Some(value) = sse::name(line) {
+        role.is_end |= is_end(protocol, value);
+        value[..value.len().min(MAX_NAME_BYTES)].clone_into(name);
     }
 }
+
+/// Longest name of an event that is kept; the names that are looked for are shorter.
+const MAX_NAME_BYTES: usize = 64;
+
+/// Whether an event of this kind ends an answer.
+fn is_end(protocol: Protocol, kind: &[u8]) -> bool {
+    match protocol {
+        Protocol::Chat => false,
+        Protocol::Messages => kind == b"message_stop",
+        Protocol::Responses => {
+            matches!(kind, b"response.completed" | b"response.incomplete" | b"response.failed")
+        }
+    }
+}
+
+/// Whether a chunk has no choices, but the list of them.
+fn has_only_usage(data: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Chunk {
+        choices: Vec<IgnoredAny>,
+    }
+    serde_json::from_slice::<Chunk>(data).is_ok_and(|chunk| chunk.choices.is_empty())
+}
+
+/// The event with the cost in the first of its lines that has usage.
+fn attach_to_event(protocol: Protocol, event: &Bytes, cost: &Cost) -> Option<Vec<Bytes>> {
+    let mut start = 0;
+    for line in event.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+        if let Some(data) = sse::data(line) {
+            let offset = start + line.len() - data.len();
+            if let Some(mut edits) = edits(data, path_in_event(protocol), cost) {
+                for edit in &mut edits {
+                    edit.range = edit.range.start + offset..edit.range.end + offset;
+                }
+                return Some(splice(event, edits));
+            }
+        }
+        start += line.len();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

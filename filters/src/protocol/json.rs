@@ -80,10 +80,29 @@ fn skip_forward(body: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Where the string value of the top-level field `name` stands, its quotes included; of several the first.
+/// Where the string value of the field at `path` stands, its quotes included: a top-level field, or one of the objects
+/// on the way to it. Of several the first.
 ///
 /// `document` may be the beginning of one: what follows the value is not looked at, and nothing is validated.
+pub fn string_at(document: &[u8], path: &[&str]) -> Option<Range<usize>> {
+    let (last, objects) = path.split_last()?;
+    let mut start = 0;
+    for name in objects {
+        start += value_of(&document[start..], name)?;
+        document.get(start).filter(|byte| **byte == b'{')?;
+    }
+    let value = start + value_of(&document[start..], last)?;
+    document.get(value).filter(|byte| **byte == b'"')?;
+    Some(value..string_end(document, value)?)
+}
+
+/// Where the string value of a top-level field stands. See [`string_at`].
 pub fn string_field(document: &[u8], name: &str) -> Option<Range<usize>> {
+    string_at(document, &[name])
+}
+
+/// Where the value of a top-level field begins.
+fn value_of(document: &[u8], name: &str) -> Option<usize> {
     let (mut at, mut depth) = (0, 0_u32);
     while let Some(byte) = document.get(at) {
         match byte {
@@ -92,20 +111,29 @@ pub fn string_field(document: &[u8], name: &str) -> Option<Range<usize>> {
                 let after = skip_forward(document, end);
                 let is_key = depth == 1 && document.get(after) == Some(&b':');
                 if is_key && document[at + 1..end - 1] == *name.as_bytes() {
-                    let value = skip_forward(document, after + 1);
-                    document.get(value).filter(|byte| **byte == b'"')?;
-                    return Some(value..string_end(document, value)?);
+                    return Some(skip_forward(document, after + 1));
                 }
                 at = end;
                 continue;
             }
             b'{' | b'[' => depth = depth.saturating_add(1),
-            b'}' | b']' => depth = depth.saturating_sub(1),
+            // The document is over.
+            b'}' | b']' if depth <= 1 => return None,
+            b'}' | b']' => depth -= 1,
             _ => {}
         }
         at += 1;
     }
     None
+}
+
+/// Whether `document` has, anywhere, the field `key` (quotes included) with another value than null; of several the
+/// first is looked at.
+pub(crate) fn mentions(document: &[u8], key: &[u8]) -> bool {
+    let Some(at) = memchr::memmem::find(document, key) else { return false };
+    let rest = &document[at + key.len()..];
+    let value = rest.iter().position(|byte| !matches!(byte, b' ' | b':'));
+    value.is_some_and(|skip| !rest[skip..].starts_with(b"null"))
 }
 
 /// Behind the closing quote of the string that opens at `open`.
@@ -242,6 +270,29 @@ mod tests {
             r#"["model"]"#,
             r#""model":"m""#,
             "]]}}",
+            r#"{"a":1}{"model":"next"}"#,
+        ] {
+            assert_eq!(found(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_string_below_an_object_is_found() {
+        let found = |document: &'static str| {
+            string_at(document.as_bytes(), &["message", "model"]).map(|range| &document[range])
+        };
+        assert_eq!(
+            found(r#"{"model":"outer","message":{"a":{},"model" : "m","x":"#),
+            Some("\"m\"")
+        );
+        for none in [
+            r#"{"message":{"a":1},"other":{"model":"m"}}"#,
+            r#"{"message":"{","other":{"model":"m"}}"#,
+            r#"{"message":[{"model":"m"}]}"#,
+            r#"{"message":null,"model":"m"}"#,
+            r#"{"message":{"model":7}}"#,
+            r#"{"message""#,
+            r#"{"message":"#,
         ] {
             assert_eq!(found(none), None, "{none}");
         }

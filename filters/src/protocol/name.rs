@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::protocol::Protocol;
-use crate::protocol::json::{Edit, splice, string_field};
+use crate::protocol::json::{Edit, splice, string_at, string_field};
 use crate::protocol::sse::{self, Line, Lines};
 
 /// Longest line that is kept to be edited; a longer one passes with the provider's name.
@@ -15,6 +15,8 @@ const FIELD: &str = "model";
 pub struct ModelName {
     /// The name as JSON.
     quoted: Bytes,
+    /// Where events have it.
+    path: &'static [&'static str],
     lines: Lines,
     /// The unfinished line: it has not left yet.
     open: BytesMut,
@@ -26,8 +28,13 @@ pub struct ModelName {
 
 impl ModelName {
     /// Answers will show `name`.
-    pub fn new(_: Protocol, name: &str) -> Self {
+    pub fn new(protocol: Protocol, name: &str) -> Self {
         Self {
+            path: match protocol {
+                Protocol::Chat => &[FIELD],
+                Protocol::Messages => &["message", FIELD],
+                Protocol::Responses => &["response", FIELD],
+            },
             // A string always serialises.
             quoted: serde_json::to_vec(name).unwrap_or_default().into(),
             lines: Lines::default(),
@@ -86,7 +93,7 @@ impl ModelName {
 
     fn edit(&self, whole: &[u8], line: Line) -> Option<Edit> {
         let data = sse::data(&whole[line.start..line.end])?;
-        let range = string_field(data, FIELD)?;
+        let range = string_at(data, self.path)?;
         let offset = line.end - data.len();
         let range = range.start + offset..range.end + offset;
         Some(Edit { range, with: self.quoted.clone() })
@@ -105,7 +112,7 @@ fn pass(whole: Bytes, edits: Vec<Edit>, out: &mut Vec<Bytes>) {
 mod tests {
     use super::*;
 
-    const STREAM: &str = concat!(
+    const CHAT: &str = concat!(
         ": keepalive\n\n",
         "event: x\ndata: {\"id\":\"c\", \"model\" : \"gpt-1\",\"choices\":[{\"delta\":{\"content\":\"\\\"model\\\":\\\"x\\\"\"}}]}\r\n\r\n",
         "data:{\"model\":\"gpt-1\"}\n\n",
@@ -113,8 +120,20 @@ mod tests {
         "data: [DONE]\n\n"
     );
 
-    fn run(pieces: &[&[u8]]) -> (String, ModelName) {
-        let mut name = ModelName::new(Protocol::Chat, "my \"model\"");
+    const MESSAGES: &str = concat!(
+        "event: message_start\r\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"model\":\"gpt-1\",\"content\":[],\"usage\":{}}}\r\n\r\n",
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"model\":\"top\",\"delta\":{\"text\":\"\\\"model\\\":\"}}\n\n",
+        "event: message_stop\ndata: {\"type\":\"message_stop\",\"message\": { \"model\": \"gpt-1\" }}\n\n",
+    );
+
+    const RESPONSES: &str = concat!(
+        "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"tools\":[{\"model\":\"dall-e\"}],\"model\":\"gpt-1\"}}\n\n",
+        "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"response\"}\n\n",
+        "event: response.completed\ndata: {\"response\":{\"model\":\"gpt-1\",\"usage\":null},\"type\":\"response.completed\"}\n\n",
+    );
+
+    fn run(protocol: Protocol, pieces: &[&[u8]]) -> (String, ModelName) {
+        let mut name = ModelName::new(protocol, "my \"model\"");
         let mut out = Vec::new();
         for piece in pieces {
             name.feed(Bytes::copy_from_slice(piece), &mut out);
@@ -125,14 +144,21 @@ mod tests {
 
     #[test]
     fn a_stream_split_anywhere_differs_in_the_name_alone() {
-        let want = STREAM.replace("\"gpt-1\"", r#""my \"model\"""#);
-        for at in 0..=STREAM.len() {
-            let (head, tail) = STREAM.as_bytes().split_at(at);
-            assert_eq!(run(&[head, tail]).0, want, "split at {at}");
+        for (protocol, stream) in [
+            (Protocol::Chat, CHAT),
+            (Protocol::Messages, MESSAGES),
+            (Protocol::Responses, RESPONSES),
+        ] {
+            let want = stream.replace("\"gpt-1\"", r#""my \"model\"""#);
+            for at in 0..=stream.len() {
+                let (head, tail) = stream.as_bytes().split_at(at);
+                assert_eq!(run(protocol, &[head, tail]).0, want, "{protocol:?} split at {at}");
+            }
+            let bytes: Vec<&[u8]> = stream.as_bytes().chunks(1).collect();
+            assert_eq!(run(protocol, &bytes).0, want);
+            let unfinished = run(protocol, &[stream.trim_end().as_bytes()]).0;
+            assert_eq!(unfinished, want.trim_end(), "an unfinished end");
         }
-        let bytes: Vec<&[u8]> = STREAM.as_bytes().chunks(1).collect();
-        assert_eq!(run(&bytes).0, want);
-        assert_eq!(run(&[STREAM.trim_end().as_bytes()]).0, want.trim_end(), "an unfinished end");
     }
 
     #[test]
@@ -155,7 +181,7 @@ mod tests {
         let long =
             format!("data: {{\"model\":\"a\",\"x\":\"{}\"}}\n\n", "y".repeat(MAX_LINE_BYTES));
         let (head, tail) = long.as_bytes().split_at(long.len() - 4);
-        let (text, name) = run(&[head, tail, b"data: {\"model\":\"a\"}\n\n"]);
+        let (text, name) = run(Protocol::Chat, &[head, tail, b"data: {\"model\":\"a\"}\n\n"]);
         assert_eq!(text, format!("{long}data: {{\"model\":\"my \\\"model\\\"\"}}\n\n"));
         assert!(name.is_between_events());
         let mut name = ModelName::new(Protocol::Chat, "m");

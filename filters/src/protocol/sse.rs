@@ -6,6 +6,8 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::protocol::json::string_field;
+
 /// Longest event that is kept to be read; a longer one passes unread.
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
 
@@ -58,6 +60,11 @@ pub fn data(line: &[u8]) -> Option<&[u8]> {
 pub fn name(line: &[u8]) -> Option<&[u8]> {
     let value = line.strip_prefix(b"event:")?;
     Some(value.strip_prefix(b" ").unwrap_or(value))
+}
+
+/// What kind of event `data` is: its `type`, else the name of the event.
+pub(crate) fn kind<'a>(data: &'a [u8], name: &'a [u8]) -> &'a [u8] {
+    string_field(data, "type").map_or(name, |range| &data[range.start + 1..range.end - 1])
 }
 
 /// Cuts a stream into events; keeps the unfinished one. Events that arrive whole are not copied.

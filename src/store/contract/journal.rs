@@ -105,6 +105,8 @@ pub(super) async fn every_column_of_a_record_is_kept(store: &dyn Store) {
         error_message: None,
         status_code: None,
         counts_toward_budget: false,
+        policy_name: None,
+        selection_reason: None,
         ..first.clone()
     };
     let rows = store.usage_list(&UsageFilter::default(), all()).await.unwrap();
