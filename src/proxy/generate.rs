@@ -141,7 +141,9 @@ async fn pass_gates(
     refuse_unserved(&request, pays)?;
     ctx.plan_id = plan.request_id.clone();
     open.set_plan(&plan);
-    Ok(Call { request, body, keeps_user: billed.keeps_label, plan, at: 0, open })
+    // Agents put texts of their own into Anthropic's `metadata.user_id`; no platform asks for it.
+    let keeps_user = billed.keeps_label || (!pays && request.protocol == Protocol::Messages);
+    Ok(Call { request, body, keeps_user, plan, at: 0, open })
 }
 
 fn estimate(app: &App, request: &Request) -> Estimate {

@@ -166,11 +166,34 @@ mod tests {
         First::Failed { status: status.into(), body: Bytes::from_static(body.as_bytes()) }
     }
 
+    /// What is said of a stream, however it is split.
+    fn check(protocol: Protocol, stream: &str, want: &First) {
+        let said = |pieces: &[&[u8]]| {
+            let mut first = FirstEvent::new(protocol);
+            let mut said = First::Waiting;
+            for piece in pieces {
+                let now = first.feed(Bytes::copy_from_slice(piece));
+                assert!(said == First::Waiting || said == now, "what was said stays said");
+                said = now;
+            }
+            said
+        };
+        let bytes = stream.as_bytes();
+        for at in 0..=bytes.len() {
+            assert_eq!(said(&[&bytes[..at], &bytes[at..]]), *want, "{stream} split at {at}");
+        }
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(said(&single), *want, "{stream}");
+    }
+
     #[test]
-    fn an_answer_is_told_from_an_error_however_it_is_split() {
+    fn an_answer_is_told_from_silence() {
+        let start = "event: ping\ndata: {\"type\": \"ping\"}\n\n: c\n\nevent: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\n";
         for (protocol, stream, want) in [
             (Chat, "", First::Waiting),
             (Chat, ": OPENROUTER PROCESSING\n\n\n: again\r\n\r\n", First::Waiting),
+            (Messages, "event: ping\ndata: {\"type\": \"ping\"}\n\n", First::Waiting),
+            (Messages, start, First::Event),
             (
                 Chat,
                 ": c\n\ndata: {\"id\":\"c\",\"choices\":[]}\n\ndata: {\"error\":{}}\n\n",
@@ -183,89 +206,50 @@ mod tests {
             ),
             (Chat, "data: [DONE]\n\n", First::Event),
             (
-                Chat,
-                ": c\n\ndata: {\"error\":{\"message\":\"slow down\",\"code\":429}}\r\n\r\ndata: [DONE]\r\n\r\n",
-                failed(429, "{\"error\":{\"message\":\"slow down\",\"code\":429}}"),
-            ),
-            (
-                Chat,
-                "data: {\"error\":{\"code\":\"503\"}}\n\n",
-                failed(503, "{\"error\":{\"code\":\"503\"}}"),
-            ),
-            (
-                Chat,
-                "data: {\"error\":\"no\",\"status_code\":502}\n\n",
-                failed(502, "{\"error\":\"no\",\"status_code\":502}"),
-            ),
-            (
-                Chat,
-                "data: {\"error\":{\"type\":\"invalid_request_error\",\"code\":\"context_length_exceeded\"}}\n\n",
-                failed(
-                    400,
-                    "{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"context_length_exceeded\"}}",
-                ),
-            ),
-            (
-                Chat,
-                "data: {\"error\":{\"code\":200}}\n\n",
-                failed(None, "{\"error\":{\"code\":200}}"),
-            ),
-            (
-                Chat,
-                "data: {\ndata: \"error\":\ndata: {\"status\":500}}\n\n",
-                failed(500, "{\n\"error\":\n{\"status\":500}}"),
-            ),
-            (
-                Messages,
-                "event: ping\ndata: {\"type\": \"ping\"}\n\n: c\n\nevent: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\n",
-                First::Event,
-            ),
-            (Messages, "event: ping\ndata: {\"type\": \"ping\"}\n\n", First::Waiting),
-            (
-                Messages,
-                "event: ping\ndata: {\"type\": \"ping\"}\n\nevent: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n",
-                failed(
-                    529,
-                    "{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}",
-                ),
-            ),
-            (Messages, "event: error\ndata: {}\n\n", failed(None, "{}")),
-            (
                 Responses,
                 "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"error\":null}}\n\n",
                 First::Event,
             ),
-            (
-                Responses,
-                "event: error\ndata: {\"type\":\"error\",\"code\":\"rate_limit_exceeded\",\"message\":\"x\",\"param\":null}\n\n",
-                failed(
-                    429,
-                    "{\"type\":\"error\",\"code\":\"rate_limit_exceeded\",\"message\":\"x\",\"param\":null}",
-                ),
-            ),
-            (
-                Responses,
-                "data: {\"error\":{\"type\":\"server_error\"}}\n\n",
-                failed(500, "{\"error\":{\"type\":\"server_error\"}}"),
-            ),
         ] {
-            let said = |pieces: &[&[u8]]| {
-                let mut first = FirstEvent::new(protocol);
-                let mut said = First::Waiting;
-                for piece in pieces {
-                    let now = first.feed(Bytes::copy_from_slice(piece));
-                    assert!(said == First::Waiting || said == now, "what was said stays said");
-                    said = now;
-                }
-                said
-            };
-            let bytes = stream.as_bytes();
-            for at in 0..=bytes.len() {
-                assert_eq!(said(&[&bytes[..at], &bytes[at..]]), want, "{stream} split at {at}");
-            }
-            let single: Vec<&[u8]> = bytes.chunks(1).collect();
-            assert_eq!(said(&single), want, "{stream}");
+            check(protocol, stream, &want);
         }
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_status() {
+        for (protocol, status, error) in [
+            (Chat, Some(429), "{\"error\":{\"message\":\"slow down\",\"code\":429}}"),
+            (Chat, Some(503), "{\"error\":{\"code\":\"503\"}}"),
+            (Chat, Some(502), "{\"error\":\"no\",\"status_code\":502}"),
+            (
+                Chat,
+                Some(400),
+                "{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"context_length_exceeded\"}}",
+            ),
+            (Chat, None, "{\"error\":{\"code\":200}}"),
+            (
+                Messages,
+                Some(529),
+                "{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}",
+            ),
+            (
+                Responses,
+                Some(429),
+                "{\"type\":\"error\",\"code\":\"rate_limit_exceeded\",\"message\":\"x\",\"param\":null}",
+            ),
+            (Responses, Some(500), "{\"error\":{\"type\":\"server_error\"}}"),
+        ] {
+            for around in [
+                ": c\n\ndata: {}\r\n\r\ndata: [DONE]\r\n\r\n",
+                "\nevent: error\ndata: {}\n\n",
+                "data:{}\r\r",
+            ] {
+                check(protocol, &around.replace("{}", error), &failed(status, error));
+            }
+        }
+        let lines = "data: {\ndata: \"error\":\ndata: {\"status\":500}}\n\n";
+        check(Chat, lines, &failed(500, "{\n\"error\":\n{\"status\":500}}"));
+        check(Messages, "event: error\ndata: {}\n\n", &failed(None, "{}"));
     }
 
     #[test]

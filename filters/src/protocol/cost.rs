@@ -228,7 +228,8 @@ impl Carriers {
 
     /// Whether what has left ends with a whole event, so that a comment may follow.
     pub fn is_between_events(&self) -> bool {
-        !self.events.is_overlong() && !(self.is_released && self.events.is_open())
+        let has_left = self.is_released && self.events.is_open();
+        !has_left && !self.events.is_overlong()
     }
 
     /// An event that cannot just pass.

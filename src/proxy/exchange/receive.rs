@@ -179,8 +179,11 @@ async fn first_event(
     let mut all: Option<BytesMut> = None;
     loop {
         let Some(piece) = wait(s, watch, until, up.read_response_body()).await? else {
-            let kept = all.unwrap_or_default();
-            return if is_gated { Ok(kept.freeze()) } else { Err(Failure::Malformed.into()) };
+            return match look.finish() {
+                First::Failed { status, body } => Err(reported(status, &body)),
+                First::Waiting if !is_gated => Err(Failure::Malformed.into()),
+                _ => Ok(all.unwrap_or_default().freeze()),
+            };
         };
         let piece = decoder.decode(piece).ok_or(Failure::Malformed)?;
         let seen = look.feed(piece.clone());

@@ -216,7 +216,7 @@ fn whole_pieces_pass_without_a_copy() {
     let mut carriers = Carriers::new(Chat);
     let mut out = Vec::new();
     carriers.feed(piece.clone(), &mut out);
-    assert_eq!(out, [piece.clone()]);
+    assert_eq!((out.len(), &out[0]), (1, &piece));
     assert_eq!(out[0].as_ptr(), piece.as_ptr());
 }
 
