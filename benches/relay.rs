@@ -1,6 +1,6 @@
 //! What the gateway adds to a call: requests per second, p50 and p99, CPU per request and memory of the
-//! real `otari` binary, beside a direct call to the mock provider and beside the smallest possible
-//! Pingora pass-through, in alternating rounds of one run.
+//! real `otari` binary, standalone on SQLite and connected to a platform that answers at once, beside a direct call to
+//! the mock provider and beside the smallest possible Pingora pass-through, in alternating rounds of one run.
 //!
 //! ```text
 //! cargo bench --bench relay                                  # 5 rounds of 4 s
@@ -8,9 +8,11 @@
 //! cargo bench --bench relay -- --without-gateway --threads 2
 //! ```
 //!
-//! `benches/README.md` says what each column means. Everything is on loopback; the mock and the
+//! `benches/README.md` says what each column means. Everything is on loopback; the mock, the platform and the
 //! pass-through are this binary again, and every child ends with it.
 
+#[path = "relay/connected.rs"]
+mod connected;
 #[path = "relay/gateway.rs"]
 mod gateway;
 #[path = "relay/load.rs"]
@@ -25,6 +27,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use connected::Connected;
 use gateway::Gateway;
 use load::{Load, request};
 use process::Process;
@@ -77,6 +80,7 @@ struct Arguments {
 enum Role {
     Mock,
     Bare,
+    Platform,
 }
 
 /// One kind of load.
@@ -126,6 +130,10 @@ fn main() -> Outcome<()> {
             arguments.upstream.ok_or("--upstream is missing")?,
             arguments.threads,
         ),
+        Some(Role::Platform) => process::run_platform(
+            arguments.listen.ok_or("--listen is missing")?,
+            arguments.upstream.ok_or("--upstream is missing")?,
+        ),
         // One thread: the generator must not take the second core from what is measured.
         None => tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -144,6 +152,10 @@ async fn measure(arguments: &Arguments) -> Outcome<()> {
         true => None,
         false => Some(Gateway::start(mock.address, arguments.threads, &SCENARIOS).await?),
     };
+    let connected = match arguments.without_gateway {
+        true => None,
+        false => Some(Connected::start(mock.address, arguments.threads).await?),
+    };
     let mut report = Report::new(arguments.threads, rounds, secs);
     let wanted =
         |name: &str| arguments.only.as_ref().is_none_or(|part| name.contains(part.as_str()));
@@ -151,6 +163,7 @@ async fn measure(arguments: &Arguments) -> Outcome<()> {
         let connections = scenario.connections.unwrap_or(arguments.connections);
         let mut targets = vec![Target::Direct(&mock), Target::Bare(&bare)];
         targets.extend(gateway.as_ref().map(Target::Gateway));
+        targets.extend(connected.as_ref().map(Target::Connected));
         for round in 0..rounds {
             // Nobody always goes first: neighbours on the machine come and go.
             targets.rotate_left(1);
@@ -168,6 +181,7 @@ enum Target<'a> {
     Direct(&'a Process),
     Bare(&'a Process),
     Gateway(&'a Gateway),
+    Connected(&'a Connected),
 }
 
 impl Target<'_> {
@@ -175,6 +189,7 @@ impl Target<'_> {
         match self {
             Self::Direct(process) | Self::Bare(process) => process,
             Self::Gateway(gateway) => &gateway.process,
+            Self::Connected(gateway) => &gateway.process,
         }
     }
 
@@ -183,6 +198,7 @@ impl Target<'_> {
             Self::Direct(_) => report::DIRECT,
             Self::Bare(_) => report::BARE,
             Self::Gateway(_) => report::GATEWAY,
+            Self::Connected(_) => report::CONNECTED,
         }
     }
 
@@ -198,7 +214,15 @@ impl Target<'_> {
             Self::Gateway(gateway) => Some(gateway.caller().await?),
             _ => None,
         };
-        let (key, prefix) = caller.as_ref().map_or(("none", ""), |c| (c.key.as_str(), "mock:"));
+        let (key, prefix) = match (self, &caller) {
+            (_, Some(caller)) => (caller.key.as_str(), "mock:"),
+            (Self::Connected(_), None) => ("tk_bench", "openai:"),
+            _ => ("none", ""),
+        };
+        let reported = match self {
+            Self::Connected(gateway) => gateway.reports().await?,
+            _ => 0,
+        };
         let body = scenario.body(prefix);
         let request = request("POST", "/v1/chat/completions", key, body.as_bytes());
         let process = self.process();
@@ -214,6 +238,12 @@ impl Target<'_> {
                 let expected = tried.requests() + warmed.requests() + run.requests();
                 let unsure = warmed.errors + run.errors;
                 Some(Rows { expected, unsure, found: gateway.rows(caller, expected).await? })
+            }
+            (Self::Connected(gateway), _) => {
+                let expected = tried.requests() + warmed.requests() + run.requests();
+                let unsure = warmed.errors + run.errors;
+                let found = gateway.reports_beyond(reported, expected).await?;
+                Some(Rows { expected, unsure, found })
             }
             _ => None,
         };

@@ -47,24 +47,7 @@ impl Gateway {
         let address = free_address()?;
         let file = folder.path().join("otari.yml");
         fs::write(&file, config(address, mock, threads, scenarios, folder.path()))?;
-        let log = folder.path().join("otari.log");
-        let out = fs::File::create(&log)?;
-        // Nothing of the caller's environment may reach it: `OTARI_*` would override the file.
-        let child = Command::new(env!("CARGO_BIN_EXE_otari"))
-            .args(["serve".as_ref(), "--config".as_ref(), file.as_os_str()])
-            .current_dir(folder.path())
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out)
-            .spawn()?;
-        let mut process = Process::new(child, address);
-        if let Err(error) = process.wait_until_listening().await {
-            let log = fs::read_to_string(log).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
-            return Err(format!("the gateway did not start: {error}; its log:\n{tail}").into());
-        }
+        let process = serve(folder.path(), address, &[]).await?;
         let gateway = Self { process, _folder: folder, callers: AtomicU32::new(0) };
         gateway.ask("GET", "/health", None).await?;
         Ok(gateway)
@@ -136,6 +119,34 @@ impl Gateway {
         }
         Ok(serde_json::from_slice(&body)?)
     }
+}
+
+/// The gateway on `otari.yml` in `folder`, once it listens.
+pub(crate) async fn serve(
+    folder: &Path,
+    address: SocketAddr,
+    env: &[(&str, &str)],
+) -> Outcome<Process> {
+    let log = folder.join("otari.log");
+    let out = fs::File::create(&log)?;
+    // Nothing of the caller's environment may reach it: `OTARI_*` would override the file.
+    let child = Command::new(env!("CARGO_BIN_EXE_otari"))
+        .args(["serve".as_ref(), "--config".as_ref(), folder.join("otari.yml").as_os_str()])
+        .current_dir(folder)
+        .env_clear()
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out)
+        .spawn()?;
+    let mut process = Process::new(child, address);
+    if let Err(error) = process.wait_until_listening().await {
+        let log = fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
+        return Err(format!("the gateway did not start: {error}; its log:\n{tail}").into());
+    }
+    Ok(process)
 }
 
 /// The configuration as JSON, which is YAML too.

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use otari::mock::platform::{Platform, Script};
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -56,6 +57,17 @@ impl Process {
         let child = myself("bare")
             .args(["--listen", &address.to_string(), "--upstream", &upstream.to_string()])
             .args(["--threads", &threads.to_string()])
+            .spawn()?;
+        let mut process = Self { child, address };
+        process.wait_until_listening().await?;
+        Ok(process)
+    }
+
+    /// Starts a platform that sends every call to `upstream`.
+    pub(crate) async fn platform(upstream: SocketAddr) -> Outcome<Self> {
+        let address = free_address()?;
+        let child = myself("platform")
+            .args(["--listen", &address.to_string(), "--upstream", &upstream.to_string()])
             .spawn()?;
         let mut process = Self { child, address };
         process.wait_until_listening().await?;
@@ -133,6 +145,18 @@ pub(crate) fn run_mock() -> Outcome<()> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         writeln!(std::io::stdout(), "{}", listener.local_addr()?)?;
         otari::mock::serve(listener, stdin_ends()).await?;
+        Ok(())
+    })
+}
+
+/// Serves a platform that counts and keeps nothing, and ends with stdin.
+pub(crate) fn run_platform(listen: SocketAddr, upstream: SocketAddr) -> Outcome<()> {
+    let mut script = Script { keep: false, ..Script::default() };
+    script.default_provider.provider = "openai".to_owned();
+    script.default_provider.api_base = Some(format!("http://{upstream}/v1"));
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let listener = tokio::net::TcpListener::bind(listen).await?;
+        Platform::new(script).serve(listener, stdin_ends()).await?;
         Ok(())
     })
 }

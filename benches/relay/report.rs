@@ -12,8 +12,9 @@ use crate::Outcome;
 pub(crate) const DIRECT: &str = "direct";
 pub(crate) const BARE: &str = "bare Pingora";
 pub(crate) const GATEWAY: &str = "otari";
+pub(crate) const CONNECTED: &str = "otari, connected";
 
-/// Usage rows of one round.
+/// Usage rows of one round, or reports to the platform.
 #[derive(Serialize)]
 pub(crate) struct Rows {
     /// Requests that were answered.
@@ -106,7 +107,7 @@ impl Report {
         let mut scenarios: Vec<_> = self.samples.iter().map(|s| s.scenario).collect();
         scenarios.dedup();
         for scenario in scenarios {
-            for target in [DIRECT, BARE, GATEWAY] {
+            for target in [DIRECT, BARE, GATEWAY, CONNECTED] {
                 let of = |target| self.of(scenario, target);
                 let (mine, direct, bare) = (of(target), of(DIRECT), of(BARE));
                 if mine.is_empty() {
@@ -150,11 +151,12 @@ impl Report {
             (rows().map(Rows::lost).sum(), rows().map(Rows::invented).sum());
         let expected: u64 = rows().map(|r| r.expected).sum();
         if lost + invented > 0 {
-            return Err(
-                format!("usage rows: {lost} of {expected} lost, {invented} too many").into()
-            );
+            return Err(format!(
+                "usage rows or reports: {lost} of {expected} lost, {invented} too many"
+            )
+            .into());
         }
-        writeln!(out, "\nUsage rows: all {expected} there.")?;
+        writeln!(out, "\nUsage rows and reports: all {expected} there.")?;
         Ok(())
     }
 }
