@@ -3,6 +3,7 @@
 //! Credentials are checked before the body is read, on every route.
 
 use http::HeaderMap;
+use http::header::AUTHORIZATION;
 
 use crate::rejection::{Code, Rejection};
 
@@ -34,6 +35,21 @@ pub fn credential(headers: &HeaderMap) -> Result<&str, Rejection> {
         None if matches!(name, "otari-key" | "x-api-key") => Ok(text),
         None => Err(malformed()),
     }
+}
+
+/// The token that a platform is asked about: from `Authorization: Bearer <token>`, and from nowhere else.
+///
+/// # Errors
+/// `missing_credentials`.
+pub fn bearer(headers: &HeaderMap) -> Result<&str, Rejection> {
+    headers
+        .get(AUTHORIZATION)
+        // Tokens are ASCII; anything else cannot be one.
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.strip_prefix("Bearer "))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+        .ok_or_else(|| Rejection::new(Code::MissingCredentials, "Missing authentication token"))
 }
 
 fn malformed() -> Rejection {
@@ -85,6 +101,18 @@ mod tests {
             Code::InvalidFormat,
             "the word is case-sensitive"
         );
+    }
+
+    #[test]
+    fn a_platforms_token_comes_in_one_header_only() {
+        assert_eq!(bearer(&headers(&[("authorization", "Bearer  tk_1 ")])).unwrap(), "tk_1");
+        for wrong in ["bearer x", "BEARER x", "Bearer", "Bearer ", "Bearer   ", "Basic x", "tk_1"] {
+            let refused = bearer(&headers(&[("authorization", wrong)])).unwrap_err();
+            assert_eq!(refused.code.status().as_u16(), 401, "{wrong}");
+            assert_eq!(refused.message, "Missing authentication token");
+        }
+        let others = [("otari-key", "k"), ("anyllm-key", "Bearer k"), ("x-api-key", "k")];
+        assert_eq!(bearer(&headers(&others)).unwrap_err().code, Code::MissingCredentials);
     }
 
     #[test]

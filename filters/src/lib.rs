@@ -10,6 +10,7 @@ pub mod alias;
 pub mod route;
 pub mod resolve;
 pub mod allow;
+pub mod platform;
 pub mod upstream;
 pub mod meter;
 pub mod settle;

@@ -86,6 +86,22 @@ pub enum Code {
     ProviderCredentials,
     /// The provider account is out of credit.
     ProviderBilling,
+    /// The platform does not accept the request as it is.
+    PlatformInvalid,
+    /// The platform does not know the caller's token.
+    PlatformUnauthorized,
+    /// The platform wants to be paid first.
+    PlatformPaymentRequired,
+    /// The platform does not let the caller do this.
+    PlatformForbidden,
+    /// The platform does not know the model, or something else that the request names.
+    PlatformNotFound,
+    /// The platform's own rate limit.
+    PlatformRateLimited,
+    /// The platform did not answer, or not with what it should.
+    PlatformUnavailable,
+    /// The platform knows no provider for the model.
+    PlatformNoProvider,
     /// The whole request took too long.
     Deadline,
     /// The gateway is shutting down.
@@ -159,6 +175,14 @@ impl Code {
             Self::ProviderRateLimited => (429, "provider_rate_limited"),
             Self::ProviderCredentials => (502, "provider_credentials"),
             Self::ProviderBilling => (502, "provider_billing"),
+            Self::PlatformInvalid => (400, "platform_invalid_request"),
+            Self::PlatformUnauthorized => (401, "platform_unauthorized"),
+            Self::PlatformPaymentRequired => (402, "platform_payment_required"),
+            Self::PlatformForbidden => (403, "platform_forbidden"),
+            Self::PlatformNotFound => (404, "platform_not_found"),
+            Self::PlatformRateLimited => (429, "platform_rate_limited"),
+            Self::PlatformUnavailable => (502, "platform_unavailable"),
+            Self::PlatformNoProvider => (502, "platform_no_provider"),
             Self::Deadline => (504, "deadline"),
             Self::Draining => (503, "draining"),
             Self::Unavailable => (503, "unavailable"),
@@ -182,7 +206,7 @@ pub struct Rejection {
     pub retry_after_s: Option<u64>,
     /// Methods the route has, for 405.
     pub allow: Option<&'static str>,
-    /// The provider's own rate-limit headers, passed on with its 429 or 503.
+    /// The provider's own rate-limit headers, passed on with its 429 or 503; the platform's `Retry-After`.
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -219,6 +243,8 @@ impl Rejection {
         match self.code {
             Code::RateLimited
             | Code::ProviderRateLimited
+            | Code::PlatformRateLimited
+            | Code::PlatformUnavailable
             | Code::Draining
             | Code::Unavailable
             | Code::BodyTimeout => None,

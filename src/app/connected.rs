@@ -19,7 +19,10 @@ pub(super) fn start(
 ) -> Result<Arc<Connected>, StartError> {
     // Apart from the usage of standalone mode: whoever changes the mode loses neither.
     let journal = Arc::new(Journal::open(&config.journal_dir.join("reports"))?);
-    let connected = Connected::new(platform.clone(), &config.limits, journal, metrics.clone())
-        .map_err(StartError::Other)?;
+    // Names of the configured policies, which cannot be called in this mode.
+    let policies = Vec::new();
+    let connected =
+        Connected::new(platform.clone(), &config.limits, policies, journal, metrics.clone())
+            .map_err(StartError::Other)?;
     Ok(Arc::new(connected))
 }

@@ -1,70 +1,188 @@
 //! Connected mode's control plane: the platform says who may call what and with which credentials, and is told what
 //! became of every attempt.
 
+mod attempts;
+mod client;
+mod reporter;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use http::HeaderMap;
+use otari_filters::authenticate;
 use otari_filters::control::{
     Billed, Caller, Claim, ControlPlane, Plan, Reservation, Settling, Wanted,
 };
 use otari_filters::money::MicroUsd;
-use otari_filters::rejection::Rejection;
-use otari_filters::settle::Finished;
+use otari_filters::platform::plan::Offers;
+use otari_filters::platform::tools::{CodeExecution, McpServer, WebSearch};
+use otari_filters::protocol::Protocol;
+use otari_filters::providers;
+use otari_filters::rejection::{Code, Rejection};
+use otari_filters::secret::Secret;
+use otari_filters::settle::{Finished, Report, ReportStatus};
 
+use crate::clock;
 use crate::config::{Limits, PlatformConfig};
 use crate::control::journal::Journal;
 use crate::telemetry::metrics::Metrics;
+use attempts::Timeouts;
+use client::Client;
+use reporter::{Pace, Reporter};
+
+/// Longest name of a provider that a refusal repeats.
+const MAX_NAME_CHARS: usize = 64;
 
 /// Connected mode.
 pub struct Connected {
     /// What the operator said of the platform.
     pub config: PlatformConfig,
+    policies: Vec<Arc<str>>,
+    timeouts: Timeouts,
+    client: Arc<Client>,
+    reporter: Reporter,
 }
 
 impl Connected {
-    /// A client of the platform and a reporter over the journal.
+    /// A client of the platform and a reporter over the journal. `policies`: names of the configured routing policies,
+    /// which nobody can call in this mode.
     ///
     /// # Errors
     /// When the client cannot be made.
     pub fn new(
         config: PlatformConfig,
-        _limits: &Limits,
-        _journal: Arc<Journal>,
-        _metrics: Arc<Metrics>,
+        limits: &Limits,
+        policies: Vec<Arc<str>>,
+        journal: Arc<Journal>,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
-        Ok(Self { config })
+        let client = Arc::new(Client::new(&config)?);
+        let pace = Pace { tries: config.usage_max_retries.max(1), ..Pace::default() };
+        Ok(Self {
+            timeouts: Timeouts::new(&config, limits),
+            reporter: Reporter::new(client.clone(), journal, metrics, pace),
+            client,
+            policies,
+            config,
+        })
     }
 
     /// Whether the platform answers its health probe with less than 500.
     pub async fn is_reachable(&self) -> bool {
-        false
+        self.client.is_reachable().await
     }
 
     /// Reports what is journalled, for as long as the process lives.
     pub async fn run(&self) {
-        std::future::pending().await
+        self.reporter.run().await;
     }
 
     /// Waits until the platform has everything that is journalled now, at most so long. Says whether it has.
-    pub async fn flush(&self, _at_most: Duration) -> bool {
-        true
+    pub async fn flush(&self, at_most: Duration) -> bool {
+        self.reporter.flush(at_most).await
+    }
+
+    /// The tool servers that the workspace keeps under these ids (UUIDs in their canonical form).
+    ///
+    /// # Errors
+    /// What the platform says, `platform_unavailable`.
+    pub async fn mcp_servers(
+        &self,
+        caller: &Caller,
+        ids: &[String],
+    ) -> Result<Vec<McpServer>, Rejection> {
+        self.client.mcp_servers(token(caller)?, ids).await
+    }
+
+    /// What the workspace says of searches.
+    ///
+    /// # Errors
+    /// `platform_forbidden` when there are none, what the platform says, `platform_unavailable`.
+    pub async fn web_search(&self, caller: &Caller) -> Result<WebSearch, Rejection> {
+        self.client.web_search(token(caller)?).await
+    }
+
+    /// What the workspace says of running code.
+    ///
+    /// # Errors
+    /// `platform_forbidden` when it runs none, what the platform says, `platform_unavailable`.
+    pub async fn code_execution(&self, caller: &Caller) -> Result<CodeExecution, Rejection> {
+        self.client.code_execution(token(caller)?).await
+    }
+
+    /// Refuses a plan with a provider that has no Responses API, wherever it stands. The platform hears of it: it has
+    /// opened the first attempt.
+    fn check_responses(&self, offers: &Offers) -> Result<(), Rejection> {
+        let has = |name: &str| providers::find(name).is_some_and(|kind| kind.has_responses());
+        let Some(unfit) = offers.attempts.iter().find(|offer| !has(&offer.provider)) else {
+            return Ok(());
+        };
+        // Nobody waits for what comes of it.
+        drop(self.reporter.report(
+            Report {
+                correlation_id: offers.attempts[0].id.as_str().into(),
+                status: ReportStatus::Error,
+                is_final_attempt: true,
+                session_label: None,
+                usage: None,
+                error_class: None,
+            },
+            clock::now_us(),
+        ));
+        let name: String = unfit.provider.chars().take(MAX_NAME_CHARS).collect();
+        let message = format!("Provider '{name}' does not support the Responses API");
+        Err(Rejection::new(Code::Unsupported, message))
+    }
+}
+
+/// The token that the platform knows the caller by.
+fn token(caller: &Caller) -> Result<&Secret, Rejection> {
+    match caller {
+        Caller::Bearer(token) => Ok(token),
+        Caller::Master | Caller::Key { .. } => {
+            Err(Rejection::internal("a platform is asked about its own tokens only"))
+        }
     }
 }
 
 #[async_trait]
 impl ControlPlane for Connected {
-    async fn authenticate(&self, _: &HeaderMap) -> Result<Caller, Rejection> {
-        Err(Rejection::internal("not yet"))
+    /// Takes the token as it is: only the platform can judge it, and does when it is asked where to.
+    async fn authenticate(&self, headers: &HeaderMap) -> Result<Caller, Rejection> {
+        let token = authenticate::bearer(headers)?;
+        Ok(Caller::Bearer(Arc::new(Secret::new(token))))
     }
 
     fn bill(&self, _: &Caller, _: Option<&str>) -> Result<Billed, Rejection> {
         Ok(Billed { user_id: None, keeps_label: false })
     }
 
-    async fn resolve(&self, _: &Caller, _: Option<&str>, _: Wanted<'_>) -> Result<Plan, Rejection> {
-        Err(Rejection::internal("not yet"))
+    async fn resolve(
+        &self,
+        caller: &Caller,
+        _: Option<&str>,
+        wanted: Wanted<'_>,
+    ) -> Result<Plan, Rejection> {
+        if self.policies.iter().any(|policy| **policy == *wanted.model) {
+            let message = format!(
+                "'{}' is a routing policy of this gateway, and those do not work in connected mode: the platform \
+                 decides where requests go. Name a model that the platform knows",
+                wanted.model
+            );
+            return Err(Rejection::new(Code::Unsupported, message));
+        }
+        let offers = self.client.keys(token(caller)?, wanted.model).await?;
+        if offers.attempts.is_empty() {
+            let message = "Authorization service returned no resolvable provider";
+            return Err(Rejection::new(Code::PlatformNoProvider, message));
+        }
+        if wanted.protocol == Protocol::Responses {
+            self.check_responses(&offers)?;
+        }
+        self.timeouts.plan(&offers)
     }
 
     async fn reserve(&self, _: Claim<'_>) -> Result<Reservation, Rejection> {
@@ -77,7 +195,7 @@ impl ControlPlane for Connected {
 
     fn release(&self, _: Reservation) {}
 
-    fn settle(&self, _: Finished) -> Option<Settling> {
-        None
+    fn settle(&self, finished: Finished) -> Option<Settling> {
+        self.reporter.report(finished.report?, finished.record.timestamp_us)
     }
 }

@@ -1,0 +1,110 @@
+//! From what the platform offers to attempts that can be made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use otari_filters::control::{Attempt, Plan};
+use otari_filters::platform::plan::{Offer, Offers};
+use otari_filters::providers::{self, Provider};
+use otari_filters::rejection::Rejection;
+use otari_filters::upstream::{Draft, Upstream};
+
+use crate::config::{Limits, PlatformConfig};
+
+/// As the provider's own clients repeat a call.
+const MAX_RETRIES: u32 = 2;
+/// For attempts that cannot be made: they fail before anything is sent.
+const NOWHERE: &str = "http://unset.invalid";
+
+/// What every attempt has in common.
+#[derive(Clone, Debug)]
+pub(super) struct Timeouts {
+    /// From the sent request to the first byte of the body.
+    opening: Duration,
+    /// Silence between two pieces.
+    idle: Duration,
+    /// Of an open stream, before its first event.
+    first_event: Duration,
+    /// Added to that for the last attempt.
+    final_extra: Duration,
+}
+
+impl Timeouts {
+    pub(super) fn new(config: &PlatformConfig, limits: &Limits) -> Self {
+        Self {
+            opening: limits.first_byte_timeout,
+            idle: limits.idle_timeout,
+            first_event: config.first_event_timeout,
+            final_extra: config.final_attempt_extra,
+        }
+    }
+
+    /// Makes a plan of what was offered.
+    ///
+    /// # Errors
+    /// When not even an attempt that must fail can be made.
+    pub(super) fn plan(&self, offers: &Offers) -> Result<Plan, Rejection> {
+        let last = offers.attempts.len().saturating_sub(1);
+        let attempts = offers
+            .attempts
+            .iter()
+            .enumerate()
+            .map(|(at, offer)| self.attempt(offer, at == last))
+            .collect::<Result<_, _>>()?;
+        Ok(Plan { attempts, request_id: Some(offers.request_id.as_str().into()), policy: None })
+    }
+
+    fn attempt(&self, offer: &Offer, is_last: bool) -> Result<Attempt, Rejection> {
+        let extra = if is_last { self.final_extra } else { Duration::ZERO };
+        Ok(Attempt {
+            upstream: Arc::new(self.upstream(offer)?),
+            model: offer.model.as_str().into(),
+            billed_model: offer.model.as_str().into(),
+            prices: None,
+            is_listed: true,
+            is_alias: false,
+            id: Some(offer.id.as_str().into()),
+            position: offer.position,
+            reason: None,
+            first_event_timeout: Some(self.first_event + extra),
+        })
+    }
+
+    /// With the platform's credential and address alone: neither environment nor configuration has a say.
+    fn upstream(&self, offer: &Offer) -> Result<Upstream, Rejection> {
+        let known = providers::find(&offer.provider);
+        let instance = known.map_or(providers::UNKNOWN.name, |kind| kind.name);
+        let draft = |kind: &'static Provider, base_url| Draft {
+            instance,
+            kind,
+            base_url,
+            api_key: None,
+            headers: &[],
+            client_settings: &[],
+            max_retries: MAX_RETRIES,
+            first_byte_timeout: self.opening,
+            idle_timeout: self.idle,
+            address: None,
+        };
+        let base = |kind: &Provider| offer.api_base.as_deref().or(kind.base_url);
+        if let Some((kind, base_url)) = known.and_then(|kind| Some((kind, base(kind)?))) {
+            let made = Upstream::new(&Draft {
+                api_key: offer.api_key.as_ref(),
+                client_settings: &offer.client_settings,
+                ..draft(kind, base_url)
+            });
+            match made {
+                Ok(upstream) => return Ok(upstream),
+                Err(bad) => {
+                    tracing::warn!(
+                        provider = kind.name,
+                        attempt = offer.id,
+                        "the platform offers a provider that cannot be called: bad {bad:?}"
+                    );
+                }
+            }
+        }
+        Upstream::new(&draft(&providers::UNKNOWN, NOWHERE))
+            .map_err(|bad| Rejection::internal(format!("no placeholder: {bad:?}")))
+    }
+}

@@ -1,0 +1,537 @@
+//! What the reporter has in hand: reports that are ready, under way and parked, and how far the journal is done.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use otari_filters::platform;
+use otari_filters::settle::{Cost, Entry, KeptReport, ReportStatus};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use super::{IN_HAND, Message, Pace, Reporter, Waiter};
+use crate::clock;
+use crate::control::journal::{Batch, Position};
+use crate::control::platform::client::{Answer, Client};
+use crate::telemetry::metrics::Metrics;
+
+/// Reading more than this at once may take the disk a while: another thread waits for it.
+const MUCH_BYTES: u64 = 256 << 10;
+/// Waiters of reports that are not in hand yet; beyond, those who gave up are forgotten.
+const WAITERS: usize = 10_000;
+/// Between two lines about refused reports.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// A loop that has nothing to wait for.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// One report, ready to be sent as often as need be.
+pub(super) struct Hand {
+    id: Box<str>,
+    correlation_id: Box<str>,
+    made_at_us: i64,
+    /// May come back with a cost.
+    has_cost: bool,
+    body: Bytes,
+    /// Number of the read that brought it; `None`: it is in no journal.
+    mark: Option<u64>,
+    /// Rounds of tries it has used up.
+    rounds: u32,
+}
+
+impl Hand {
+    fn new(kept: KeptReport, mark: Option<u64>) -> Option<Self> {
+        let body = serde_json::to_vec(&kept.report).ok()?.into();
+        Some(Self {
+            id: kept.id,
+            has_cost: kept.report.status == ReportStatus::Success,
+            correlation_id: kept.report.correlation_id,
+            made_at_us: kept.made_at_us,
+            body,
+            mark,
+            rounds: 0,
+        })
+    }
+
+    /// As it was journalled.
+    fn entry(&self, id: Box<str>) -> Option<Entry> {
+        let report = serde_json::from_slice(&self.body).ok()?;
+        Some(Entry::Report(KeptReport { id, made_at_us: self.made_at_us, report }))
+    }
+}
+
+/// What became of a round of tries.
+enum Outcome {
+    /// The platform has it.
+    Accepted(Option<Cost>),
+    /// The platform will never take it.
+    Refused(u16),
+    /// A status from 500 on, or no answer.
+    Failed { answered: bool },
+}
+
+/// A report whose round is over.
+pub(super) struct Landed {
+    hand: Hand,
+    outcome: Outcome,
+    /// Of [`Desk::accepted`], when the round began.
+    accepted_before: u64,
+    is_probe: bool,
+}
+
+type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
+
+/// Whether the platform takes reports.
+enum Health {
+    Up,
+    /// A report used up its tries, and none was taken since.
+    Down {
+        probe_at: Instant,
+        pause: Duration,
+        /// When it was last found to be down.
+        since: Instant,
+    },
+}
+
+/// One read of the journal: how many of its reports are not done.
+struct Mark {
+    end: Position,
+    open: usize,
+}
+
+pub(super) struct Desk<'a> {
+    owner: &'a Reporter,
+    inbox: mpsc::Receiver<Message>,
+    waiters: HashMap<Box<str>, Waiter>,
+    ready: VecDeque<Hand>,
+    parked: BTreeMap<(Instant, u64), Hand>,
+    pub(super) flying: FuturesUnordered<Flight>,
+    /// Reads that are not done, the oldest first, and the number of that one.
+    marks: VecDeque<Mark>,
+    first_mark: u64,
+    /// Where the next read begins.
+    read_at: Position,
+    /// There may be something to read.
+    pub(super) is_woken: bool,
+    look_at: Option<Instant>,
+    /// Done in earlier processes; until their records have been read.
+    reported: HashSet<Box<str>>,
+    health: Health,
+    is_probing: bool,
+    has_left: bool,
+    /// Answers that show that the platform takes reports, ever.
+    accepted: u64,
+    /// Makes keys of `parked` unique.
+    parkings: u64,
+    refused: (u64, Option<Instant>),
+}
+
+impl<'a> Desk<'a> {
+    pub(super) fn new(owner: &'a Reporter, inbox: mpsc::Receiver<Message>) -> Self {
+        Self {
+            owner,
+            inbox,
+            waiters: HashMap::new(),
+            ready: VecDeque::new(),
+            parked: BTreeMap::new(),
+            flying: FuturesUnordered::new(),
+            marks: VecDeque::new(),
+            first_mark: 0,
+            read_at: owner.journal.applied(),
+            is_woken: true,
+            look_at: None,
+            reported: HashSet::new(),
+            health: Health::Up,
+            is_probing: false,
+            has_left: false,
+            accepted: 0,
+            parkings: 0,
+            refused: (0, None),
+        }
+    }
+
+    pub(super) fn in_hand(&self) -> usize {
+        self.ready.len() + self.parked.len() + self.flying.len()
+    }
+
+    fn pace(&self) -> &Pace {
+        &self.owner.pace
+    }
+
+    /// Finds out which reports of earlier processes are done: their order in the journal is not that of their ends.
+    pub(super) async fn recall(&mut self) {
+        let mut at = self.read_at;
+        while at < self.owner.begin {
+            let Some(batch) = batch(self.owner, at).await else { continue };
+            if batch.next == at {
+                sleep(self.pace().look_again).await;
+            }
+            at = batch.next;
+            let done = batch.entries.into_iter().filter_map(|entry| match entry {
+                Entry::Reported(id) => Some(id),
+                _ => None,
+            });
+            self.reported.extend(done);
+        }
+    }
+
+    /// Takes what requests said. Comes before reading, so that who waits is known before the report is.
+    pub(super) fn take_messages(&mut self) {
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                Message::Wait(id, waiter) => {
+                    if !matches!(self.health, Health::Down { .. }) {
+                        self.waiters.insert(id, waiter);
+                    }
+                }
+                Message::Unkept(kept) => self.take(kept, None),
+            }
+        }
+        if self.waiters.len() > WAITERS {
+            self.waiters.retain(|_, waiter| !waiter.is_closed());
+        }
+        if self.owner.is_leaving.load(Ordering::SeqCst) && !self.has_left {
+            self.has_left = true;
+            self.retry_parked();
+            if let Health::Down { probe_at, .. } = &mut self.health {
+                *probe_at = Instant::now();
+            }
+        }
+    }
+
+    /// Reads at most once.
+    pub(super) async fn read(&mut self) {
+        if self.look_at.is_some_and(|at| at <= Instant::now()) {
+            (self.look_at, self.is_woken) = (None, true);
+        }
+        if !self.is_woken || self.in_hand() >= IN_HAND {
+            return;
+        }
+        let from = self.read_at;
+        if from < self.owner.journal.end() {
+            let Some(batch) = batch(self.owner, from).await else { return };
+            self.take_batch(batch);
+        }
+        let end = self.owner.journal.end();
+        self.is_woken = self.read_at < end && self.read_at != from;
+        if self.read_at < end && !self.is_woken {
+            // Somebody is still writing there.
+            self.look_at = Some(Instant::now() + self.pace().look_again);
+        }
+        if self.read_at >= self.owner.begin && self.owner.is_behind.swap(false, Ordering::SeqCst) {
+            self.reported = HashSet::new();
+            if self.owner.is_idle() {
+                self.owner.idle.notify_waiters();
+            }
+        }
+    }
+
+    fn take_batch(&mut self, batch: Batch) {
+        let is_old = self.read_at < self.owner.begin;
+        let before = self.in_hand();
+        let mark = self.first_mark + self.marks.len() as u64;
+        for entry in batch.entries {
+            let Entry::Report(kept) = entry else { continue };
+            if is_old {
+                if self.reported.contains(&kept.id) {
+                    continue;
+                }
+                self.owner.open.fetch_add(1, Ordering::SeqCst);
+            }
+            self.take(kept, Some(mark));
+        }
+        let open = self.in_hand() - before;
+        self.read_at = batch.next;
+        match self.marks.back_mut() {
+            // Nothing of its own: it is done when the read before it is.
+            Some(last) if open == 0 => last.end = batch.next,
+            _ => self.marks.push_back(Mark { end: batch.next, open }),
+        }
+        self.note();
+    }
+
+    fn take(&mut self, kept: KeptReport, mark: Option<u64>) {
+        match Hand::new(kept, mark) {
+            Some(hand) => self.ready.push_back(hand),
+            None => self.owner.close_one(),
+        }
+        let nudge = self.pace().nudge;
+        if let Health::Down { probe_at, since, .. } = &mut self.health {
+            *probe_at = (*probe_at).min(*since + nudge);
+        }
+    }
+
+    /// Sends what is due, as far as there is room.
+    pub(super) fn launch(&mut self) {
+        let now = Instant::now();
+        if let Health::Down { probe_at, .. } = self.health {
+            if probe_at <= now && !self.is_probing {
+                let parked = || self.parked.pop_first().map(|(_, hand)| hand);
+                if let Some(hand) = self.ready.pop_front().or_else(parked) {
+                    self.is_probing = true;
+                    self.fly(hand, 1);
+                }
+            }
+            return;
+        }
+        while let Some(entry) = self.parked.first_entry().filter(|entry| entry.key().0 <= now) {
+            let hand = entry.remove();
+            self.ready.push_back(hand);
+        }
+        while self.flying.len() < self.pace().at_once {
+            let Some(hand) = self.ready.pop_front() else { return };
+            self.fly(hand, self.pace().tries);
+        }
+    }
+
+    fn fly(&mut self, hand: Hand, tries: u32) {
+        let owner = self.owner;
+        let (client, metrics) = (owner.client.clone(), owner.metrics.clone());
+        let (between, accepted_before, is_probe) =
+            (owner.pace.between, self.accepted, self.is_probing);
+        self.flying.push(Box::pin(async move {
+            let outcome = deliver(&client, &metrics, &hand, tries, between).await;
+            Landed { hand, outcome, accepted_before, is_probe }
+        }));
+    }
+
+    /// Draws the conclusion from a round.
+    pub(super) fn land(&mut self, landed: Landed) {
+        let Landed { hand, outcome, accepted_before, is_probe } = landed;
+        if is_probe {
+            self.is_probing = false;
+        }
+        match outcome {
+            Outcome::Accepted(cost) => {
+                self.is_up();
+                self.answer(&hand, cost);
+                self.done(hand);
+            }
+            Outcome::Refused(status) => {
+                self.is_up();
+                self.complain(status);
+                self.answer(&hand, None);
+                self.done(hand);
+            }
+            Outcome::Failed { answered } => {
+                // One report that the platform stumbles over, again and again, says nothing of the others.
+                let is_news = hand.rounds == 0 || !answered;
+                if is_probe || (is_news && accepted_before == self.accepted) {
+                    self.is_down(is_probe);
+                }
+                self.answer(&hand, None);
+                self.park(hand);
+            }
+        }
+    }
+
+    fn is_up(&mut self) {
+        self.accepted += 1;
+        if let Health::Down { .. } = self.health {
+            self.health = Health::Up;
+            self.owner.is_down.store(false, Ordering::Relaxed);
+            tracing::info!(waiting = self.in_hand(), "the platform takes reports again");
+            self.retry_parked();
+        }
+    }
+
+    fn is_down(&mut self, is_probe: bool) {
+        let now = Instant::now();
+        let pace = self.pace();
+        // On the way out there is no time for patience.
+        let most = if self.has_left { pace.nudge } else { pace.parked_at_most };
+        let first = pace.parked.min(most);
+        let pause = match &self.health {
+            Health::Up => {
+                self.owner.is_down.store(true, Ordering::Relaxed);
+                tracing::warn!("the platform takes no reports; they wait in the journal");
+                // Whoever waits for a cost would wait in vain.
+                self.waiters.clear();
+                first
+            }
+            // Rounds that began before it was known say nothing new.
+            Health::Down { .. } if !is_probe => return,
+            Health::Down { pause, .. } => (*pause * 2).min(most),
+        };
+        self.health = Health::Down { probe_at: now + pause, pause, since: now };
+    }
+
+    fn retry_parked(&mut self) {
+        self.ready.extend(std::mem::take(&mut self.parked).into_values());
+    }
+
+    /// Puts a report aside that has used up its tries.
+    fn park(&mut self, mut hand: Hand) {
+        let age_us = clock::now_us().saturating_sub(hand.made_at_us);
+        if Duration::from_micros(u64::try_from(age_us).unwrap_or(0)) > self.pace().give_up {
+            return self.give_up(hand);
+        }
+        let is_up = matches!(self.health, Health::Up);
+        let is_in_the_way = self.in_hand() > IN_HAND * 3 / 4
+            || self.owner.journal.backlog_bytes() > self.pace().behind_bytes;
+        if is_up && is_in_the_way && hand.rounds > 0 && self.carry(&hand) {
+            return self.done(hand);
+        }
+        let pause = match self.has_left {
+            true => self.pace().between,
+            false => self.pace().parked * 2_u32.saturating_pow(hand.rounds.min(16)),
+        };
+        hand.rounds += 1;
+        self.parkings += 1;
+        let at = Instant::now() + pause.min(self.pace().parked_at_most);
+        self.parked.insert((at, self.parkings), hand);
+    }
+
+    /// Writes a report to the journal's end again, under another name, so that it holds nothing up where it is.
+    fn carry(&mut self, hand: &Hand) -> bool {
+        let id: Box<str> = uuid::Uuid::now_v7().to_string().into();
+        let is_kept = hand.entry(id).is_some_and(|entry| self.owner.journal.append(&entry).is_ok());
+        if is_kept {
+            self.owner.open.fetch_add(1, Ordering::SeqCst);
+            self.is_woken = true;
+        }
+        is_kept
+    }
+
+    fn give_up(&mut self, hand: Hand) {
+        let Some(entry) = hand.entry(hand.id.clone()) else { return self.done(hand) };
+        tracing::error!(
+            correlation_id = hand.correlation_id,
+            "the platform did not take a report for too long; it was put into rejected.jsonl in the journal folder"
+        );
+        self.owner.metrics.report("given_up");
+        if let Err(error) = self.owner.journal.reject(&entry) {
+            let record = serde_json::to_string(&entry).unwrap_or_default();
+            tracing::error!(%error, record, "rejected.jsonl cannot be written");
+        }
+        self.done(hand);
+    }
+
+    fn answer(&mut self, hand: &Hand, cost: Option<Cost>) {
+        if let Some(waiter) = self.waiters.remove(&hand.id) {
+            // Who has left needs no answer.
+            let _ = waiter.send(cost);
+        }
+    }
+
+    /// Notes that a report is done: by the cursor when it can pass, else in the journal itself.
+    fn done(&mut self, hand: Hand) {
+        if let Some(number) = hand.mark {
+            let at = usize::try_from(number - self.first_mark).unwrap_or(usize::MAX);
+            let is_passed = self.marks.get_mut(at).is_none_or(|mark| {
+                mark.open = mark.open.saturating_sub(1);
+                at == 0 && mark.open == 0
+            });
+            if is_passed {
+                self.note();
+            } else if let Err(error) = self.owner.journal.append(&Entry::Reported(hand.id)) {
+                tracing::warn!(%error, "cannot note that a report is done; a restart would repeat it");
+            }
+        }
+        self.owner.close_one();
+    }
+
+    /// Moves the cursor behind every read that is done.
+    fn note(&mut self) {
+        let mut passed = None;
+        while let Some(mark) = self.marks.pop_front_if(|mark| mark.open == 0) {
+            self.first_mark += 1;
+            passed = Some(mark.end);
+        }
+        if let Some(end) = passed {
+            self.owner.journal.advance(end);
+        }
+    }
+
+    fn complain(&mut self, status: u16) {
+        self.refused.0 += 1;
+        let now = Instant::now();
+        if self.refused.1.is_none_or(|last| now - last >= COMPLAIN_EVERY) {
+            let reports = std::mem::replace(&mut self.refused, (0, Some(now))).0;
+            tracing::warn!(status, reports, "the platform refused reports of attempts for good");
+        }
+    }
+
+    /// When something is due that nobody wakes the loop for.
+    pub(super) fn next_timer(&mut self, now: Instant) -> Instant {
+        if self.is_woken && self.in_hand() < IN_HAND {
+            return now;
+        }
+        let idle = self.in_hand() == 0 && self.owner.journal.applied() < self.owner.journal.end();
+        if idle && self.look_at.is_none() {
+            self.look_at = Some(now + self.pace().tidy);
+        }
+        let health = match self.health {
+            Health::Down { probe_at, .. } if !self.is_probing && self.in_hand() > 0 => {
+                Some(probe_at)
+            }
+            Health::Down { .. } => None,
+            Health::Up => self.parked.first_key_value().map(|(key, _)| key.0),
+        };
+        let look = self.look_at.filter(|_| self.in_hand() < IN_HAND);
+        health.into_iter().chain(look).min().unwrap_or(now + IDLE).max(now)
+    }
+}
+
+/// One piece of the journal. `None`, after a pause, when the disk fails.
+async fn batch(owner: &Reporter, from: Position) -> Option<Batch> {
+    let end = owner.journal.end();
+    let is_much = end.segment > from.segment || end.offset.saturating_sub(from.offset) > MUCH_BYTES;
+    let read = if is_much {
+        let journal = owner.journal.clone();
+        let read = tokio::task::spawn_blocking(move || journal.read(from)).await;
+        read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    } else {
+        owner.journal.read(from)
+    };
+    match read {
+        Ok(batch) => Some(batch),
+        Err(error) => {
+            tracing::error!(%error, "reports to the platform wait: the journal cannot be read");
+            sleep(owner.pace.tidy).await;
+            None
+        }
+    }
+}
+
+/// One round of tries.
+async fn deliver(
+    client: &Client,
+    metrics: &Metrics,
+    hand: &Hand,
+    tries: u32,
+    between: Duration,
+) -> Outcome {
+    let mut pause = between;
+    let mut answered = false;
+    for left in (0..tries).rev() {
+        match client.report(hand.body.clone()).await {
+            Ok(Answer { status: status @ 200..300, body, .. }) => {
+                metrics.report("accepted");
+                let cost = (status == 200 && hand.has_cost)
+                    .then(|| platform::cost(&hand.correlation_id, &body));
+                return Outcome::Accepted(cost.flatten());
+            }
+            Ok(Answer { status: status @ ..500, .. }) => {
+                metrics.report("refused");
+                return Outcome::Refused(status);
+            }
+            Ok(Answer { status, .. }) => {
+                answered = true;
+                tracing::debug!(status, "the platform failed to take a report");
+            }
+            Err(error) => {
+                answered = false;
+                tracing::debug!(error, "a report did not reach the platform");
+            }
+        }
+        metrics.report("failed");
+        if left > 0 {
+            sleep(pause).await;
+            pause = pause.saturating_mul(2);
+        }
+    }
+    Outcome::Failed { answered }
+}
