@@ -168,13 +168,12 @@ pub(super) async fn run(
     let refused = match walk(app, s, watch, call, ctx).await {
         Ok(answer) => return Ok(answer),
         Err(Failed::Attempt(failed)) => {
-            let status = failed.status();
-            let FailedAttempt { reason, rejection, class, .. } = *failed;
-            ctx.outcome.error = Some(reason.clone().into_owned());
-            call.open.end(&Ending::Failed { reason, status, class: Some(class) });
+            fail(call, ctx, &failed);
+            let rejection = failed.rejection;
+            // A budget that stopped the walk is said as it is.
             match call.plan.attempts.len() {
-                1 => rejection,
-                _ => upstream::exhausted(&rejection),
+                2.. if rejection.code.is_providers() => upstream::exhausted(&rejection),
+                _ => rejection,
             }
         }
         Err(Failed::CallerGone(error)) => {
@@ -209,7 +208,7 @@ async fn walk(
     loop {
         let upstream = call.attempt().upstream.clone();
         ctx.outcome.provider = Some(upstream.instance.clone());
-        let failed = match repeat(app, s, watch, call, &mut waited).await {
+        let failed = match repeat(app, s, watch, call, ctx, &mut waited).await {
             Ok(answer) => {
                 if app.breakers.works(&upstream) {
                     tracing::info!(provider = &*upstream.instance, "a provider answers again");
@@ -251,6 +250,7 @@ async fn repeat(
     s: &mut Session,
     watch: &mut Watch,
     call: &mut Call,
+    ctx: &mut RequestContext,
     waited: &mut Duration,
 ) -> Result<Answer, Failed> {
     let attempt = call.attempt().clone();
@@ -280,19 +280,31 @@ async fn repeat(
             may.then(|| pause(app, &failed, repeats, *waited)).flatten()
         };
         let Some(pause) = again else { return Err(Failed::Attempt(failed)) };
-        if failed.stale {
-            call.open.forget();
-        } else {
-            call.open.absorb(&failed.reason, failed.status(), failed.class, true);
-        }
         *waited += pause;
         match watch.step(s, Instant::now() + pause, std::future::pending::<()>()).await {
-            Step::Gone(error) => return Err(Failed::CallerGone(error)),
-            Step::Stopped => return Err(stopped()),
-            _ if watch.is_over() => return Err(out_of_time()),
-            _ => {}
+            Step::Gone(error) => {
+                fail(call, ctx, &failed);
+                return Err(Failed::CallerGone(error));
+            }
+            Step::Stopped => {
+                fail(call, ctx, &failed);
+                return Err(stopped());
+            }
+            _ if watch.is_over() => {
+                fail(call, ctx, &failed);
+                return Err(out_of_time());
+            }
+            _ if failed.stale => call.open.forget(),
+            _ => call.open.absorb(&failed.reason, failed.status(), failed.class, true),
         }
     }
+}
+
+/// The attempt that failed was the last one.
+fn fail(call: &mut Call, ctx: &mut RequestContext, failed: &FailedAttempt) {
+    ctx.outcome.error = Some(failed.reason.clone().into_owned());
+    let (reason, status, class) = (failed.reason.clone(), failed.status(), Some(failed.class));
+    call.open.end(&Ending::Failed { reason, status, class });
 }
 
 /// Metrics, and the circuit breaker.

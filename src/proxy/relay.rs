@@ -71,6 +71,7 @@ fn is_hop(name: &HeaderName) -> bool {
         || matches!(name.as_str(), "keep-alive" | "alt-svc" | "strict-transport-security" | "via")
         // Its organisation, request ids and limits are the operator's, not the caller's.
         || name.as_str().starts_with("openai-")
+        || name.as_str().starts_with("anthropic-")
         || name.as_str().starts_with("x-ratelimit-")
         || name.as_str().starts_with("cf-")
         // Which browsers may call is for us to say.
