@@ -53,11 +53,12 @@ impl AllowList {
     ///
     /// # Errors
     /// A sentence for every entry that is none. `is_instance`: providers that may be named; `is_alias`: names that stand
-    /// for a model, which have no place here.
+    /// for a model, and `is_policy`: names of routing policies; neither has a place here.
     pub fn read(
         entries: &[String],
         is_instance: impl Fn(&str) -> bool,
         is_alias: impl Fn(&str) -> bool,
+        is_policy: impl Fn(&str) -> bool,
     ) -> Result<Self, Vec<String>> {
         let (mut list, mut faults) = (Vec::with_capacity(entries.len()), Vec::new());
         for text in entries {
@@ -70,6 +71,9 @@ impl AllowList {
                 Some(_) => {}
                 None if is_alias(text) => faults.push(format!(
                     "'{text}' is an alias name; use its canonical instance:model target"
+                )),
+                None if is_policy(text) => faults.push(format!(
+                    "'{text}' is the name of a routing policy; use the instance:model targets that it may reach"
                 )),
                 None => faults.push(format!(
                     "'{text}' must be instance:model (e.g. openai:gpt-4o, openai:*, or openai:gpt-4*)"
@@ -106,7 +110,7 @@ mod tests {
 
     fn read(entries: &[&str]) -> Result<AllowList, Vec<String>> {
         let entries: Vec<String> = entries.iter().map(|entry| (*entry).to_owned()).collect();
-        AllowList::read(&entries, |name| ["p", "q"].contains(&name), |name| name == "fast")
+        AllowList::read(&entries, |name| ["p", "q"].contains(&name), |name| name == "fast", |name| name == "any")
     }
 
     fn list(entries: &[&str]) -> AllowList {
@@ -124,10 +128,12 @@ mod tests {
     fn what_is_no_entry_is_named_and_all_of_it_at_once() {
         let form = "must be instance:model (e.g. openai:gpt-4o, openai:*, or openai:gpt-4*)";
         assert_eq!(
-            read(&["p:m", "zzz:m", "fast", "m", "p:", ":m", "p*:m", "*:*", "p:a*b", "p:**", ""]),
+            read(&["p:m", "zzz:m", "fast", "any", "m", "p:", ":m", "p*:m", "*:*", "p:a*b", "p:**", ""]),
             Err(vec![
                 "'zzz:m': unknown provider or instance 'zzz'".to_owned(),
                 "'fast' is an alias name; use its canonical instance:model target".to_owned(),
+                "'any' is the name of a routing policy; use the instance:model targets that it may reach"
+                    .to_owned(),
                 format!("'m' {form}"),
                 format!("'p:' {form}"),
                 format!("':m' {form}"),

@@ -47,7 +47,9 @@ pub(super) fn list(
     let Some(texts) = texts else { return Ok(None) };
     let aliases = app.local.directory.aliases();
     let is_provider = |name: &str| app.local.is_provider(name);
-    AllowList::read(&texts, is_provider, |name| aliases.any(name).is_some())
+    let is_alias = |name: &str| aliases.any(name).is_some();
+    let is_policy = |name: &str| app.local.policy(name).is_some();
+    AllowList::read(&texts, is_provider, is_alias, is_policy)
         .map(Some)
         .map_err(|faults| Rejection::new(Code::InvalidValue, faults.join("; ")))
 }

@@ -91,11 +91,14 @@ pub(super) async fn put(app: &Standalone, request: Request<'_>) -> Result<Answer
     let shadows = shadows.then(|| {
         format!("Alias '{name}' is defined in config.yml; a stored one cannot take its place")
     });
-    let faults: Vec<&str> =
-        [fault.as_deref(), target.as_ref().err().map(String::as_str), shadows.as_deref()]
-            .into_iter()
-            .flatten()
-            .collect();
+    let taken = app.local.policy(&name).map(|_| {
+        format!("Alias name '{name}' is the name of a routing policy; choose another one")
+    });
+    let unread = target.as_ref().err().map(String::as_str);
+    let faults: Vec<&str> = [fault.as_deref(), unread, shadows.as_deref(), taken.as_deref()]
+        .into_iter()
+        .flatten()
+        .collect();
     let target = match target {
         Ok(target) if faults.is_empty() => target,
         _ => return Err(Rejection::new(Code::InvalidValue, faults.join("; "))),
@@ -141,19 +144,20 @@ pub(super) async fn delete(
     Err(Rejection::new(Code::NotFound, message))
 }
 
-/// Prices belong to models: a price of an alias would never be looked up.
+/// Prices belong to models: a price of an alias or a routing policy would never be looked up.
 ///
 /// # Errors
 /// `invalid_value`.
 pub(super) fn refuse_price(app: &Standalone, body: &Map<String, Value>) -> Result<(), Rejection> {
     let name = body.get("model_key").and_then(Value::as_str).unwrap_or_default();
-    match app.local.directory.aliases().any(name) {
-        None => Ok(()),
-        Some(target) => {
-            let message = format!(
-                "'{name}' is an alias and has no price of its own; set the price of '{target}'"
-            );
-            Err(Rejection::new(Code::InvalidValue, message))
-        }
-    }
+    let message = if let Some(target) = app.local.directory.aliases().any(name) {
+        format!("'{name}' is an alias and has no price of its own; set the price of '{target}'")
+    } else if app.local.policy(name).is_some() {
+        format!(
+            "'{name}' is a routing policy and has no price of its own; set the prices of its targets"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Rejection::new(Code::InvalidValue, message))
 }

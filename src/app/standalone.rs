@@ -217,6 +217,16 @@ fn into_memory(
     ledger.put_ceilings(&everything.ceilings);
     everything.users.iter().for_each(|row| directory.put_user(row));
     directory.set_aliases(&config.aliases, &everything.aliases);
+    for row in &everything.aliases {
+        if config.policies.iter().any(|policy| *policy.name == *row.name) {
+            tracing::warn!(
+                name = row.name,
+                user_id = row.user_id,
+                "a stored alias has the name of a routing policy and is used in its place; delete the alias, or give \
+                 the policy another name"
+            );
+        }
+    }
     (Arc::new(directory), Arc::new(ledger))
 }
 

@@ -1,4 +1,4 @@
-//! Which models can be called, as far as they are known by price, by declaration or by alias.
+//! Which models can be called, as far as they are known by price, by declaration, by alias or by routing policy.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use otari_filters::control::Caller;
 use otari_filters::prices::Prices;
 use otari_filters::resolve;
+use otari_filters::route::Policy;
 
 use super::local::Local;
 use crate::clock;
@@ -13,9 +14,9 @@ use crate::clock;
 /// A model as it is listed.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// `provider:model`, or an alias.
+    /// `provider:model`, or the name of an alias or a routing policy.
     pub id: String,
-    /// The provider; `otari` for an alias.
+    /// The provider; `otari` for an alias or a policy.
     pub owner: String,
     /// When its price was made, in seconds since 1970; zero when nobody knows.
     pub created_s: i64,
@@ -26,11 +27,18 @@ pub struct Model {
 }
 
 impl Local {
-    /// The models that this caller may call, by id. The targets of aliases are left out: the alias stands for them.
+    /// The models that this caller may call, by id. The targets of aliases are left out: the alias stands for them. Those
+    /// of policies stay: a policy leads to several, and each of them can be asked for by itself.
     pub fn models(&self, caller: &Caller) -> Vec<Model> {
         let (mut models, user_id) = (self.named(caller), user(caller));
         let aliases = self.directory.aliases();
         let mut hidden = Vec::new();
+        let policies = self.policies.iter().filter(|policy| {
+            // Where there is an alias of this name, the name leads there.
+            aliases.target(user_id, &policy.name).is_none()
+        });
+        let policies: Vec<Model> =
+            policies.filter_map(|policy| self.listed(caller, policy, &models)).collect();
         for (name, target) in aliases.visible_to(user_id) {
             // Forbidden, or nobody's: then the alias leads nowhere for this caller.
             let Some(model) = models.get(&**target).cloned() else { continue };
@@ -38,18 +46,43 @@ impl Local {
             models.insert(name.to_owned(), alias(name, model));
         }
         hidden.iter().for_each(|target| drop(models.remove(&**target)));
+        models.extend(policies.into_iter().map(|policy| (policy.id.clone(), policy)));
         models.into_values().collect()
     }
 
-    /// One model, in either spelling, or an alias; `None` when there is none that this caller may call.
+    /// One model, in either spelling, an alias or a policy; `None` when there is none that this caller may call.
     pub fn model(&self, caller: &Caller, id: &str) -> Option<Model> {
         let mut models = self.named(caller);
         let aliases = self.directory.aliases();
         if let Some(target) = aliases.target(user(caller), id) {
             return models.remove(&**target).map(|model| alias(id, model));
         }
+        if let Some(policy) = self.policy(id) {
+            return self.listed(caller, policy, &models);
+        }
         let spelled = resolve::split(id).map(|(provider, model)| format!("{provider}:{model}"));
         models.remove(id).or_else(|| spelled.and_then(|id| models.remove(&id)))
+    }
+
+    /// A policy as it is listed: at the price of its first target; `None` when the caller may have none of them.
+    fn listed(
+        &self,
+        caller: &Caller,
+        policy: &Policy,
+        models: &BTreeMap<String, Model>,
+    ) -> Option<Model> {
+        let (allowed, user_id) = (self.allowed(caller, user(caller)), user(caller));
+        let target = self.first_target(policy, user_id, allowed.as_deref())?;
+        let instance = &*target.upstream.instance;
+        let known = models.get(&format!("{instance}:{}", target.billed_model));
+        let model = known.cloned().unwrap_or_else(|| Model {
+            id: String::new(),
+            owner: String::new(),
+            created_s: 0,
+            is_default: target.prices.is_some(),
+            prices: target.prices,
+        });
+        Some(alias(&policy.name, model))
     }
 
     /// What prices and the configuration name, by id.

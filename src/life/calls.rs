@@ -20,6 +20,8 @@ pub struct Call {
     pub user_id: Arc<str>,
     /// `None` for the master key.
     pub api_key_id: Option<Arc<str>>,
+    /// The routing policy that the request named.
+    pub policy_name: Option<Arc<str>>,
     /// Arrival of the request.
     pub started: Instant,
 }
@@ -74,6 +76,7 @@ mod tests {
             provider: "p".into(),
             user_id: "u".into(),
             api_key_id: None,
+            policy_name: None,
             started,
         }
     }

@@ -210,9 +210,7 @@ async fn walk(
         ctx.outcome.provider = Some(upstream.instance.clone());
         let failed = match repeat(app, s, watch, call, ctx, &mut waited).await {
             Ok(answer) => {
-                if app.breakers.works(&upstream) {
-                    tracing::info!(provider = &*upstream.instance, "a provider answers again");
-                }
+                note_answer(app, &upstream);
                 return Ok(answer);
             }
             Err(Failed::Attempt(failed)) => failed,
@@ -234,14 +232,24 @@ async fn walk(
 fn next(app: &App, call: &Call, from: usize) -> Option<usize> {
     let now = Instant::now();
     let attempts = &call.plan.attempts;
-    (from..attempts.len()).find(|at| {
-        let upstream = &attempts[*at].upstream;
-        let admitted = app.breakers.admits(upstream, now);
-        if !admitted {
-            app.metrics.passed_over(&upstream.instance);
-        }
-        admitted
-    })
+    let found = (from..attempts.len()).find(|at| app.breakers.admits(&attempts[*at].upstream, now));
+    let end = match found {
+        Some(at) => at,
+        // The first is tried all the same; the others are seen when it has failed.
+        None if from == 0 => 0,
+        None => attempts.len(),
+    };
+    for attempt in &attempts[from..end] {
+        app.metrics.passed_over(&attempt.upstream.instance);
+    }
+    found
+}
+
+/// The circuit breaker, after an answer.
+fn note_answer(app: &App, upstream: &Upstream) {
+    if app.breakers.works(upstream) {
+        tracing::info!(provider = &*upstream.instance, "a provider answers again");
+    }
 }
 
 /// Tries one attempt; the last or only one several times, while that makes sense.
@@ -317,8 +325,10 @@ fn note_failure(app: &App, call: &Call, upstream: &Upstream, failed: &FailedAtte
     let attempt = call.attempt();
     let model = if attempt.is_listed { &*attempt.billed_model } else { "other" };
     app.metrics.abandoned(&upstream.instance, model, reason, attempt.position);
-    if !failed.class.blames_provider() {
-        app.breakers.works(upstream);
+    if failed.class == ErrorClass::Unknown {
+        // Neither that it works nor that it does not; perhaps it was not even asked.
+    } else if !failed.class.blames_provider() {
+        note_answer(app, upstream);
     } else if app.breakers.fails(upstream, Instant::now()) {
         tracing::warn!(
             provider = &*upstream.instance,

@@ -160,6 +160,7 @@ impl Open {
             provider: attempt.upstream.instance.clone(),
             user_id: self.origin.user_id.clone().unwrap_or_default(),
             api_key_id: self.origin.key_id.clone(),
+            policy_name: self.policy.clone(),
             started: self.origin.started,
         }));
         self.current = Some(Current {

@@ -61,6 +61,12 @@ mod cli;
 #[cfg(test)]
 mod modes;
 #[cfg(test)]
+mod policies;
+#[cfg(test)]
+mod routing;
+#[cfg(test)]
+mod breaker;
+#[cfg(test)]
 mod openapi;
 #[cfg(test)]
 mod mock_platform;

@@ -49,7 +49,7 @@ pub(super) fn in_flight(app: &Standalone) -> Result<Answer, Rejection> {
             provider: &call.provider,
             user_id: &call.user_id,
             api_key_id: call.api_key_id.as_deref(),
-            policy_name: None,
+            policy_name: call.policy_name.as_deref(),
             started_at: fields::iso(clock::timestamp(now_us.saturating_sub(elapsed_us))),
             elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         }

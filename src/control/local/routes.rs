@@ -24,13 +24,34 @@ impl Local {
         // A name of the caller's own wins over one that is everybody's.
         let policy = match self.directory.alias(payer, wanted.model) {
             Some(_) => None,
-            None => self.policies.iter().find(|policy| *policy.name == *wanted.model),
+            None => self.policy(wanted.model),
         };
         if let Some(policy) = policy {
             return self.by_policy(policy, payer, allowed.as_deref(), wanted);
         }
         let one = self.target(payer, allowed.as_deref(), wanted.model, wanted)?;
         Ok(Plan { attempts: vec![one], ..Plan::default() })
+    }
+
+    /// The routing policy of this name.
+    pub fn policy(&self, name: &str) -> Option<&Policy> {
+        self.policies.iter().find(|policy| *policy.name == *name)
+    }
+
+    /// The first target of a policy that this caller may have, whatever API they speak.
+    pub(in crate::control) fn first_target(
+        &self,
+        policy: &Policy,
+        payer: &str,
+        allowed: Option<&AllowList>,
+    ) -> Option<Attempt> {
+        policy.targets().find_map(|selector| {
+            let target = self.directory.alias(payer, selector);
+            let (provider, model) = self.find(target.as_deref().unwrap_or(selector)).ok()?;
+            let attempt = self.attempt(provider, model);
+            let (instance, model) = (&attempt.upstream.instance, &attempt.billed_model);
+            allowed.is_none_or(|list| list.permits(instance, model)).then_some(attempt)
+        })
     }
 
     /// The targets of a policy that this caller may have, in the order of this request's draw.
