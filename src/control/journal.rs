@@ -209,6 +209,14 @@ impl Journal {
     /// # Errors
     /// When the disk fails.
     pub fn read(&self, from: Position) -> io::Result<Batch> {
+        self.read_some(from, usize::MAX)
+    }
+
+    /// As [`Self::read`], and at most so many records, which must be one at least.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn read_some(&self, from: Position, at_most: usize) -> io::Result<Batch> {
         let current = self.current.load_full();
         let (end, closed) = if from.segment == current.number {
             (current.claimed.load(Ordering::SeqCst), false)
@@ -237,7 +245,7 @@ impl Journal {
         let got = read_up_to(&file, &mut bytes, from.offset)?;
         bytes.resize(want.max(got), 0);
         let whole = from.offset + want as u64 >= end;
-        let (entries, used) = scan(&bytes, is_quiet, whole);
+        let (entries, used) = scan(&bytes, is_quiet, whole, at_most);
         Ok(Batch { entries, next: Position { offset: from.offset + used, ..from } })
     }
 
@@ -314,13 +322,13 @@ fn frame(entry: &Entry) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// The records of `bytes`, and how many bytes were used.
+/// The records of `bytes`, `at_most` so many, and how many bytes were used.
 ///
 /// Stops at a frame that is not (yet) whole unless `skip_torn`; then it goes on behind it. `is_end`: nothing follows.
-fn scan(bytes: &[u8], skip_torn: bool, is_end: bool) -> (Vec<Entry>, u64) {
+fn scan(bytes: &[u8], skip_torn: bool, is_end: bool, at_most: usize) -> (Vec<Entry>, u64) {
     let mut entries = Vec::new();
     let mut at = 0;
-    while at + HEADER_BYTES <= bytes.len() {
+    while at + HEADER_BYTES <= bytes.len() && entries.len() < at_most {
         match read_frame(&bytes[at..]) {
             Frame::Whole(entry, size) => {
                 entries.extend(entry.map(|entry| *entry));
@@ -529,6 +537,21 @@ mod tests {
             .collect();
         users.sort_unstable();
         assert_eq!(users, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn reading_in_small_pieces_finds_the_same_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        (0..10).for_each(|n| journal.append(&entry(n)).unwrap());
+        let (mut all, mut at) = (Vec::new(), journal.applied());
+        for pieces in [3, 3, 3, 1, 0] {
+            let batch = journal.read_some(at, 3).unwrap();
+            assert_eq!(batch.entries.len(), pieces);
+            all.extend(batch.entries);
+            at = batch.next;
+        }
+        assert_eq!((all, at), (read_all(&journal), journal.end()));
     }
 
     #[test]

@@ -232,6 +232,11 @@ fn cause(error: &reqwest::Error) -> String {
         inner = Some(source);
     }
     let reason = inner.map_or_else(|| "unknown".to_owned(), ToString::to_string);
-    let what = if error.is_connect() { "cannot connect to the platform" } else { "the call broke" };
-    format!("{what}: {reason}")
+    if error.is_builder() {
+        reason
+    } else if error.is_connect() {
+        format!("cannot connect to the platform: {reason}")
+    } else {
+        format!("the call to the platform broke: {reason}")
+    }
 }

@@ -3,6 +3,7 @@
 //! The journal is the queue: a report is durable before anybody waits for it, and only so many are in memory. One loop
 //! reads, posts and notes; `desk` holds what it has in hand.
 
+mod delivery;
 mod desk;
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use desk::Desk;
 
 /// Messages to the loop that it has not taken yet: it takes them all whenever it wakes.
 const MESSAGES: usize = 10_000;
-/// Reports in memory, beyond which reading pauses. One read may bring some thousand at once.
+/// Reports in memory, beyond which reading pauses. The last read may bring some more.
 pub(super) const IN_HAND: usize = 1_000;
 
 /// How often and how fast.

@@ -1,4 +1,5 @@
 //! Against a platform that does what a test says.
 
+mod asking;
 mod reporting;
 mod support;

@@ -5,72 +5,26 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
-use otari_filters::platform;
-use otari_filters::settle::{Cost, Entry, KeptReport, ReportStatus};
+use otari_filters::settle::{Cost, Entry, KeptReport};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
+use super::delivery::{Hand, Outcome, deliver};
 use super::{IN_HAND, Message, Pace, Reporter, Waiter};
 use crate::clock;
 use crate::control::journal::{Batch, Position};
-use crate::control::platform::client::{Answer, Client};
-use crate::telemetry::metrics::Metrics;
 
 /// Reading more than this at once may take the disk a while: another thread waits for it.
 const MUCH_BYTES: u64 = 256 << 10;
+/// Records that one read brings.
+const AT_ONCE: usize = 512;
 /// Waiters of reports that are not in hand yet; beyond, those who gave up are forgotten.
 const WAITERS: usize = 10_000;
 /// Between two lines about refused reports.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// A loop that has nothing to wait for.
 const IDLE: Duration = Duration::from_secs(3600);
-
-/// One report, ready to be sent as often as need be.
-pub(super) struct Hand {
-    id: Box<str>,
-    correlation_id: Box<str>,
-    made_at_us: i64,
-    /// May come back with a cost.
-    has_cost: bool,
-    body: Bytes,
-    /// Number of the read that brought it; `None`: it is in no journal.
-    mark: Option<u64>,
-    /// Rounds of tries it has used up.
-    rounds: u32,
-}
-
-impl Hand {
-    fn new(kept: KeptReport, mark: Option<u64>) -> Option<Self> {
-        let body = serde_json::to_vec(&kept.report).ok()?.into();
-        Some(Self {
-            id: kept.id,
-            has_cost: kept.report.status == ReportStatus::Success,
-            correlation_id: kept.report.correlation_id,
-            made_at_us: kept.made_at_us,
-            body,
-            mark,
-            rounds: 0,
-        })
-    }
-
-    /// As it was journalled.
-    fn entry(&self, id: Box<str>) -> Option<Entry> {
-        let report = serde_json::from_slice(&self.body).ok()?;
-        Some(Entry::Report(KeptReport { id, made_at_us: self.made_at_us, report }))
-    }
-}
-
-/// What became of a round of tries.
-enum Outcome {
-    /// The platform has it.
-    Accepted(Option<Cost>),
-    /// The platform will never take it.
-    Refused(u16),
-    /// A status from 500 on, or no answer.
-    Failed { answered: bool },
-}
 
 /// A report whose round is over.
 pub(super) struct Landed {
@@ -229,6 +183,9 @@ impl<'a> Desk<'a> {
     }
 
     fn take_batch(&mut self, batch: Batch) {
+        if batch.next == self.read_at {
+            return;
+        }
         let is_old = self.read_at < self.owner.begin;
         let before = self.in_hand();
         let mark = self.first_mark + self.marks.len() as u64;
@@ -481,10 +438,10 @@ async fn batch(owner: &Reporter, from: Position) -> Option<Batch> {
     let is_much = end.segment > from.segment || end.offset.saturating_sub(from.offset) > MUCH_BYTES;
     let read = if is_much {
         let journal = owner.journal.clone();
-        let read = tokio::task::spawn_blocking(move || journal.read(from)).await;
+        let read = tokio::task::spawn_blocking(move || journal.read_some(from, AT_ONCE)).await;
         read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
     } else {
-        owner.journal.read(from)
+        owner.journal.read_some(from, AT_ONCE)
     };
     match read {
         Ok(batch) => Some(batch),
@@ -494,44 +451,4 @@ async fn batch(owner: &Reporter, from: Position) -> Option<Batch> {
             None
         }
     }
-}
-
-/// One round of tries.
-async fn deliver(
-    client: &Client,
-    metrics: &Metrics,
-    hand: &Hand,
-    tries: u32,
-    between: Duration,
-) -> Outcome {
-    let mut pause = between;
-    let mut answered = false;
-    for left in (0..tries).rev() {
-        match client.report(hand.body.clone()).await {
-            Ok(Answer { status: status @ 200..300, body, .. }) => {
-                metrics.report("accepted");
-                let cost = (status == 200 && hand.has_cost)
-                    .then(|| platform::cost(&hand.correlation_id, &body));
-                return Outcome::Accepted(cost.flatten());
-            }
-            Ok(Answer { status: status @ ..500, .. }) => {
-                metrics.report("refused");
-                return Outcome::Refused(status);
-            }
-            Ok(Answer { status, .. }) => {
-                answered = true;
-                tracing::debug!(status, "the platform failed to take a report");
-            }
-            Err(error) => {
-                answered = false;
-                tracing::debug!(error, "a report did not reach the platform");
-            }
-        }
-        metrics.report("failed");
-        if left > 0 {
-            sleep(pause).await;
-            pause = pause.saturating_mul(2);
-        }
-    }
-    Outcome::Failed { answered }
 }

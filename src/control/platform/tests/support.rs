@@ -295,3 +295,24 @@ pub(super) fn report(id: &str) -> Report {
 pub(super) fn kept(id: &str, made_at_us: i64) -> Entry {
     Entry::Report(KeptReport { id: format!("own-{id}").into(), made_at_us, report: report(id) })
 }
+
+/// What was logged.
+#[derive(Clone, Default)]
+pub(super) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock()).into_owned()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
