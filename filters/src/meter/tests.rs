@@ -1,3 +1,5 @@
+//! One realistic stream of each format, in any pieces.
+
 use super::Protocol::{Chat, Messages, Responses};
 use super::*;
 

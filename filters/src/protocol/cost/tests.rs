@@ -1,3 +1,5 @@
+//! What waits for its cost, what passes, and what is written where.
+
 use super::Protocol::{Chat, Messages, Responses};
 use super::*;
 

@@ -1,3 +1,5 @@
+//! The rules of reading and rewriting, format by format.
+
 use serde_json::{Map, Value, json};
 
 use super::super::top::{GATEWAY_FIELDS, STEERING_FIELDS};
