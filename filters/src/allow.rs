@@ -110,7 +110,12 @@ mod tests {
 
     fn read(entries: &[&str]) -> Result<AllowList, Vec<String>> {
         let entries: Vec<String> = entries.iter().map(|entry| (*entry).to_owned()).collect();
-        AllowList::read(&entries, |name| ["p", "q"].contains(&name), |name| name == "fast", |name| name == "any")
+        AllowList::read(
+            &entries,
+            |name| ["p", "q"].contains(&name),
+            |name| name == "fast",
+            |name| name == "any",
+        )
     }
 
     fn list(entries: &[&str]) -> AllowList {

@@ -72,6 +72,8 @@ pub struct Wanted<'a> {
     pub protocol: Protocol,
     /// The caller wants no router to choose: a policy's default serves (`Otari-Router: off`).
     pub no_router: bool,
+    /// The caller's label for the conversation, for what a platform is told.
+    pub session_label: Option<&'a Arc<str>>,
 }
 
 /// Where a request may go.

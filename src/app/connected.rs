@@ -20,7 +20,7 @@ pub(super) fn start(
     // Apart from the usage of standalone mode: whoever changes the mode loses neither.
     let journal = Arc::new(Journal::open(&config.journal_dir.join("reports"))?);
     // Names of the configured policies, which cannot be called in this mode.
-    let policies = Vec::new();
+    let policies = config.policies.iter().map(|policy| policy.name.clone()).collect();
     let connected =
         Connected::new(platform.clone(), &config.limits, policies, journal, metrics.clone())
             .map_err(StartError::Other)?;

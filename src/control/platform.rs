@@ -115,7 +115,11 @@ impl Connected {
 
     /// Refuses a plan with a provider that has no Responses API, wherever it stands. The platform hears of it: it has
     /// opened the first attempt.
-    fn check_responses(&self, offers: &Offers) -> Result<(), Rejection> {
+    fn check_responses(
+        &self,
+        offers: &Offers,
+        session_label: Option<&Arc<str>>,
+    ) -> Result<(), Rejection> {
         let has = |name: &str| providers::find(name).is_some_and(|kind| kind.has_responses());
         let Some(unfit) = offers.attempts.iter().find(|offer| !has(&offer.provider)) else {
             return Ok(());
@@ -126,7 +130,7 @@ impl Connected {
                 correlation_id: offers.attempts[0].id.as_str().into(),
                 status: ReportStatus::Error,
                 is_final_attempt: true,
-                session_label: None,
+                session_label: session_label.cloned(),
                 usage: None,
                 error_class: None,
             },
@@ -180,7 +184,7 @@ impl ControlPlane for Connected {
             return Err(Rejection::new(Code::PlatformNoProvider, message));
         }
         if wanted.protocol == Protocol::Responses {
-            self.check_responses(&offers)?;
+            self.check_responses(&offers, wanted.session_label)?;
         }
         self.timeouts.plan(&offers)
     }

@@ -29,15 +29,9 @@ pub struct Metrics {
     /// Budget refusals.
     pub budget_exceeded: IntCounter,
     auth_failures: IntCounterVec,
-    attempts: IntCounterVec,
-    abandoned: IntCounterVec,
-    passed_over: IntCounterVec,
-    settlements: IntCounterVec,
-    /// Reports on their way to the platform.
-    pub reports_waiting: IntGauge,
-    reports: IntCounterVec,
-    first_byte: Histogram,
-    stream_aborts: IntCounterVec,
+    calls: CallMetrics,
+    /// What the platform is told.
+    pub platform: PlatformMetrics,
     /// Dollars held for requests in flight.
     pub budget_held: Gauge,
     /// Scopes whose spend and holds are above their cap.
@@ -61,6 +55,75 @@ pub struct JournalMetrics {
     batch_size: HistogramVec,
     flush_seconds: HistogramVec,
     rows: IntCounterVec,
+}
+
+/// Calls to providers.
+struct CallMetrics {
+    attempts: IntCounterVec,
+    abandoned: IntCounterVec,
+    passed_over: IntCounterVec,
+    first_byte: Histogram,
+    stream_aborts: IntCounterVec,
+}
+
+impl CallMetrics {
+    fn new(add: &Registrar<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            attempts: add.counters(
+                "gateway_upstream_attempts_total",
+                "Calls to providers by outcome",
+                &["outcome", "provider"],
+            )?,
+            abandoned: add.counters(
+                "gateway_abandoned_attempts_total",
+                "Calls to providers that failed before anything of them reached a caller",
+                &["provider", "model", "reason", "position"],
+            )?,
+            passed_over: add.counters(
+                "gateway_circuit_breaker_skips_total",
+                "Times a failing provider was passed over for another one",
+                &["provider"],
+            )?,
+            first_byte: add.histogram(
+                "gateway_time_to_first_token_seconds",
+                "Time from the arrival of a request to the first byte of its answer",
+            )?,
+            stream_aborts: add.counters(
+                "gateway_stream_aborts_total",
+                "Streams that ended early, by the side that ended them",
+                &["side"],
+            )?,
+        })
+    }
+}
+
+/// What a platform is told.
+pub struct PlatformMetrics {
+    /// Reports on their way.
+    pub waiting: IntGauge,
+    reports: IntCounterVec,
+    settlements: IntCounterVec,
+}
+
+impl PlatformMetrics {
+    fn new(add: &Registrar<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            waiting: add.gauge(
+                "gateway_platform_reports_waiting",
+                "Reports that the platform does not have yet, as far as they were read from the journal",
+            )?,
+            reports: add.counters(
+                "gateway_platform_reports_total",
+                "Tries to report an attempt to the platform, by what became of them",
+                &["outcome"],
+            )?,
+            settlements: add.counters(
+                "gateway_inline_cost_settlements_total",
+                "Answers by whether the platform's cost could be put into them",
+                &["outcome"],
+            )?,
+        })
+    }
 }
 
 /// Registers series as it makes them.
@@ -204,44 +267,8 @@ impl Metrics {
                 "Total number of authentication failures",
                 &["reason"],
             )?,
-            attempts: add.counters(
-                "gateway_upstream_attempts_total",
-                "Calls to providers by outcome",
-                &["outcome", "provider"],
-            )?,
-            abandoned: add.counters(
-                "gateway_abandoned_attempts_total",
-                "Calls to providers that failed before anything of them reached a caller",
-                &["provider", "model", "reason", "position"],
-            )?,
-            passed_over: add.counters(
-                "gateway_circuit_breaker_skips_total",
-                "Times a failing provider was passed over for another one",
-                &["provider"],
-            )?,
-            settlements: add.counters(
-                "gateway_inline_cost_settlements_total",
-                "Answers by whether the platform's cost could be put into them",
-                &["outcome"],
-            )?,
-            reports_waiting: add.gauge(
-                "gateway_platform_reports_waiting",
-                "Reports that the platform does not have yet, as far as they were read from the journal",
-            )?,
-            reports: add.counters(
-                "gateway_platform_reports_total",
-                "Tries to report an attempt to the platform, by what became of them",
-                &["outcome"],
-            )?,
-            first_byte: add.histogram(
-                "gateway_time_to_first_token_seconds",
-                "Time from the arrival of a request to the first byte of its answer",
-            )?,
-            stream_aborts: add.counters(
-                "gateway_stream_aborts_total",
-                "Streams that ended early, by the side that ended them",
-                &["side"],
-            )?,
+            calls: CallMetrics::new(&add)?,
+            platform: PlatformMetrics::new(&add)?,
             budget_held: add.add(Gauge::new(
                 "gateway_budget_held_dollars",
                 "Dollars held for requests in flight",
@@ -274,7 +301,7 @@ impl Metrics {
 
     /// One call to a provider. `outcome` is `success` or the reason of a failure.
     pub fn attempt(&self, provider: &str, outcome: &str) {
-        self.attempts.with_label_values(&[outcome, provider]).inc();
+        self.calls.attempts.with_label_values(&[outcome, provider]).inc();
     }
 
     /// One attempt that failed before anything of it reached the caller. `position`: in the plan.
@@ -282,32 +309,32 @@ impl Metrics {
         let mut digits = itoa::Buffer::new();
         // Plans are short; a platform's numbers need not be.
         let position = digits.format(position.min(99));
-        self.abandoned.with_label_values(&[provider, model, reason, position]).inc();
+        self.calls.abandoned.with_label_values(&[provider, model, reason, position]).inc();
     }
 
     /// A failing provider was passed over.
     pub fn passed_over(&self, provider: &str) {
-        self.passed_over.with_label_values(&[provider]).inc();
+        self.calls.passed_over.with_label_values(&[provider]).inc();
     }
 
     /// An answer's cost was `attached`, `unattached` or not there in time: `timeout`.
     pub fn settled(&self, outcome: &str) {
-        self.settlements.with_label_values(&[outcome]).inc();
+        self.platform.settlements.with_label_values(&[outcome]).inc();
     }
 
     /// One try to report: `accepted`, `refused`, `failed`, or `given_up` after too many.
     pub fn report(&self, outcome: &str) {
-        self.reports.with_label_values(&[outcome]).inc();
+        self.platform.reports.with_label_values(&[outcome]).inc();
     }
 
     /// The first byte of an answer has come.
     pub fn first_byte(&self, after: Duration) {
-        self.first_byte.observe(after.as_secs_f64());
+        self.calls.first_byte.observe(after.as_secs_f64());
     }
 
     /// A stream that ended early: `caller`, `provider` or `gateway`.
     pub fn stream_abort(&self, side: &str) {
-        self.stream_aborts.with_label_values(&[side]).inc();
+        self.calls.stream_aborts.with_label_values(&[side]).inc();
     }
 
     /// Tokens and cost of an answer. `model` must be one that has a price, or `other`.

@@ -13,7 +13,10 @@ const POLICIES: &str = "routing:\n  policies:\n    any: {select: [{default: p/m}
 
 /// A gateway with both policies before one provider, which is `p` and `q`. `q:m` has no price of its own.
 fn policies(start: Builder, provider: &Provider) -> Builder {
-    priced(start, provider).provider("q", provider).config(POLICIES).config("require_pricing: false")
+    priced(start, provider)
+        .provider("q", provider)
+        .config(POLICIES)
+        .config("require_pricing: false")
 }
 
 async fn key_of(gateway: &Gateway, allowed: Value) -> String {
@@ -79,7 +82,10 @@ async fn targets_outside_a_list_of_models_are_left_out(start: Builder) {
     for (allowed, model) in [(json!(["p:m"]), "far"), (json!([]), "any"), (json!(["p:x"]), "any")] {
         let key = key_of(&gateway, allowed).await;
         let refusal = gateway.chat(&key, &ask_with(json!({"model": model}))).await.refused(403);
-        assert_eq!(refusal["detail"], format!("Model '{model}' is not permitted for this API key."));
+        assert_eq!(
+            refusal["detail"],
+            format!("Model '{model}' is not permitted for this API key.")
+        );
     }
     assert_eq!(provider.count(), before);
     // The user's list binds a key that has none of its own.

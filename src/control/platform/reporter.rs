@@ -207,7 +207,7 @@ impl Reporter {
             desk.take_messages();
             desk.read().await;
             desk.launch();
-            self.metrics.reports_waiting.set(i64::try_from(desk.in_hand()).unwrap_or(i64::MAX));
+            self.metrics.platform.waiting.set(i64::try_from(desk.in_hand()).unwrap_or(i64::MAX));
             let until = desk.next_timer(Instant::now());
             tokio::select! {
                 Some(landed) = desk.flying.next(), if !desk.flying.is_empty() => desk.land(landed),

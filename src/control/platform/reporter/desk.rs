@@ -118,7 +118,7 @@ impl<'a> Desk<'a> {
     pub(super) async fn recall(&mut self) {
         let mut at = self.read_at;
         while at < self.owner.begin {
-            let Some(batch) = batch(self.owner, at).await else { continue };
+            let Some(batch) = batch(self.owner, at, usize::MAX).await else { continue };
             if batch.next == at {
                 sleep(self.pace().look_again).await;
             }
@@ -165,7 +165,7 @@ impl<'a> Desk<'a> {
         }
         let from = self.read_at;
         if from < self.owner.journal.end() {
-            let Some(batch) = batch(self.owner, from).await else { return };
+            let Some(batch) = batch(self.owner, from, AT_ONCE).await else { return };
             self.take_batch(batch);
         }
         let end = self.owner.journal.end();
@@ -270,6 +270,10 @@ impl<'a> Desk<'a> {
                 self.is_up();
                 self.complain(status);
                 self.answer(&hand, None);
+                // It may well be the gateway's token that is wrong, and not the report.
+                if matches!(status, 401..=403 | 408 | 429) {
+                    self.keep_aside(&hand);
+                }
                 self.done(hand);
             }
             Outcome::Failed { answered } => {
@@ -353,17 +357,22 @@ impl<'a> Desk<'a> {
     }
 
     fn give_up(&mut self, hand: Hand) {
-        let Some(entry) = hand.entry(hand.id.clone()) else { return self.done(hand) };
         tracing::error!(
             correlation_id = hand.correlation_id,
             "the platform did not take a report for too long; it was put into rejected.jsonl in the journal folder"
         );
         self.owner.metrics.report("given_up");
+        self.keep_aside(&hand);
+        self.done(hand);
+    }
+
+    /// For a person to look at.
+    fn keep_aside(&self, hand: &Hand) {
+        let Some(entry) = hand.entry(hand.id.clone()) else { return };
         if let Err(error) = self.owner.journal.reject(&entry) {
             let record = serde_json::to_string(&entry).unwrap_or_default();
             tracing::error!(%error, record, "rejected.jsonl cannot be written");
         }
-        self.done(hand);
     }
 
     fn answer(&mut self, hand: &Hand, cost: Option<Cost>) {
@@ -407,7 +416,11 @@ impl<'a> Desk<'a> {
         let now = Instant::now();
         if self.refused.1.is_none_or(|last| now - last >= COMPLAIN_EVERY) {
             let reports = std::mem::replace(&mut self.refused, (0, Some(now))).0;
-            tracing::warn!(status, reports, "the platform refused reports of attempts for good");
+            tracing::warn!(
+                status,
+                reports,
+                "the platform refused reports of attempts for good; those it refused for the gateway's token, for money or for haste (401, 402, 403, 408, 429) are in rejected.jsonl"
+            );
         }
     }
 
@@ -433,15 +446,15 @@ impl<'a> Desk<'a> {
 }
 
 /// One piece of the journal. `None`, after a pause, when the disk fails.
-async fn batch(owner: &Reporter, from: Position) -> Option<Batch> {
+async fn batch(owner: &Reporter, from: Position, at_most: usize) -> Option<Batch> {
     let end = owner.journal.end();
     let is_much = end.segment > from.segment || end.offset.saturating_sub(from.offset) > MUCH_BYTES;
     let read = if is_much {
         let journal = owner.journal.clone();
-        let read = tokio::task::spawn_blocking(move || journal.read_some(from, AT_ONCE)).await;
+        let read = tokio::task::spawn_blocking(move || journal.read_some(from, at_most)).await;
         read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
     } else {
-        owner.journal.read_some(from, AT_ONCE)
+        owner.journal.read_some(from, at_most)
     };
     match read {
         Ok(batch) => Some(batch),

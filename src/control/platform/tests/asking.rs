@@ -13,7 +13,7 @@ use super::support::*;
 use crate::control::platform::Connected;
 
 fn wanted(model: &str) -> Wanted<'_> {
-    Wanted { model, protocol: Protocol::Chat, no_router: false }
+    Wanted { model, protocol: Protocol::Chat, no_router: false, session_label: None }
 }
 
 async fn resolve(connected: &Connected, model: &str) -> Result<Plan, Rejection> {
@@ -52,6 +52,26 @@ async fn every_resolve_is_asked_anew_with_both_tokens() {
     assert_eq!(seen[0].header("x-user-token"), Some(USER_TOKEN));
     assert_eq!(seen[0].header("content-type"), Some("application/json"));
     assert_eq!(seen[0].header("authorization"), None);
+    assert_eq!(platform.connections(), 1, "connections are kept");
+}
+
+#[tokio::test]
+async fn http_2_is_offered_over_tls() {
+    with_tls();
+    let folder = tempfile::tempdir().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("https://{}", listener.local_addr().unwrap());
+    let connected = connected(config(&base), folder.path());
+    let hello = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let acceptor = rustls::server::Acceptor::default();
+        let start = tokio_rustls::LazyConfigAcceptor::new(acceptor, stream).await.unwrap();
+        let protocols: Vec<_> = start.client_hello().alpn().unwrap().map(<[u8]>::to_vec).collect();
+        protocols
+    };
+    let (refused, protocols) = tokio::join!(resolve(&connected, "m"), hello);
+    assert_eq!(protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+    assert_eq!(refused.unwrap_err().code, Code::PlatformUnavailable);
 }
 
 #[tokio::test]

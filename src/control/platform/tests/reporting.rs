@@ -78,7 +78,7 @@ async fn a_report_is_tried_as_often_as_it_should_be() {
         assert_eq!(bench.report("att-1").unwrap().await, None, "{says:?}");
         tokio::time::sleep(Duration::from_millis(60)).await;
         assert_eq!(platform.count(), calls, "{says:?}");
-        assert_eq!(bench.metrics.reports_waiting.get(), parked, "{says:?}");
+        assert_eq!(bench.metrics.platform.waiting.get(), parked, "{says:?}");
     }
 }
 
@@ -92,11 +92,9 @@ async fn pauses_between_tries_double() {
     assert_eq!(bench.report("att-1").unwrap().await, None);
     let at: Vec<Instant> = platform.seen().iter().map(|seen| seen.at).collect();
     let (first, second) = (at[1] - at[0], at[2] - at[1]);
-    assert!(first >= Duration::from_millis(100) && first < Duration::from_millis(190), "{first:?}");
-    assert!(
-        second >= Duration::from_millis(200) && second < Duration::from_millis(390),
-        "{second:?}"
-    );
+    assert!(first >= Duration::from_millis(100), "{first:?}");
+    assert!(second >= Duration::from_millis(200), "{second:?}");
+    assert_eq!(at.len(), 3);
 }
 
 /// Ids that the platform took, with how often.
@@ -160,6 +158,12 @@ async fn a_crash_repeats_nothing_that_was_noted() {
         assert_eq!(taken.get(&n.to_string()).copied().unwrap_or(0), expected, "{n}");
     }
     bench.until_done().await;
+    let files = std::fs::read_dir(folder.path()).unwrap();
+    let segments = files.filter(|file| {
+        let name = file.as_ref().unwrap().file_name();
+        name.to_str().is_some_and(|name| name.ends_with(".journal"))
+    });
+    assert_eq!(segments.count(), 1, "what is done leaves the disk");
     bench.crash().await;
     let again = Bench::new(&platform.config(), folder.path(), quick()).run();
     assert!(again.reporter.flush(Duration::from_secs(10)).await);
@@ -250,10 +254,10 @@ async fn ten_thousand_reports_and_a_platform_that_fails_at_random() {
         if n % 100 == 0 {
             tokio::task::yield_now().await;
         }
-        most = most.max(bench.metrics.reports_waiting.get());
+        most = most.max(bench.metrics.platform.waiting.get());
     }
     while bench.journal.applied() < bench.journal.end() {
-        most = most.max(bench.metrics.reports_waiting.get());
+        most = most.max(bench.metrics.platform.waiting.get());
         assert!(began.elapsed() < Duration::from_secs(60), "{} of 10000", accepted.lock().len());
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -262,7 +266,7 @@ async fn ten_thousand_reports_and_a_platform_that_fails_at_random() {
     assert_eq!(accepted.len(), 10_000);
     assert!(accepted.values().all(|times| *times == 1), "none was accepted twice");
     assert!(most <= IN_HAND as i64 + 512, "one read is all that may come on top");
-    assert_eq!(bench.metrics.reports_waiting.get(), 0);
+    assert_eq!(bench.metrics.platform.waiting.get(), 0);
 }
 
 #[tokio::test]
@@ -334,7 +338,7 @@ async fn leaving_waits_for_what_can_still_be_told() {
     };
     let bench = Bench::new(&config, folder.path(), pace).run();
     drop(bench.report("att-1"));
-    within(Duration::from_secs(5), || bench.metrics.reports_waiting.get() == 1).await;
+    within(Duration::from_secs(5), || bench.metrics.platform.waiting.get() == 1).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let began = Instant::now();
     let (flushed, platform) = tokio::join!(bench.reporter.flush(Duration::from_secs(5)), async {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use otari_filters::control::Caller;
@@ -63,6 +64,7 @@ type Script = dyn Fn(&Seen) -> Answer + Send + Sync;
 pub(super) struct Platform {
     pub(super) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    connections: Arc<AtomicUsize>,
     _serving: JoinSet<()>,
 }
 
@@ -79,11 +81,14 @@ impl Platform {
         let address = listener.local_addr().unwrap();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let (log, script): (_, Arc<Script>) = (seen.clone(), Arc::new(script));
+        let connections: Arc<AtomicUsize> = Arc::default();
+        let counter = connections.clone();
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             let mut open = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
+                counter.fetch_add(1, Ordering::SeqCst);
                 let (log, script) = (log.clone(), script.clone());
                 open.spawn(async move {
                     let _ = converse(stream, &log, &*script).await;
@@ -91,7 +96,7 @@ impl Platform {
                 while open.try_join_next().is_some() {}
             }
         });
-        Self { address, seen, _serving: serving }
+        Self { address, seen, connections, _serving: serving }
     }
 
     pub(super) fn seen(&self) -> Vec<Seen> {
@@ -100,6 +105,10 @@ impl Platform {
 
     pub(super) fn count(&self) -> usize {
         self.seen.lock().len()
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     pub(super) fn config(&self) -> PlatformConfig {
