@@ -67,6 +67,8 @@ mod routing;
 #[cfg(test)]
 mod breaker;
 #[cfg(test)]
+mod connected;
+#[cfg(test)]
 mod openapi;
 #[cfg(test)]
 mod mock_platform;

@@ -43,6 +43,9 @@ pub(super) const STEERING_FIELDS: [&str; 18] = [
     "timeout",
 ];
 
+/// Who is billed, where the wire format says so itself.
+const USER: &str = "user";
+
 /// What a request of one wire format is read by.
 #[derive(Debug)]
 pub(super) struct Format {
@@ -162,6 +165,10 @@ impl<'a> Top<'a> {
         } else if let Some(field) = declared {
             self.known.push((field.name, map.next_value()?));
             self.note(field.name);
+        } else if key == USER {
+            // Where a format has no such field it can only be meant for this gateway.
+            self.unwanted.push(map.next_value()?);
+            self.note(USER);
         } else {
             map.next_value::<IgnoredAny>()?;
         }

@@ -12,6 +12,7 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::platform::{GATEWAY_TOKEN, Platform};
 use super::provider::Provider;
 use super::raw::{Raw, RawReply};
 use super::{DEADLINE, eventually, postgres};
@@ -68,6 +69,13 @@ impl Builder {
         let url = format!("database_url: {}", database.url);
         self.database = Some(database);
         self.config(&url)
+    }
+
+    /// In connected mode before `platform`, with nothing of its own: no database, no master key.
+    pub(crate) fn connected(mut self, platform: &Platform) -> Self {
+        const OWN: [&str; 3] = ["database_url", "master_key", "bootstrap_api_key"];
+        self.config.retain(|(key, _)| !OWN.contains(&key.as_str()));
+        self.env("OTARI_AI_TOKEN", GATEWAY_TOKEN).env("PLATFORM_BASE_URL", &platform.base())
     }
 
     /// On a database whose server the test stops and starts.

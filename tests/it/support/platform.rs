@@ -74,7 +74,12 @@ impl Platform {
         let attempts = attempts.iter().enumerate().map(|(at, (name, provider))| {
             json!({"provider": name, "api_base": provider.base(), "api_key": api_key(at)})
         });
-        let rule = Rule::model(model, Then::plan(attempts));
+        self.answer(model, Then::plan(attempts));
+    }
+
+    /// From now on this is the answer to whoever asks for `model`.
+    pub(crate) fn answer(&mut self, model: &str, then: Then) {
+        let rule = Rule::model(model, then);
         self.edit(|script| {
             script.resolve.retain(|known| known.when != rule.when);
             script.resolve.push(rule);
