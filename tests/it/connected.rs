@@ -1,6 +1,9 @@
 //! Connected mode: a gateway between callers, providers and a platform that decides and is told what became of it.
 
+mod reports;
 mod resolve;
+mod settlement;
+mod surface;
 mod walk;
 
 use otari::mock::platform::Seen;
