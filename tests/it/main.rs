@@ -65,6 +65,8 @@ mod policies;
 #[cfg(test)]
 mod routing;
 #[cfg(test)]
+mod routing_money;
+#[cfg(test)]
 mod breaker;
 #[cfg(test)]
 mod connected;

@@ -135,6 +135,11 @@ impl Reply {
         Self { status: 0, ..Self::events([Step::Silence]) }
     }
 
+    /// A reset instead of an answer.
+    pub(crate) fn reset() -> Self {
+        Self { status: 0, ..Self::events([Step::Reset]) }
+    }
+
     /// What an OpenAI chat endpoint answers to `request`: `pieces` as a stream when it asked for one (usage only
     /// when it asked for that), else joined in one object.
     pub(crate) fn chat(request: &Request, pieces: &[&str]) -> Self {
