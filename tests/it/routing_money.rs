@@ -147,7 +147,7 @@ async fn who_has_nothing_left_still_has_the_targets_that_are_free(start: Builder
     let (first, second) = (Provider::streams(["free"]), Provider::streams(["ok"]));
     let down = fails();
     let policies = "routing: {policies: {any: {select: [{default: \"first:m\"}], on_failure: [\"p:m\"]}, \
-                    down: {select: [{default: \"down:m\"}], on_failure: [\"p:m\"]}}}";
+                    dead: {select: [{default: \"down:m\"}], on_failure: [\"p:m\"]}}}";
     let gateway = any(start, &first, &second)
         .provider("down", &down)
         .config(policies)
@@ -156,14 +156,14 @@ async fn who_has_nothing_left_still_has_the_targets_that_are_free(start: Builder
         .await;
     let key = key_with(&gateway, 0.0).await;
     gateway.chat(&key, &ask_with(json!({"model": "any"}))).await.expect(200);
-    gateway.chat(&key, &ask_with(json!({"model": "down"}))).await.refused(502);
+    gateway.chat(&key, &ask_with(json!({"model": "dead"}))).await.refused(502);
     gateway.chat(&key, &ask_with(json!({"model": "p:m"}))).await.refused_for_good(403);
     assert_eq!((first.count(), down.count(), second.count()), (1, 1, 0));
     assert_eq!(gateway.settled("u").await, 0.0);
     let path = "/v1/users/u";
     let budget = gateway.budget(1.0).await;
     gateway.patch(path, json!({"budget_id": budget})).await;
-    gateway.chat(&key, &ask_with(json!({"model": "down", "max_tokens": 10}))).await.expect(200);
+    gateway.chat(&key, &ask_with(json!({"model": "dead", "max_tokens": 10}))).await.expect(200);
     assert!((gateway.settled("u").await - COST).abs() < 1e-9);
 }
 
