@@ -113,7 +113,7 @@ impl App {
         let calls = Arc::new(Calls::default());
         let (control, mode, settings): (Arc<dyn ControlPlane>, _, _) = match &config.platform {
             Some(platform) => {
-                let connected = connected::start(&config, platform, &metrics)?;
+                let connected = connected::start(&config, platform, &metrics, server)?;
                 let settings = Arc::new(ArcSwap::from_pointee(Settings::new(&config, &[])));
                 (connected.clone(), Mode::Connected(connected), settings)
             }

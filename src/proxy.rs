@@ -10,6 +10,7 @@ mod open;
 mod exchange;
 mod relay;
 pub mod refusals;
+pub mod link;
 mod reply;
 mod logging;
 

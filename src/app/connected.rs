@@ -2,27 +2,36 @@
 
 use std::sync::Arc;
 
+use pingora_core::server::configuration::ServerConf;
+
 use super::StartError;
 use crate::config::{Config, PlatformConfig};
 use crate::control::journal::Journal;
-use crate::control::platform::Connected;
+use crate::control::platform::{Connected, Wires};
+use crate::proxy::link::Link;
 use crate::telemetry::metrics::Metrics;
 
 /// Makes connected mode ready. The platform need not be there yet.
 ///
 /// # Errors
-/// When the journal cannot be opened; nothing is served then.
+/// When the journal cannot be opened or the platform's address is none; nothing is served then.
 pub(super) fn start(
     config: &Arc<Config>,
     platform: &PlatformConfig,
     metrics: &Arc<Metrics>,
+    server: &ServerConf,
 ) -> Result<Arc<Connected>, StartError> {
     // Apart from the usage of standalone mode: whoever changes the mode loses neither.
     let journal = Arc::new(Journal::open(&config.journal_dir.join("reports"))?);
     // Names of the configured policies, which cannot be called in this mode.
     let policies = config.policies.iter().map(|policy| policy.name.clone()).collect();
-    let connected =
-        Connected::new(platform.clone(), &config.limits, policies, journal, metrics.clone())
-            .map_err(StartError::Other)?;
-    Ok(Arc::new(connected))
+    let link = || {
+        let link = Link::new(&platform.base_url, config.limits.connect_timeout, server);
+        link.map(Arc::new).map_err(StartError::Other)
+    };
+    let wires = Wires { asking: link()?, telling: link()? };
+    let limits = &config.limits;
+    Connected::new(platform.clone(), limits, policies, wires, journal, metrics.clone())
+        .map(Arc::new)
+        .map_err(StartError::Other)
 }

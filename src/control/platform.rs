@@ -4,6 +4,7 @@
 mod attempts;
 mod client;
 mod reporter;
+pub mod wire;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use crate::control::journal::Journal;
 use crate::telemetry::metrics::Metrics;
 use attempts::Timeouts;
 use client::Client;
+pub use client::Wires;
 use reporter::{Pace, Reporter};
 
 /// Longest name of a provider that a refusal repeats.
@@ -56,10 +58,11 @@ impl Connected {
         config: PlatformConfig,
         limits: &Limits,
         policies: Vec<Arc<str>>,
+        wires: Wires,
         journal: Arc<Journal>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
-        let client = Arc::new(Client::new(&config)?);
+        let client = Arc::new(Client::new(&config, wires)?);
         let pace = Pace { tries: config.usage_max_retries.max(1), ..Pace::default() };
         Ok(Self {
             timeouts: Timeouts::new(&config, limits),

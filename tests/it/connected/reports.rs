@@ -15,15 +15,17 @@ fn telling(api: Api, usage: Value) -> Provider {
             document["usage"] = usage.clone();
             return Reply::json(200, &document);
         }
-        let events = api.events_without_usage().into_iter().map(|event| match event.split_once("data: ") {
-            Some((name, data)) if carries(api, data) => {
-                let mut data: Value = serde_json::from_str(data).expect("JSON");
-                let into = if api == Api::Responses { &mut data["response"] } else { &mut data };
-                into["usage"] = usage.clone();
-                format!("{name}data: {data}\n\n")
-            }
-            _ => event,
-        });
+        let events =
+            api.events_without_usage().into_iter().map(|event| match event.split_once("data: ") {
+                Some((name, data)) if carries(api, data) => {
+                    let mut data: Value = serde_json::from_str(data).expect("JSON");
+                    let into =
+                        if api == Api::Responses { &mut data["response"] } else { &mut data };
+                    into["usage"] = usage.clone();
+                    format!("{name}data: {data}\n\n")
+                }
+                _ => event,
+            });
         let mut events: Vec<String> = events.collect();
         if api == Api::Chat {
             let last = json!({"id": "c", "object": "chat.completion.chunk", "choices": [], "usage": usage});
@@ -50,7 +52,11 @@ async fn usage_is_told_as_each_format_counts_it() {
                "cache_read_tokens": read, "cache_write_tokens": write})
     };
     for (api, usage, expected) in [
-        (Api::Chat, json!({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}), told(10, 7, 17, 0, 0)),
+        (
+            Api::Chat,
+            json!({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17}),
+            told(10, 7, 17, 0, 0),
+        ),
         (
             Api::Chat,
             json!({"prompt_tokens": 10, "completion_tokens": 7, "total_tokens": 17,
@@ -109,7 +115,11 @@ async fn usage_that_nobody_knows_is_left_out() {
         for streamed in [false, true] {
             let body = if streamed { api.ask_streamed("m") } else { api.ask("m") };
             let answer = scene.send(api, &body).await.expect(200);
-            assert!(!answer.text().contains("cost_usd"), "no usage, no place for a cost: {}", answer.text());
+            assert!(
+                !answer.text().contains("cost_usd"),
+                "no usage, no place for a cost: {}",
+                answer.text()
+            );
             let report = scene.reports(1).await.remove(0);
             assert_eq!(line(&report), "att-a success final");
             assert_eq!(report.json().get("usage"), None, "{api:?} streamed {streamed}");
@@ -162,7 +172,11 @@ async fn a_report_is_repeated_when_the_platform_fails_and_not_when_it_refuses() 
         Then::fault(Fault::Half),
     ] {
         let before = tries(&mut scene, failure.clone()).await;
-        assert_eq!(scene.told(2).await, ["att-a error http_401", "att-b success final"], "{failure:?}");
+        assert_eq!(
+            scene.told(2).await,
+            ["att-a error http_401", "att-b success final"],
+            "{failure:?}"
+        );
         assert_eq!(scene.platform.counts().reports - before, 3, "twice and once: {failure:?}");
     }
     for answer in [400, 401, 402, 403, 404, 409, 410, 422, 429, 302] {
@@ -199,7 +213,6 @@ async fn opaque_ids_of_any_kind_come_back_as_they_were() {
 
 #[tokio::test]
 async fn a_caller_who_hangs_up_is_reported_only_when_asked_for() {
-
     for wanted in [false, true] {
         let yaml = if wanted { "platform:\n  report_disconnects: true" } else { "drain_s: 1" };
         let mut scene = Scene::with(|start| start.config(yaml)).await;
@@ -212,8 +225,11 @@ async fn a_caller_who_hangs_up_is_reported_only_when_asked_for() {
         stream.chunk().await.expect("the first event").expect("an event");
         drop(stream);
         provider.aborted(1).await;
-        let expected: &[&str] =
-            if wanted { &["att-a error http_401", "att-b error final"] } else { &["att-a error http_401"] };
+        let expected: &[&str] = if wanted {
+            &["att-a error http_401", "att-b error final"]
+        } else {
+            &["att-a error http_401"]
+        };
         assert_eq!(scene.told(expected.len()).await, expected);
         scene.finish().await;
     }

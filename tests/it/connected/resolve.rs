@@ -86,10 +86,22 @@ fn answers() -> Vec<(&'static str, Then, u16, &'static str)> {
         ("no-json", Then { text: Some("<html>".into()), ..Then::status(200) }, 502, UNAVAILABLE),
         ("list", Then::json(200, json!([])), 502, UNAVAILABLE),
         ("no-id", Then::json(200, json!({"attempts": []})), 502, UNAVAILABLE),
-        ("no-key", Then::json(200, json!({"request_id": "r", "attempts": [
-            {"attempt_id": "a", "position": 0, "provider": "openai", "model": "m"}]})), 502, UNAVAILABLE),
-        ("none", Then::json(200, json!({"request_id": "r", "attempts": []})), 502,
-            "Authorization service returned no resolvable provider"),
+        (
+            "no-key",
+            Then::json(
+                200,
+                json!({"request_id": "r", "attempts": [
+            {"attempt_id": "a", "position": 0, "provider": "openai", "model": "m"}]}),
+            ),
+            502,
+            UNAVAILABLE,
+        ),
+        (
+            "none",
+            Then::json(200, json!({"request_id": "r", "attempts": []})),
+            502,
+            "Authorization service returned no resolvable provider",
+        ),
         ("number", Then::json(403, json!({"detail": 7})), 403, FALLBACK),
         ("words", Then { text: Some("nope".into()), ..Then::status(404) }, 404, FALLBACK),
         ("bodyless", Then::status(401), 401, FALLBACK),
@@ -113,7 +125,9 @@ async fn what_the_platform_refuses_reaches_the_caller_in_their_dialect() {
     });
     let mut calls = tokio::task::JoinSet::new();
     for (model, _, status, sentence) in &answers {
-        for (api, path) in Api::ALL.map(|api| (api, api.path())).into_iter().chain([(Api::Messages, COUNT)]) {
+        for (api, path) in
+            Api::ALL.map(|api| (api, api.path())).into_iter().chain([(Api::Messages, COUNT)])
+        {
             let (http, url) = (scene.gateway.http().clone(), scene.gateway.url(path));
             let (model, status, sentence) = (*model, *status, *sentence);
             let body = api.ask(model);
@@ -134,7 +148,9 @@ async fn what_the_platform_refuses_reaches_the_caller_in_their_dialect() {
     while let Some(done) = calls.join_next().await {
         done.expect("every answer is as it should be");
     }
-    for (api, path) in Api::ALL.map(|api| (api, api.path())).into_iter().chain([(Api::Messages, COUNT)]) {
+    for (api, path) in
+        Api::ALL.map(|api| (api, api.path())).into_iter().chain([(Api::Messages, COUNT)])
+    {
         let body = api.ask("429");
         let answer = scene.gateway.post(USER_TOKEN, path, body.to_string()).await;
         assert_eq!(api.sentence(&answer, 429), "too many");
@@ -169,10 +185,9 @@ async fn selectors_are_split_as_the_reference_splits_them() {
 async fn the_older_flat_answer_is_a_plan_of_one() {
     let mut scene = Scene::new().await;
     let provider = working();
-    for (model, id, told) in [
-        ("opaque", json!("not-a-uuid"), "not-a-uuid"),
-        ("number", json!(7), "7"),
-    ] {
+    for (model, id, told) in
+        [("opaque", json!("not-a-uuid"), "not-a-uuid"), ("number", json!(7), "7")]
+    {
         let flat = json!({"provider": "openai", "model": "there", "api_key": "k-flat", "correlation_id": id,
             "api_base": provider.base(), "managed": true, "user_id": "u", "workspace_id": "w",
             "organization_id": "o", "attempts": null, "new": {"field": 1}});
@@ -251,7 +266,9 @@ async fn the_platforms_credentials_and_address_are_the_only_ones() {
             assert_eq!(sent["x_unheard_of"], json!({"a": [1, null]}), "new fields pass");
             assert_eq!(sent["metadata"], json!({"user_id": "{\"agent\":1}"}));
             let text = format!("{} {:?}", asked.text(), asked.headers);
-            for secret in [USER_TOKEN, GATEWAY_TOKEN, "sk-of-the-caller", "sk-of-the-env", "sk-env", "label"] {
+            for secret in
+                [USER_TOKEN, GATEWAY_TOKEN, "sk-of-the-caller", "sk-of-the-env", "sk-env", "label"]
+            {
                 assert!(!text.contains(secret), "{api:?} {secret}: {text}");
             }
             let header = if api == Api::Messages { "x-api-key" } else { "authorization" };

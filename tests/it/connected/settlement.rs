@@ -25,13 +25,17 @@ async fn the_cost_is_attached_and_every_other_byte_is_the_providers() {
         let carrier = carrier.split("\n\n").find(|event| event.contains("cost_usd")).expect("one");
         let data = carrier.split_once("data: ").expect("data").1;
         let event: Value = serde_json::from_str(data).expect("JSON");
-        let usage = if api == Api::Responses { &event["response"]["usage"] } else { &event["usage"] };
+        let usage =
+            if api == Api::Responses { &event["response"]["usage"] } else { &event["usage"] };
         assert_eq!(usage["cost_usd"], COST, "{carrier}");
         assert_eq!(usage["pricing_source"], "managed");
         scene.reports(2).await;
     }
     let metrics = scene.gateway.get("/metrics").await.text();
-    assert!(metrics.contains("gateway_inline_cost_settlements_total{outcome=\"attached\"} 6"), "{metrics}");
+    assert!(
+        metrics.contains("gateway_inline_cost_settlements_total{outcome=\"attached\"} 6"),
+        "{metrics}"
+    );
     scene.finish().await;
 }
 
@@ -46,11 +50,16 @@ async fn amounts_and_sources_are_passed_on_verbatim() {
         ("123456789012.000001", "of \"tomorrow\"é"),
     ] {
         scene.platform.edit(|script| {
-            let then = Then::default().field("cost_usd", json!(amount)).field("pricing", json!({"source": source, "x": 1}));
+            let then = Then::default()
+                .field("cost_usd", json!(amount))
+                .field("pricing", json!({"source": source, "x": 1}));
             script.usage = vec![Rule::always(then.field("new", json!([1])))];
         });
         let usage = scene.ask(Api::Chat, "m").await.expect(200).json()["usage"].clone();
-        assert_eq!((&usage["cost_usd"], &usage["pricing_source"]), (&json!(amount), &json!(source)));
+        assert_eq!(
+            (&usage["cost_usd"], &usage["pricing_source"]),
+            (&json!(amount), &json!(source))
+        );
         scene.reports(1).await;
     }
     scene.finish().await;
@@ -102,7 +111,10 @@ async fn each_condition_keeps_the_cost_out_and_nothing_is_sent_again() {
     let accepted = scene.platform.counts().accepted;
     scene.looked_at = usize::try_from(accepted).expect("some");
     let metrics = scene.gateway.get("/metrics").await.text();
-    let outcome = format!("gateway_inline_cost_settlements_total{{outcome=\"unattached\"}} {}", gates.len() * 2);
+    let outcome = format!(
+        "gateway_inline_cost_settlements_total{{outcome=\"unattached\"}} {}",
+        gates.len() * 2
+    );
     assert!(metrics.contains(&outcome), "{outcome}: {metrics}");
     scene.finish().await;
 }
@@ -139,7 +151,10 @@ async fn a_slow_settlement_is_not_waited_for_longer_than_allowed_and_still_arriv
     let reports = scene.reports(6).await;
     assert!(reports.iter().all(|report| !report.abandoned), "nobody hung up on the platform");
     let metrics = scene.gateway.get("/metrics").await.text();
-    assert!(metrics.contains("gateway_inline_cost_settlements_total{outcome=\"timeout\"} 6"), "{metrics}");
+    assert!(
+        metrics.contains("gateway_inline_cost_settlements_total{outcome=\"timeout\"} 6"),
+        "{metrics}"
+    );
     scene.finish().await;
 }
 
@@ -154,7 +169,8 @@ async fn the_events_before_the_usage_do_not_wait_for_the_cost() {
         let bearer = format!("Bearer {USER_TOKEN}");
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         let body = api.ask_streamed("m").to_string();
-        let mut answer = scene.gateway.open(reqwest::Method::POST, api.path(), &headers, body).await;
+        let mut answer =
+            scene.gateway.open(reqwest::Method::POST, api.path(), &headers, body).await;
         let mut early = String::new();
         while began.elapsed() < Duration::from_millis(300) {
             let piece = tokio::time::timeout(Duration::from_millis(300), answer.chunk()).await;
@@ -186,7 +202,9 @@ async fn a_usage_is_never_invented() {
     });
     for api in Api::ALL {
         let silent = Provider::start(move |_| {
-            Reply::events(api.events_without_usage().into_iter().map(|event| Step::Send(event.into())))
+            Reply::events(
+                api.events_without_usage().into_iter().map(|event| Step::Send(event.into())),
+            )
         });
         scene.platform.plan("m", &[(api.provider(), &silent)]);
         let answer = scene.ask_streamed(api, "m").await.expect(200);

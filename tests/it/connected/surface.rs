@@ -10,7 +10,11 @@ use crate::support::platform::{Platform, USER_TOKEN};
 
 #[tokio::test]
 async fn it_starts_without_a_database_and_with_a_bogus_one() {
-    for database in [None, Some("database_url: postgresql://nobody@127.0.0.1:1/none"), Some("database_url: bogus")] {
+    for database in [
+        None,
+        Some("database_url: postgresql://nobody@127.0.0.1:1/none"),
+        Some("database_url: bogus"),
+    ] {
         let mut platform = Platform::start().await;
         let provider = working();
         platform.plan("m", &[("openai", &provider)]);
@@ -35,8 +39,17 @@ async fn what_is_managed_on_the_platform_says_so_and_asks_for_no_key() {
     let sentence =
         "This endpoint is not available in hybrid mode. Manage this resource via the platform UI.";
     let names = [
-        "users", "keys", "budgets", "usage", "settings", "aliases", "providers", "pricing", "organizations",
-        "workspaces", "invitations",
+        "users",
+        "keys",
+        "budgets",
+        "usage",
+        "settings",
+        "aliases",
+        "providers",
+        "pricing",
+        "organizations",
+        "workspaces",
+        "invitations",
     ];
     let methods =
         [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
@@ -61,11 +74,23 @@ async fn what_is_managed_on_the_platform_says_so_and_asks_for_no_key() {
 async fn everything_else_is_not_there() {
     let scene = Scene::new().await;
     for path in [
-        "/v1/models", "/v1/models/openai:m", "/v1/embeddings", "/v1/moderations", "/v1/rerank",
-        "/v1/images/generations", "/v1/audio/speech", "/v1/batches", "/v1/files", "/v1/scoped-budgets", "/v1/nothing",
+        "/v1/models",
+        "/v1/models/openai:m",
+        "/v1/embeddings",
+        "/v1/moderations",
+        "/v1/rerank",
+        "/v1/images/generations",
+        "/v1/audio/speech",
+        "/v1/batches",
+        "/v1/files",
+        "/v1/scoped-budgets",
+        "/v1/nothing",
     ] {
         for method in [Method::GET, Method::POST] {
-            let answer = scene.gateway.send(method.clone(), path, &[("authorization", "Bearer t")], "").await;
+            let answer = scene
+                .gateway
+                .send(method.clone(), path, &[("authorization", "Bearer t")], "")
+                .await;
             let body = answer.refused(404);
             let said = body["detail"].as_str().unwrap_or_default();
             assert!(said.starts_with("Not Found"), "{method} {path}: {said}");
@@ -81,9 +106,9 @@ async fn health_tells_of_the_platform() {
     let mut scene = Scene::with(|start| start.env("PLATFORM_RESOLVE_TIMEOUT_MS", "300")).await;
     let version = env!("CARGO_PKG_VERSION");
     let reachable = json!({"status": "healthy", "mode": "hybrid", "platform_reachable": "yes"});
-    let ready = json!({"status": "healthy", "mode": "hybrid", "platform": "connected", "version": version});
-    let not_ready =
-        json!({"status": "unhealthy", "mode": "hybrid", "platform": "unavailable", "version": version});
+    let ready =
+        json!({"status": "healthy", "mode": "hybrid", "platform": "connected", "version": version});
+    let not_ready = json!({"status": "unhealthy", "mode": "hybrid", "platform": "unavailable", "version": version});
     for (rule, is_reachable) in [
         (None, true),
         (Some(Then::status(404)), true),
@@ -128,7 +153,13 @@ async fn pages_are_as_the_configuration_says() {
     let scene = Scene::with(|start| start.config("enable_metrics: true")).await;
     let api = scene.gateway.get("/openapi.json").await.expect(200).json();
     let paths = api["paths"].as_object().expect("paths");
-    for served in ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens", "/v1/responses", "/health"] {
+    for served in [
+        "/v1/chat/completions",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/responses",
+        "/health",
+    ] {
         assert!(paths.contains_key(served), "{served}");
     }
     for managed in ["/v1/keys", "/v1/users", "/v1/models", "/v1/scoped-budgets"] {
@@ -173,7 +204,9 @@ async fn every_answer_carries_its_headers() {
             }
             assert!(answer.headers.keys().all(|name| !name.as_str().starts_with("x-ratelimit")));
         }
-        assert!(stream.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream")));
+        assert!(
+            stream.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"))
+        );
         scene.reports(2).await;
     }
     scene.finish().await;

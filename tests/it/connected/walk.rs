@@ -55,7 +55,11 @@ fn ways(of: Api) -> Vec<(&'static str, Value, Option<Provider>)> {
         ("http_503", 503, "busy"),
     ] {
         let provider = failing(status, words);
-        ways.push((class, attempt(of.provider(), &provider, &format!("sk-{class}")), Some(provider)));
+        ways.push((
+            class,
+            attempt(of.provider(), &provider, &format!("sk-{class}")),
+            Some(provider),
+        ));
     }
     let mut broken = |class, key, provider: Provider| {
         ways.push((class, attempt(of.provider(), &provider, key), Some(provider)));
@@ -84,11 +88,13 @@ async fn every_failure_before_the_answer_is_followed_by_the_next_attempt() {
         for streamed in [false, true] {
             let models = (0..ways.len()).map(|at| format!("m{at}"));
             let ask = |model: String| {
-                let (scene, body) = (&scene, if streamed { api.ask_streamed(&model) } else { api.ask(&model) });
+                let (scene, body) =
+                    (&scene, if streamed { api.ask_streamed(&model) } else { api.ask(&model) });
                 async move { scene.send(api, &body).await }
             };
             let answers = futures_util::future::join_all(models.map(ask)).await;
-            let what = |at: usize| format!("{api:?} streamed {streamed} {} {}", ways[at].0, ways[at].1);
+            let what =
+                |at: usize| format!("{api:?} streamed {streamed} {} {}", ways[at].0, ways[at].1);
             for (at, answer) in answers.iter().enumerate() {
                 assert_eq!(answer.status, 200, "{}: {}", what(at), answer.text());
             }
@@ -98,7 +104,8 @@ async fn every_failure_before_the_answer_is_followed_by_the_next_attempt() {
                 let id = answer.header("x-correlation-id").expect("whose answer it is").to_owned();
                 let n = id.strip_prefix("att-b-").unwrap_or_else(|| panic!("{what}: {id}"));
                 let about = |id: String| {
-                    let about: Vec<&Seen> = all.iter().filter(|r| r.correlation_id() == id).collect();
+                    let about: Vec<&Seen> =
+                        all.iter().filter(|r| r.correlation_id() == id).collect();
                     assert_eq!(about.len(), 1, "{what}: reports about {id}");
                     about[0].json()
                 };
@@ -111,7 +118,10 @@ async fn every_failure_before_the_answer_is_followed_by_the_next_attempt() {
         }
         for (class, bad, provider) in &ways {
             let asked = provider.as_ref().map_or(0, Provider::count);
-            assert!(provider.is_none() || asked == 2, "{class} {bad}: asked {asked} times for two requests");
+            assert!(
+                provider.is_none() || asked == 2,
+                "{class} {bad}: asked {asked} times for two requests"
+            );
         }
     }
     scene.finish().await;
@@ -125,7 +135,9 @@ async fn when_all_fail_the_last_one_decides_and_each_is_reported_before_the_answ
         let at = |provider: &Provider, key: &str| attempt(api.provider(), provider, key);
         let plan = [at(&denied, "k1"), at(&silent, "k2"), at(&gone, "k3")];
         scene.platform.answer("failed", Then::plan(plan.clone()));
-        scene.platform.answer("late", Then::plan([plan[2].clone(), plan[0].clone(), plan[1].clone()]));
+        scene
+            .platform
+            .answer("late", Then::plan([plan[2].clone(), plan[0].clone(), plan[1].clone()]));
         for streamed in [false, true] {
             let ask = async |model| {
                 let body = if streamed { api.ask_streamed(model) } else { api.ask(model) };
@@ -137,7 +149,8 @@ async fn when_all_fail_the_last_one_decides_and_each_is_reported_before_the_answ
             assert_eq!(answer.header("otari-error-source"), Some("provider"));
             let there = scene.platform.counts().accepted;
             assert_eq!(there, scene.looked_at as u64 + 3, "reported before the caller knows");
-            let told = ["att-a error http_401", "att-b error timeout", "att-c error final http_404"];
+            let told =
+                ["att-a error http_401", "att-b error timeout", "att-c error final http_404"];
             assert_eq!(scene.told(3).await, told);
             let ask = async |model| {
                 let body = if streamed { api.ask_streamed(model) } else { api.ask(model) };
@@ -145,7 +158,8 @@ async fn when_all_fail_the_last_one_decides_and_each_is_reported_before_the_answ
             };
             let answer = ask("late").await;
             assert_eq!(api.sentence(&answer, 504), "All upstream providers timed out");
-            let told = ["att-a error http_404", "att-b error http_401", "att-c error final timeout"];
+            let told =
+                ["att-a error http_404", "att-b error http_401", "att-c error final timeout"];
             assert_eq!(scene.told(3).await, told);
         }
     }
@@ -157,14 +171,20 @@ async fn a_single_attempt_that_fails_says_why() {
     let mut scene = Scene::with(|start| start.config("first_byte_timeout_s: 1")).await;
     let billing = "The upstream provider account is out of credit or over its billing limit. Top up the provider \
                    account, or route this model to a provider that has credit.";
-    let invalid = "The provider rejected the request as invalid (check the model name and parameters)";
+    let invalid =
+        "The provider rejected the request as invalid (check the model name and parameters)";
     let cases = [
         (Some(failing(400, "max_tokens: too many")), 400, "max_tokens: too many", "http_400"),
         (Some(failing(422, "messages: [secret]")), 400, invalid, "http_422"),
         (Some(failing(400, "please PURCHASE CREDITS")), 502, billing, "http_400_billing"),
         (Some(failing(402, "x")), 502, billing, "http_402_billing"),
         (Some(failing(404, "model m is gone")), 404, "model m is gone", "http_404"),
-        (Some(failing(401, "key sk-abcdefghijkl")), 502, "The provider rejected the gateway's credentials", "http_401"),
+        (
+            Some(failing(401, "key sk-abcdefghijkl")),
+            502,
+            "The provider rejected the gateway's credentials",
+            "http_401",
+        ),
         (Some(Provider::never_answers()), 504, "LLM provider timeout", "timeout"),
         (None, 502, "LLM provider error", "conn_err"),
     ];
@@ -305,7 +325,9 @@ async fn the_label_of_a_session_is_on_every_report() {
 #[tokio::test]
 async fn a_provider_that_keeps_failing_is_passed_over_and_not_reported() {
     let mut scene = Scene::with(|start| {
-        start.config("circuit_breaker_failures: 3\ncircuit_breaker_cooldown_s: 60\nenable_metrics: true")
+        start.config(
+            "circuit_breaker_failures: 3\ncircuit_breaker_cooldown_s: 60\nenable_metrics: true",
+        )
     })
     .await;
     let (dead, works) = (failing(500, "dead"), working());
@@ -323,7 +345,10 @@ async fn a_provider_that_keeps_failing_is_passed_over_and_not_reported() {
     let skips = "gateway_circuit_breaker_skips_total{provider=\"openai\"} 3";
     assert!(metrics.contains(skips), "{metrics}");
     let abandoned = "gateway_abandoned_attempts_total{";
-    let line = metrics.lines().find(|line| line.starts_with(abandoned)).expect("abandoned ones are counted");
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with(abandoned))
+        .expect("abandoned ones are counted");
     assert!(line.contains("reason=\"upstream_error\"") && line.ends_with(" 3"), "{line}");
     scene.finish().await;
 }

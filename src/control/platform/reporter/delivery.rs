@@ -7,7 +7,8 @@ use otari_filters::platform;
 use otari_filters::settle::{Cost, Entry, KeptReport, ReportStatus};
 use tokio::time::sleep;
 
-use crate::control::platform::client::{Answer, Client};
+use crate::control::platform::client::Client;
+use crate::control::platform::wire::Answer;
 use crate::telemetry::metrics::Metrics;
 
 /// One report, ready to be sent as often as need be.

@@ -16,8 +16,11 @@ use tokio::task::JoinSet;
 
 use crate::config::{Limits, PlatformConfig};
 use crate::control::journal::Journal;
-use crate::control::platform::Connected;
+use pingora_core::server::configuration::ServerConf;
+
 use crate::control::platform::reporter::{Pace, Reporter};
+use crate::control::platform::{Connected, Wires};
+use crate::proxy::link::Link;
 use crate::telemetry::metrics::Metrics;
 
 pub(super) const GATEWAY_TOKEN: &str = "gw_very-secret";
@@ -212,11 +215,19 @@ pub(super) fn with_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+/// As the gateway makes them.
+pub(super) fn wires(config: &PlatformConfig) -> Wires {
+    let second = Duration::from_secs(1);
+    let link = || Arc::new(Link::new(&config.base_url, second, &ServerConf::default()).unwrap());
+    Wires { asking: link(), telling: link() }
+}
+
 pub(super) fn connected(config: PlatformConfig, folder: &std::path::Path) -> Connected {
     with_tls();
     let journal = Arc::new(Journal::open(folder).unwrap());
     let metrics = Arc::new(Metrics::new().unwrap());
-    Connected::new(config, &limits(), vec!["cheap-first".into()], journal, metrics).unwrap()
+    let (names, wires) = (vec!["cheap-first".into()], wires(&config));
+    Connected::new(config, &limits(), names, wires, journal, metrics).unwrap()
 }
 
 pub(super) fn caller() -> Caller {
@@ -250,7 +261,8 @@ impl Bench {
         with_tls();
         let journal = Arc::new(Journal::open(folder).unwrap());
         let metrics = Arc::new(Metrics::new().unwrap());
-        let client = Arc::new(crate::control::platform::client::Client::new(config).unwrap());
+        let client =
+            Arc::new(crate::control::platform::client::Client::new(config, wires(config)).unwrap());
         let reporter = Arc::new(Reporter::new(client, journal.clone(), metrics.clone(), pace));
         Self { reporter, journal, metrics, running: JoinSet::new() }
     }

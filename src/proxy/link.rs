@@ -1,0 +1,191 @@
+//! The wire to the platform, over Pingora's connectors. It knows neither tokens nor what is said.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http::Uri;
+use http::header::{CONTENT_LENGTH, HOST, RETRY_AFTER};
+use otari_filters::providers;
+use otari_filters::upstream::{Draft, Upstream};
+use pingora_core::connectors::ConnectorOptions;
+use pingora_core::connectors::http::{Connector, v1};
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::RequestHeader;
+
+use crate::control::platform::wire::{Answer, Call, MAX_ANSWER_BYTES, Wire};
+use crate::proxy::addresses::Addresses;
+
+/// Connections to one platform.
+pub struct Link {
+    platform: Upstream,
+    /// Path of the base URL, without a slash behind it.
+    base_path: Box<str>,
+    addresses: Addresses,
+    connect_timeout: Duration,
+    connector: Connector,
+    /// Without TLS it is always HTTP/1, and the look-up much lighter.
+    plain: v1::Connector,
+}
+
+impl Link {
+    /// Connects with the first call only.
+    ///
+    /// # Errors
+    /// When the base URL is none. Its value is not named.
+    pub fn new(
+        base_url: &str,
+        connect_timeout: Duration,
+        server: &ServerConf,
+    ) -> Result<Self, String> {
+        let platform = Upstream::new(&Draft {
+            instance: "platform",
+            kind: &providers::UNKNOWN,
+            base_url,
+            api_key: None,
+            headers: &[],
+            client_settings: &[],
+            max_retries: 0,
+            first_byte_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            address: None,
+        })
+        .map_err(|_| "platform.base_url is not an http or https URL".to_owned())?;
+        let uri: Uri = base_url.trim().parse().unwrap_or_default();
+        let options = || Some(ConnectorOptions::from_server_conf(server));
+        Ok(Self {
+            platform,
+            base_path: uri.path().trim_end_matches('/').into(),
+            addresses: Addresses::default(),
+            connect_timeout,
+            connector: Connector::new(options()),
+            plain: v1::Connector::new(options()),
+        })
+    }
+
+    async fn exchange(&self, call: &Call) -> Result<Answer, String> {
+        let known = self
+            .addresses
+            .find(&self.platform, self.connect_timeout, Instant::now())
+            .await
+            .map_err(|_| "the platform's name has no address".to_owned())?;
+        let (mut session, peer) = self.connect(&known.peers).await?;
+        session.set_read_timeout(None);
+        session.set_write_timeout(None);
+        let broke = |error: Box<pingora_core::Error>| {
+            format!("the call to the platform broke: {}", error.etype().as_str())
+        };
+        let header = self.header(&session, call)?;
+        session.write_request_header(Box::new(header)).await.map_err(broke)?;
+        if !call.body.is_empty() {
+            session.write_request_body(call.body.clone(), false).await.map_err(broke)?;
+        }
+        session.finish_request_body().await.map_err(broke)?;
+        session.read_response_header().await.map_err(broke)?;
+        // 1xx answers come one by one before the real one.
+        while session.response_header().is_some_and(|head| head.status.is_informational()) {
+            session.read_response_header().await.map_err(broke)?;
+        }
+        let mut body = Body::default();
+        while let Some(piece) = session.read_response_body().await.map_err(broke)? {
+            body.push(piece)?;
+        }
+        let head = session.response_header().ok_or("the platform sent no header")?;
+        let retry_after = head.headers.get(RETRY_AFTER).cloned();
+        let answer = Answer { status: head.status.as_u16(), retry_after, body: body.whole() };
+        self.give_back(session, &peer).await;
+        Ok(answer)
+    }
+
+    /// A connection to the first of the addresses that takes one.
+    async fn connect(
+        &self,
+        peers: &[Arc<HttpPeer>],
+    ) -> Result<(HttpSession, Arc<HttpPeer>), String> {
+        let mut why = "it has no address".to_owned();
+        for peer in peers {
+            let opened = match self.platform.tls {
+                true => self.connector.get_http_session(&**peer).await.map(|(open, _)| open),
+                false => {
+                    let open = self.plain.get_http_session(&**peer).await;
+                    open.map(|(open, _)| HttpSession::H1(open))
+                }
+            };
+            match opened {
+                Ok(session) => return Ok((session, peer.clone())),
+                Err(error) => why = error.etype().as_str().to_owned(),
+            }
+        }
+        Err(format!("cannot connect to the platform: {why}"))
+    }
+
+    fn header(&self, session: &HttpSession, call: &Call) -> Result<RequestHeader, String> {
+        let path = format!("{}/{}", self.base_path, call.path);
+        let mut parts = http::Request::new(()).into_parts().0;
+        parts.method = call.method.clone();
+        parts.headers = self.platform.headers.clone();
+        parts.headers.extend(call.headers.iter().cloned());
+        parts.headers.insert(CONTENT_LENGTH, call.body.len().into());
+        parts.uri = if matches!(session, HttpSession::H2(_)) {
+            let host = parts.headers.remove(HOST);
+            let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+            Uri::builder().scheme("https").authority(host).path_and_query(path).build()
+        } else {
+            Uri::try_from(path).map_err(Into::into)
+        }
+        .map_err(|_| "the path of the call is none".to_owned())?;
+        Ok(parts.into())
+    }
+
+    async fn give_back(&self, session: HttpSession, peer: &Arc<HttpPeer>) {
+        let idle = peer.options.idle_timeout;
+        match session {
+            HttpSession::H1(session) if !self.platform.tls => {
+                self.plain.release_http_session(session, &**peer, idle).await;
+            }
+            session => self.connector.release_http_session(session, &**peer, idle).await,
+        }
+    }
+}
+
+#[async_trait]
+impl Wire for Link {
+    async fn call(&self, call: Call) -> Result<Answer, String> {
+        match tokio::time::timeout(call.within, self.exchange(&call)).await {
+            Ok(answer) => answer,
+            Err(_) => Err("the platform did not answer in time".to_owned()),
+        }
+    }
+}
+
+/// An answer's body as it comes: nearly always one piece, which needs no copy.
+#[derive(Default)]
+struct Body {
+    first: Option<Bytes>,
+    rest: BytesMut,
+}
+
+impl Body {
+    fn push(&mut self, piece: Bytes) -> Result<(), String> {
+        if self.rest.len() + piece.len() + self.first.as_ref().map_or(0, Bytes::len)
+            > MAX_ANSWER_BYTES
+        {
+            return Err("the platform's answer is longer than 1 MiB".to_owned());
+        }
+        match self.first.take() {
+            None if self.rest.is_empty() => self.first = Some(piece),
+            first => {
+                self.rest.extend(first.iter().flat_map(|first| first.iter()));
+                self.rest.extend_from_slice(&piece);
+            }
+        }
+        Ok(())
+    }
+
+    fn whole(self) -> Bytes {
+        self.first.unwrap_or_else(|| self.rest.freeze())
+    }
+}
