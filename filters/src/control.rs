@@ -122,9 +122,9 @@ pub struct Claim<'a> {
     pub user_id: &'a Arc<str>,
     /// Where it may go: a ceiling may be for one provider only.
     pub attempts: &'a [Attempt],
-    /// The most it is expected to cost.
+    /// The most the first attempt is expected to cost.
     pub estimate: MicroUsd,
-    /// The model costs nothing: nothing is held.
+    /// The first attempt's model costs nothing: nothing is held.
     pub free: bool,
 }
 
@@ -157,8 +157,11 @@ pub struct Reservation {
     pub user_id: Arc<str>,
     /// How much, in each of `holds`; zero when there are none.
     pub held: MicroUsd,
-    /// Every budget the request falls under; empty when there is none or the model is free.
+    /// Every budget that holds it; empty when there is none or the model is free.
     pub holds: Vec<Hold>,
+    /// Budgets that hold nothing yet: the first attempt is free, or does not count against them. See
+    /// [`ControlPlane::cover`].
+    pub later: Vec<Hold>,
     /// Whether what the request costs counts at all.
     pub counts: bool,
 }
@@ -184,12 +187,27 @@ pub trait ControlPlane: Send + Sync {
         wanted: Wanted<'_>,
     ) -> Result<Plan, Rejection>;
 
-    /// Holds the estimate against every budget the request falls under.
+    /// Holds the estimate against every budget that the first attempt falls under.
     /// Refuses with `user_not_found`, `user_blocked`, `budget_exceeded`, `unavailable`.
     async fn reserve(&self, claim: Claim<'_>) -> Result<Reservation, Rejection>;
 
     /// Adds `more` to a hold. Refuses with `budget_exceeded` and leaves the hold as it was.
     async fn top_up(&self, reservation: &mut Reservation, more: MicroUsd) -> Result<(), Rejection>;
+
+    /// Lets the hold grow to `estimate`, what another attempt may cost, also in budgets that the first attempt did not
+    /// fall under. Refuses with `budget_exceeded`, `unavailable`: the attempt must not be made.
+    async fn cover(
+        &self,
+        reservation: &mut Reservation,
+        attempt: &Attempt,
+        estimate: MicroUsd,
+    ) -> Result<(), Rejection> {
+        let _ = attempt;
+        match estimate > reservation.held {
+            true => self.top_up(reservation, estimate - reservation.held).await,
+            false => Ok(()),
+        }
+    }
 
     /// Gives a hold back: nothing was spent.
     fn release(&self, reservation: Reservation);

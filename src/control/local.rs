@@ -256,12 +256,18 @@ impl ControlPlane for Local {
         };
         let mut partial = Partial::new(&self.ledger, &claim, scopes.len(), counts);
         for mut hold in scopes {
+            // The cap for another provider is asked when a call goes there.
+            if !claim.attempts.first().is_none_or(|first| is_for(&hold, first)) {
+                partial.put_off(hold);
+                continue;
+            }
             let decided = self.hold(&hold.scope, claim.estimate, claim.free).await;
-            if let Decision::Held { leased, .. } =
-                decided.map_err(|refused| self.counted(refused))?
-            {
-                hold.leased = leased;
-                partial.add(hold);
+            match decided.map_err(|refused| self.counted(refused))? {
+                Decision::Held { leased, .. } => {
+                    hold.leased = leased;
+                    partial.add(hold);
+                }
+                _ => partial.put_off(hold),
             }
         }
         Ok(partial.whole())
@@ -291,6 +297,35 @@ impl ControlPlane for Local {
         Ok(())
     }
 
+    async fn cover(
+        &self,
+        reservation: &mut Reservation,
+        attempt: &Attempt,
+        estimate: MicroUsd,
+    ) -> Result<(), Rejection> {
+        if estimate == MicroUsd::ZERO {
+            return Ok(());
+        }
+        if estimate > reservation.held && !reservation.holds.is_empty() {
+            self.top_up(reservation, estimate - reservation.held).await?;
+        }
+        let whole = estimate.max(reservation.held);
+        let later = std::mem::take(&mut reservation.later);
+        let (due, later) = later.into_iter().partition(|hold| is_for(hold, attempt));
+        reservation.later = later;
+        for mut hold in Vec::<Hold>::into_iter(due) {
+            let decided = self.hold(&hold.scope, whole, false).await;
+            if let Decision::Held { leased, .. } =
+                decided.map_err(|refused| self.counted(refused))?
+            {
+                hold.leased = leased;
+                reservation.held = whole;
+                reservation.holds.push(hold);
+            }
+        }
+        Ok(())
+    }
+
     fn release(&self, reservation: Reservation) {
         self.ledger.release(&reservation);
     }
@@ -310,6 +345,11 @@ impl ControlPlane for Local {
     }
 }
 
+/// Whether a call to this provider counts against the hold's budget.
+fn is_for(hold: &Hold, attempt: &Attempt) -> bool {
+    hold.provider.as_deref().is_none_or(|only| *only == *attempt.upstream.instance)
+}
+
 /// Holds taken so far: given back when one is refused, or the caller leaves while the database is asked.
 struct Partial<'a> {
     ledger: &'a Ledger,
@@ -322,6 +362,7 @@ impl<'a> Partial<'a> {
             user_id: claim.user_id.clone(),
             held: claim.estimate,
             holds: Vec::with_capacity(holds),
+            later: Vec::new(),
             counts,
         };
         Self { ledger, reservation: Some(reservation) }
@@ -330,6 +371,12 @@ impl<'a> Partial<'a> {
     fn add(&mut self, hold: Hold) {
         if let Some(reservation) = &mut self.reservation {
             reservation.holds.push(hold);
+        }
+    }
+
+    fn put_off(&mut self, hold: Hold) {
+        if let Some(reservation) = &mut self.reservation {
+            reservation.later.push(hold);
         }
     }
 

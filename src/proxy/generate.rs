@@ -8,8 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::StatusCode;
-use otari_filters::control::{Attempt, Caller, Claim, Plan, Reservation, Wanted};
-use otari_filters::money::MicroUsd;
+use otari_filters::control::{Claim, Plan, Reservation, Wanted};
 use otari_filters::prices::Prices;
 use otari_filters::protocol::{Protocol, Request, messages};
 use otari_filters::rejection::{Code, Rejection};
@@ -119,7 +118,7 @@ async fn pass_gates(
         no_router,
         session_label: request.session_label.as_ref(),
     };
-    let mut resolved = match app.control.resolve(&caller, billed.user_id.as_deref(), wanted).await {
+    let resolved = match app.control.resolve(&caller, billed.user_id.as_deref(), wanted).await {
         Err(refused) if refused.code == Code::ModelNotPermitted => return Err(refused.into()),
         resolved => resolved,
     };
@@ -127,8 +126,14 @@ async fn pass_gates(
     let prices = resolved.as_ref().ok().and_then(|plan| plan.attempts[0].prices.clone());
     let mut reservation: Option<Reservation> = None;
     if let Some(user_id) = &billed.user_id {
-        let estimate = estimate.cost(prices.as_deref());
-        reservation = Some(reserve(app, &caller, user_id, &mut resolved, estimate).await?);
+        let claim = Claim {
+            caller: &caller,
+            user_id,
+            attempts: resolved.as_ref().map_or(&[], |plan| plan.attempts.as_slice()),
+            estimate: estimate.cost(prices.as_deref()),
+            free: prices.as_ref().is_some_and(|prices| prices.is_free()),
+        };
+        reservation = Some(app.control.reserve(claim).await?);
     }
     let pays = reservation.is_some();
     let origin = Origin {
@@ -148,31 +153,6 @@ async fn pass_gates(
     // Agents put texts of their own into Anthropic's `metadata.user_id`; no platform asks for it.
     let keeps_user = billed.keeps_label || (!pays && request.protocol == Protocol::Messages);
     Ok(Call { request, body, keeps_user, plan, at: 0, open })
-}
-
-/// Holds what the first attempt may cost. Nothing is held where all of them are free; where only the first ones are, a
-/// caller without money has those alone.
-async fn reserve(
-    app: &App,
-    caller: &Caller,
-    user_id: &Arc<str>,
-    resolved: &mut Result<Plan, Rejection>,
-    estimate: MicroUsd,
-) -> Result<Reservation, Rejection> {
-    let is_free = |attempt: &Attempt| attempt.prices.as_ref().is_some_and(|p| p.is_free());
-    let attempts = resolved.as_ref().map_or(&[][..], |plan| plan.attempts.as_slice());
-    let starts_free = attempts.first().is_some_and(is_free);
-    let free = starts_free && attempts.iter().all(is_free);
-    let claim = Claim { caller, user_id, attempts, estimate, free };
-    match (app.control.reserve(claim).await, resolved) {
-        (Err(refused), Ok(plan)) if starts_free && refused.code == Code::BudgetExceeded => {
-            plan.attempts.retain(is_free);
-            let attempts = &plan.attempts;
-            let claim = Claim { caller, user_id, attempts, estimate, free: true };
-            app.control.reserve(claim).await
-        }
-        (reserved, _) => reserved,
-    }
 }
 
 fn estimate(app: &App, request: &Request) -> Estimate {

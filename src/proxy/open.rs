@@ -143,11 +143,7 @@ impl Open {
     pub(super) async fn cover_attempt(&mut self, attempt: &Attempt) -> Result<(), Rejection> {
         let Some(reservation) = &mut self.reservation else { return Ok(()) };
         let price = self.estimate.cost(attempt.prices.as_deref());
-        if price > reservation.held {
-            let more = price - reservation.held;
-            self.app.control.top_up(reservation, more).await?;
-        }
-        Ok(())
+        self.app.control.cover(reservation, attempt, price).await
     }
 
     /// A new attempt begins.
@@ -321,10 +317,10 @@ impl Open {
             }
             return;
         }
-        let held = reservation.as_ref().map_or(MicroUsd::ZERO, |reservation| reservation.held);
+        let is_held = reservation.as_ref().is_some_and(|it| it.held > MicroUsd::ZERO);
         let mut record = self.record(Status::Error);
         let outcome = match ending {
-            Ending::Complete { streamed } => self.complete(&mut record, *streamed, held),
+            Ending::Complete { streamed } => self.complete(&mut record, *streamed, is_held),
             Ending::Failed { reason, status, class: _ } => {
                 record.error_message = Some(shorten(reason));
                 record.status_code = Some(*status);
@@ -351,7 +347,7 @@ impl Open {
     }
 
     /// A complete answer: its usage, or what the configuration says of a stream without one.
-    fn complete(&self, record: &mut UsageRecord, streamed: bool, held: MicroUsd) -> &'static str {
+    fn complete(&self, record: &mut UsageRecord, streamed: bool, is_held: bool) -> &'static str {
         record.status = Status::Success;
         if let Some(usage) = self.usage {
             self.fill_tokens(record);
@@ -359,12 +355,16 @@ impl Open {
             return "success";
         }
         if streamed {
+            // What this attempt had a part of; one before it may have held more.
+            let bound = self.prices().filter(|_| is_held);
+            let bound = bound.map(|prices| self.estimate.with_output(self.covered, prices));
+            let bound = Some(bound.unwrap_or_default());
             match self.app.settings.load().stream_missing_usage_policy {
-                MissingUsage::Estimate => record.cost = Some(held),
+                MissingUsage::Estimate => record.cost = bound,
                 MissingUsage::AllowFree => {}
                 MissingUsage::Fail => {
                     record.status = Status::Error;
-                    record.cost = Some(held);
+                    record.cost = bound;
                     record.error_message = Some("stream completed without usage data".into());
                 }
             }

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::support::gateway::{Answer, Builder, Gateway};
 use crate::support::provider::{Gate, Provider, Reply, Step};
-use crate::support::{ask_with, on_both_databases};
+use crate::support::{ask_with, eventually, on_both_databases};
 
 /// A provider that answers with this status, which can be changed. 200: it serves; 0: it is silent; 299: a page.
 fn switched(status: &Arc<AtomicU16>) -> Provider {
@@ -69,8 +69,11 @@ async fn metric(gateway: &Gateway, series: &str) -> u64 {
     line.map_or(0, |value| value.parse().expect("a whole number"))
 }
 
-fn logged(gateway: &Gateway, words: &str) -> usize {
-    gateway.log().lines().filter(|line| line.contains(words)).count()
+/// Checks how often something was logged; what the process wrote may be on its way.
+async fn logged(gateway: &Gateway, words: &str, times: usize) {
+    let count = || gateway.log().lines().filter(|line| line.contains(words)).count();
+    eventually(words, async || (count() >= times).then_some(())).await;
+    assert_eq!(count(), times, "{words}");
 }
 
 const OPENS: &str = "a provider keeps failing";
@@ -91,7 +94,7 @@ async fn a_dead_provider_is_passed_over_until_one_call_finds_it_alive(start: Bui
     let key = gateway.key("u").await;
 
     served(&gateway, &key, 3, "good").await;
-    assert_eq!(logged(&gateway, OPENS), 1);
+    logged(&gateway, OPENS, 1).await;
     served(&gateway, &key, 7, "good").await;
     assert_eq!((dead.count(), good.count()), (3, 10), "it is left alone");
     let skips = "gateway_circuit_breaker_skips_total{provider=\"dead\"}";
@@ -125,13 +128,15 @@ async fn a_dead_provider_is_passed_over_until_one_call_finds_it_alive(start: Bui
         assert_eq!(by, "good", "one finds out, the others do not wait for it");
     }
     assert_eq!(dead.count(), 5);
-    assert_eq!(logged(&gateway, CLOSES), 0);
+    logged(&gateway, CLOSES, 0).await;
     gate.open(100);
     let by = callers.join_next().await.expect("the one").expect("a caller");
     assert_eq!(by, "dead");
     served(&gateway, &key, 5, "dead").await;
     assert_eq!(dead.count(), 10);
-    assert_eq!((logged(&gateway, OPENS), logged(&gateway, CLOSES)), (1, 1), "once each way");
+    // Once each way.
+    logged(&gateway, CLOSES, 1).await;
+    logged(&gateway, OPENS, 1).await;
     let spend = gateway.settled("u").await;
     assert!((spend - 70.0 * 15e-6).abs() < 1e-9, "70 calls were served once each: {spend}");
 }
@@ -150,13 +155,15 @@ async fn what_a_request_is_to_blame_for_opens_nothing() {
         now.store(answer, Ordering::SeqCst);
         ask(&gateway, &key).await.expect(200);
     }
-    assert_eq!((first.count(), logged(&gateway, OPENS)), (18, 0));
+    assert_eq!(first.count(), 18);
+    logged(&gateway, OPENS, 0).await;
     // A page instead of an answer says neither.
     for answer in [299, 429, 200] {
         now.store(answer, Ordering::SeqCst);
         served(&gateway, &key, 1, "good").await;
     }
-    assert_eq!((first.count(), logged(&gateway, OPENS)), (20, 1));
+    assert_eq!(first.count(), 20);
+    logged(&gateway, OPENS, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,7 +196,7 @@ async fn when_all_are_passed_over_the_first_is_tried_all_the_same() {
         let refusal = ask(&gateway, &key).await.refused(502);
         assert_eq!(refusal["detail"], "All upstream providers failed");
     }
-    assert_eq!(logged(&gateway, OPENS), 2);
+    logged(&gateway, OPENS, 2).await;
     let (ones, others) = (one.count(), other.count());
     first.store(429, Ordering::SeqCst);
     let refusal = ask(&gateway, &key).await.refused(502);
@@ -206,7 +213,7 @@ async fn when_all_are_passed_over_the_first_is_tried_all_the_same() {
     );
     first.store(200, Ordering::SeqCst);
     served(&gateway, &key, 2, "one").await;
-    assert_eq!(logged(&gateway, CLOSES), 1);
+    logged(&gateway, CLOSES, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,7 +251,8 @@ async fn zero_failures_switch_it_off() {
     let gateway = start.config("circuit_breaker_failures: 0").await;
     let key = gateway.key("u").await;
     served(&gateway, &key, 12, "good").await;
-    assert_eq!((dead.count(), logged(&gateway, OPENS)), (12, 0));
+    assert_eq!(dead.count(), 12);
+    logged(&gateway, OPENS, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

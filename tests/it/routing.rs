@@ -94,7 +94,7 @@ fn serve(request: &Request) -> Reply {
 }
 
 /// Ways to fail: the provider's credential asks for one. With the reason and the status of the row.
-const FAILURES: [(&str, &str, u16); 19] = [
+const FAILURES: [(&str, &str, u16); 20] = [
     ("refused", "connect", 502),
     ("nameless", "dns", 502),
     ("reset", "connection_broken", 502),
@@ -112,6 +112,7 @@ const FAILURES: [(&str, &str, u16); 19] = [
     ("no-completion", "malformed_answer", 502),
     ("cut", "connection_broken", 502),
     ("empty-stream", "malformed_answer", 502),
+    ("endless-comments", "malformed_answer", 502),
     ("error-event", "provider_error_event", 529),
     ("comments-then-error", "provider_error_event", 529),
 ];
@@ -145,6 +146,10 @@ fn fail(request: &Request) -> Reply {
                 .framing(Framing::Length)
         }
         "empty-stream" => Reply::events([]),
+        "endless-comments" => {
+            let comments = || Step::Send(": wait\n\n".repeat(20_000).into());
+            Reply::events(std::iter::repeat_with(comments).take(10).chain([Step::Silence]))
+        }
         "error-event" => Reply::events([Step::Send(error.into())]),
         "comments-then-error" => Reply::events([
             Step::Send(b": PROCESSING\n\n".to_vec()),

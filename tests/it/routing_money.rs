@@ -156,7 +156,7 @@ async fn who_has_nothing_left_still_has_the_targets_that_are_free(start: Builder
         .await;
     let key = key_with(&gateway, 0.0).await;
     gateway.chat(&key, &ask_with(json!({"model": "any"}))).await.expect(200);
-    gateway.chat(&key, &ask_with(json!({"model": "dead"}))).await.refused(502);
+    gateway.chat(&key, &ask_with(json!({"model": "dead"}))).await.refused_for_good(403);
     gateway.chat(&key, &ask_with(json!({"model": "p:m"}))).await.refused_for_good(403);
     assert_eq!((first.count(), down.count(), second.count()), (1, 1, 0));
     assert_eq!(gateway.settled("u").await, 0.0);
@@ -189,6 +189,52 @@ async fn a_ceiling_for_one_provider_counts_its_part_of_a_walk(start: Builder) {
     let now = gateway.read(&path).await;
     assert!((now["current_spend"].as_f64().unwrap() - 2.0 * COST).abs() < 1e-9, "{now}");
     assert_eq!(now["reserved_spend"], 0.0, "{now}");
+}
+
+/// A cap for the provider of a later target says nothing of the first.
+async fn a_ceiling_that_is_reached_leaves_other_providers_alone(start: Builder) {
+    let (first, second) = (Provider::streams(["first"]), Provider::streams(["ok"]));
+    let down = fails();
+    let policies = "routing: {policies: {any: {select: [{default: \"first:m\"}], on_failure: [\"p:m\"]}, \
+                    goes-on: {select: [{default: \"down:m\"}], on_failure: [\"p:m\"]}}}";
+    let start = any(start, &first, &second).provider("down", &down).config(policies);
+    let gateway = start.price("first:m", 0.0, 10.0).price("down:m", 0.0, 10.0).await;
+    let made = gateway.manage(Method::POST, "/v1/keys", json!({"user_id": "u"})).await;
+    let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    let budget = gateway.budget(0.0).await;
+    let ceiling = json!({"scope_type": "api_token", "scope_id": id, "provider_key_id": "p", "budget_id": budget});
+    gateway.manage(Method::POST, "/v1/scoped-budgets", ceiling).await;
+    gateway.chat(key, &ask_with(json!({}))).await.refused_for_good(403);
+    let answer = gateway.chat(key, &ask_with(json!({"model": "any"}))).await.expect(200);
+    assert_eq!(answer.header("otari-provider"), Some("first"));
+    // Its call is none of that cap's.
+    let answer = gateway.chat(key, &ask_with(json!({"model": "goes-on"}))).await;
+    assert_eq!(answer.refused_for_good(403)["detail"], "API key has exceeded budget limit");
+    assert_eq!((down.count(), second.count()), (1, 0));
+    // A cap for the first one's provider is its own.
+    let ceiling = json!({"scope_type": "api_token", "scope_id": id, "provider_key_id": "first", "budget_id": budget});
+    gateway.manage(Method::POST, "/v1/scoped-budgets", ceiling).await;
+    gateway.chat(key, &ask_with(json!({"model": "any"}))).await.refused_for_good(403);
+    assert_eq!((first.count(), second.count()), (1, 0));
+}
+
+/// At the price of the target that served, whatever was held for one before it; without a budget nothing is held.
+async fn a_stream_without_usage_costs_what_its_target_held(start: Builder) {
+    let dear = fails();
+    let silent = Provider::start(|_| {
+        let events = chat_events(&["ok"], false);
+        Reply::events(events.into_iter().map(|event| Step::Send(event.into())))
+    });
+    let gateway = any(start, &dear, &silent).price("first:m", 0.0, 9000.0).await;
+    let capped = key_with(&gateway, 10.0).await;
+    let uncapped = gateway.key("v").await;
+    // One token in for "hi" at 1000, ten out at 2000 USD per million.
+    let body = ask_with(json!({"model": "any", "stream": true, "max_tokens": 10}));
+    for (key, user, cost) in [(&capped, "u", 0.021), (&uncapped, "v", 0.0)] {
+        gateway.chat(key, &body).await.expect(200);
+        let spend = gateway.settled(user).await;
+        assert!((spend - cost).abs() < 1e-9, "{user}: {spend}");
+    }
 }
 
 async fn targets_without_a_price_are_left_out_where_prices_are_required(start: Builder) {
@@ -241,6 +287,8 @@ on_both_databases!(
     a_free_first_target_is_no_way_around_the_budget,
     who_has_nothing_left_still_has_the_targets_that_are_free,
     a_ceiling_for_one_provider_counts_its_part_of_a_walk,
+    a_ceiling_that_is_reached_leaves_other_providers_alone,
+    a_stream_without_usage_costs_what_its_target_held,
     targets_without_a_price_are_left_out_where_prices_are_required,
     a_walk_is_one_request_of_the_rate_limit,
 );

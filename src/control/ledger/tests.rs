@@ -63,8 +63,13 @@ fn reserve_for(
         return (Err(refused.code), None);
     }
     let held = MicroUsd(estimate);
-    let mut reservation =
-        Reservation { user_id: user.clone(), held, holds: Vec::new(), counts: true };
+    let mut reservation = Reservation {
+        user_id: user.clone(),
+        held,
+        holds: Vec::new(),
+        later: Vec::new(),
+        counts: true,
+    };
     let mut ended = None;
     for hold in ledger.scopes(caller, user, &[]) {
         let (decision, reset) = ledger.hold(&hold.scope, held, free, Rule::Alone, now_us);
@@ -303,7 +308,8 @@ fn a_ceiling_for_one_provider_counts_its_calls_only() {
     let hold = Hold { scope: scope.clone(), provider: Some("q".into()), leased: false };
     let held = MicroUsd(7);
     ledger.hold(&scope, held, false, Rule::Alone, 0);
-    let reservation = Reservation { user_id: user, held, holds: vec![hold], counts: true };
+    let reservation =
+        Reservation { user_id: user, held, holds: vec![hold], later: Vec::new(), counts: true };
     let mut elsewhere = record(5);
     ledger.charge(&mut elsewhere, &reservation);
     assert_eq!(elsewhere.ceilings, [], "another provider answered");

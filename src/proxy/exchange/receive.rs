@@ -165,7 +165,7 @@ async fn document(
 
 /// Everything up to the first event, decoded. Comments and pings before it are kept, and prove nothing.
 ///
-/// A stream that ends without one is an answer where a platform asked for it, as the reference gateway has it, else a
+/// A megabyte of comments is no answer. A stream that ends without an event is an answer where a platform asked for it, as the reference gateway has it, else a
 /// failure.
 async fn first_event(
     s: &mut Session,
@@ -193,6 +193,9 @@ async fn first_event(
             _ => {
                 let kept = all.get_or_insert_default();
                 kept.extend_from_slice(&piece);
+                if kept.len() > WHOLE_BELOW {
+                    return Err(Failure::Malformed.into());
+                }
                 if matches!(seen, First::Waiting) { continue } else { kept.split().freeze() }
             }
         };
