@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use otari_filters::rejection::{Code, Rejection};
 use schemars::JsonSchema;
 
-use super::openapi::{DOCUMENT, Operation};
+use super::openapi::{Document, Operation};
 use super::{Answer, Request};
 use crate::app::App;
 
@@ -59,12 +59,13 @@ pub(super) fn home() -> Answer {
 /// The document. Whoever has this version of it is told so.
 pub(super) fn openapi(app: &App, request: Request<'_>) -> Result<Answer, Rejection> {
     is_enabled(app)?;
-    let mut answer = Answer::page("application/json", DOCUMENT.body.clone());
-    if names(request.headers, &DOCUMENT.etag) {
+    let document = Document::of(app.surface());
+    let mut answer = Answer::page("application/json", document.body.clone());
+    if names(request.headers, &document.etag) {
         answer.status = StatusCode::NOT_MODIFIED;
         answer.body = Bytes::new();
     }
-    let etag = HeaderValue::from_str(&DOCUMENT.etag).map_err(Rejection::internal)?;
+    let etag = HeaderValue::from_str(&document.etag).map_err(Rejection::internal)?;
     answer.headers = vec![(ETAG, etag), fixed(CACHE_CONTROL, "no-cache")];
     Ok(answer)
 }

@@ -24,6 +24,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value};
 use std::sync::LazyLock;
 
+use crate::routes::Surface;
 use generation::{CHAT, COUNT_TOKENS, MESSAGES, NO_SOCKET, RESPONSES};
 
 /// Makes the schema of a type, and notes the types that it is made of.
@@ -163,9 +164,21 @@ pub(super) struct Document {
     pub(super) etag: String,
 }
 
-/// Made once, when it is first asked for.
-pub(super) static DOCUMENT: LazyLock<Document> = LazyLock::new(|| {
-    let body = document::document().to_string();
-    let etag = format!("\"{:08x}-{:x}\"", crc32fast::hash(body.as_bytes()), body.len());
-    Document { body: body.into(), etag }
-});
+impl Document {
+    /// That of the routes there are. Made once, when it is first asked for.
+    pub(super) fn of(surface: Surface) -> &'static Self {
+        static STANDALONE: LazyLock<Document> =
+            LazyLock::new(|| Document::new(Surface::Standalone));
+        static CONNECTED: LazyLock<Document> = LazyLock::new(|| Document::new(Surface::Connected));
+        match surface {
+            Surface::Standalone => &STANDALONE,
+            Surface::Connected => &CONNECTED,
+        }
+    }
+
+    fn new(surface: Surface) -> Self {
+        let body = document::document(surface).to_string();
+        let etag = format!("\"{:08x}-{:x}\"", crc32fast::hash(body.as_bytes()), body.len());
+        Self { body: body.into(), etag }
+    }
+}

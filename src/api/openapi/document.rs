@@ -7,23 +7,23 @@ use serde_json::{Map, Value, json};
 
 use super::{Operation, Others, Special, Success, index};
 use crate::api::id_name;
-use crate::routes::{Credential, ROUTES, Route};
+use crate::routes::{Credential, ROUTES, Route, Surface};
 
 const ABOUT: &str = "One endpoint in front of every provider of language models: keys, users, budgets, prices and usage.\n\n\
      Every route under `/v1` answers under `/api/v1` too, with or without a trailing slash. Fields are read leniently: \
      `\"5\"` for 5, `1` for true. In a PATCH an absent field keeps, null clears, a value sets. Fields that are not \
      named here are ignored, and answers may gain fields.";
 
-/// The whole document.
-pub(super) fn document() -> Value {
+/// The whole document: of the routes that there are.
+pub(super) fn document(surface: Surface) -> Value {
     // As answers are written: what can be null is there all the same, and so is required.
     let mut settings = SchemaSettings::draft2020_12().for_serialize();
     settings.definitions_path = "/components/schemas".into();
     settings.meta_schema = None;
     let mut generator = settings.into_generator();
     let mut paths = Map::new();
-    for route in ROUTES {
-        let operation = describe(route, index::operation(route), &mut generator);
+    for route in ROUTES.iter().filter(|route| surface.has(route)) {
+        let operation = describe(surface, route, index::operation(route), &mut generator);
         let methods = paths.entry(path(route)).or_insert_with(|| json!({}));
         methods[route.method.as_str().to_ascii_lowercase()] = operation;
     }
@@ -33,22 +33,31 @@ pub(super) fn document() -> Value {
     json!({
         "openapi": "3.1.0",
         "info": {"title": "otari", "description": ABOUT, "version": env!("CARGO_PKG_VERSION")},
-        "tags": tags(),
+        "tags": tags(surface),
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {
-            "ApiKeyAuth": {"type": "apiKey", "in": "header", "name": "Otari-Key",
-                "description": "The key, bare or after `Bearer `"},
-            "BearerAuth": {"type": "http", "scheme": "bearer"},
-            "XApiKeyAuth": {"type": "apiKey", "in": "header", "name": "x-api-key",
-                "description": "As Anthropic's SDKs send it"},
-        }},
+        "components": {"schemas": schemas, "securitySchemes": credentials(surface)},
     })
 }
 
+/// How callers may say who they are. A platform takes a bearer token alone.
+fn credentials(surface: Surface) -> Value {
+    let bearer = json!({"type": "http", "scheme": "bearer"});
+    match surface {
+        Surface::Connected => json!({"BearerAuth": bearer}),
+        Surface::Standalone => json!({
+            "ApiKeyAuth": {"type": "apiKey", "in": "header", "name": "Otari-Key",
+                "description": "The key, bare or after `Bearer `"},
+            "BearerAuth": bearer,
+            "XApiKeyAuth": {"type": "apiKey", "in": "header", "name": "x-api-key",
+                "description": "As Anthropic's SDKs send it"},
+        }),
+    }
+}
+
 /// The headings in their order: first what callers and operators come for.
-fn tags() -> Vec<Value> {
-    let (api, rest): (Vec<&Route>, _) =
-        ROUTES.iter().partition(|route| route.template.starts_with("/v1/"));
+fn tags(surface: Surface) -> Vec<Value> {
+    let all = ROUTES.iter().filter(|route| surface.has(route));
+    let (api, rest): (Vec<&Route>, _) = all.partition(|route| route.template.starts_with("/v1/"));
     let mut names: Vec<&str> = Vec::new();
     for name in api.into_iter().chain(rest).map(index::tag) {
         if !names.contains(&name) {
@@ -66,7 +75,12 @@ fn path(route: &Route) -> String {
     }
 }
 
-fn describe(route: &Route, operation: &Operation, generator: &mut SchemaGenerator) -> Value {
+fn describe(
+    surface: Surface,
+    route: &Route,
+    operation: &Operation,
+    generator: &mut SchemaGenerator,
+) -> Value {
     let mut described = json!({
         "operationId": operation.id,
         "tags": [index::tag(route)],
@@ -83,14 +97,19 @@ fn describe(route: &Route, operation: &Operation, generator: &mut SchemaGenerato
     described["responses"] = responses(route, operation, generator);
     let credential = match route.credential {
         Credential::Open => None,
+        Credential::Key if surface == Surface::Connected => Some("A token of the platform."),
         Credential::Key => Some("An API key, or the master key."),
         Credential::Master => Some("The master key."),
     };
     described["security"] = json!([]);
     if let Some(credential) = credential {
         described["description"] = credential.into();
-        described["security"] =
-            json!([{"ApiKeyAuth": []}, {"BearerAuth": []}, {"XApiKeyAuth": []}]);
+        described["security"] = match surface {
+            Surface::Connected => json!([{"BearerAuth": []}]),
+            Surface::Standalone => {
+                json!([{"ApiKeyAuth": []}, {"BearerAuth": []}, {"XApiKeyAuth": []}])
+            }
+        };
     }
     described
 }
