@@ -165,8 +165,8 @@ async fn document(
 
 /// Everything up to the first event, decoded. Comments and pings before it are kept, and prove nothing.
 ///
-/// A megabyte of comments is no answer. A stream that ends without an event is an answer where a platform asked for it, as the reference gateway has it, else a
-/// failure.
+/// A megabyte of comments is no answer. A stream that ends without an event is one where a platform asked for it, as the
+/// reference gateway has it, else a failure.
 async fn first_event(
     s: &mut Session,
     watch: &mut Watch,
