@@ -196,12 +196,12 @@ fn of_request<'a>(rows: &'a [Value], answer: &Answer) -> Vec<&'a Value> {
     rows
 }
 
-async fn whatever_fails_before_the_first_byte_the_next_target_serves(start: Builder) {
-    let (bad, good) = (Provider::start(fail), Provider::start(serve));
+/// A gateway with a policy for each way to fail and each family: `by-500-openai` begins at `500-openai`, and goes on at
+/// `good-openai`.
+fn one_policy_for_each(start: Builder, bad: &Provider, good: &Provider) -> Builder {
     // Nobody listens there any more.
     let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (mut providers, mut policies) = (String::new(), String::new());
-    let mut start = start;
+    let (mut providers, mut policies, mut start) = (String::new(), String::new(), start);
     for family in ["openai", "anthropic"] {
         let last = format!("good-{family}");
         providers += &instance(&last, family, &good.base(), "k", "max_retries: 0");
@@ -218,21 +218,52 @@ async fn whatever_fails_before_the_first_byte_the_next_target_serves(start: Buil
             };
             let name = format!("{how}-{family}");
             providers += &instance(&name, family, &base, how, client);
-            policies +=
-                &policy(&format!("by-{name}"), &[&format!("{name}:m"), &format!("{last}:m")]);
-            start = start.price(&format!("{name}:m"), 100.0, 200.0);
+            let targets = [format!("{name}:m"), format!("{last}:m")];
+            policies += &policy(&format!("by-{name}"), &[&targets[0], &targets[1]]);
+            start = start.price(&targets[0], 100.0, 200.0);
         }
     }
-    let gateway = routed(start, &providers, &policies).await;
-    let key = key_with(&gateway, 1000.0).await;
+    routed(start, &providers, &policies)
+}
 
+/// What both attempts of a request have left.
+fn check_rows(rows: &[&Value], api: Api, (how, reason, status): (&str, &str, u16)) {
+    let &[absorbed, served] = rows else { panic!("two rows for {how} {api:?}: {rows:?}") };
+    let model = format!("by-{how}-{}", api.family);
+    for (at, row) in rows.iter().enumerate() {
+        assert_eq!(
+            json!([
+                row["policy_name"],
+                row["attempt_position"],
+                row["attempt_count"],
+                row["endpoint"]
+            ]),
+            json!([model, at + 1, 2, api.path]),
+            "{row}"
+        );
+    }
+    let of =
+        |row: &Value| json!([row["status"], row["selection_reason"], row["provider"], row["cost"]]);
+    assert_eq!(of(absorbed), json!(["absorbed", "default", format!("{how}-{}", api.family), null]));
+    let said = absorbed["error_message"].as_str().unwrap_or_default();
+    assert!(said.starts_with(reason), "{how} {api:?}: {said}");
+    assert_eq!(absorbed["status_code"], status, "{absorbed}");
+    let good = format!("good-{}", api.family);
+    assert_eq!(of(served), json!(["success", "on_failure", good, COST]));
+}
+
+async fn whatever_fails_before_the_first_byte_the_next_target_serves(start: Builder) {
+    let (bad, good) = (Provider::start(fail), Provider::start(serve));
+    let gateway = one_policy_for_each(start, &bad, &good).await;
+    let key = key_with(&gateway, 1000.0).await;
     let mut asked = Vec::new();
     for api in APIS {
         for failure in FAILURES {
             let model = format!("by-{}-{}", failure.0, api.family);
             let answer = api.ask(&gateway, &key, &model).await;
             assert_eq!(answer.status, 200, "{failure:?} {api:?}: {}", answer.text());
-            assert_eq!(answer.header("otari-provider"), Some(&*format!("good-{}", api.family)));
+            let good = format!("good-{}", api.family);
+            assert_eq!(answer.header("otari-provider"), Some(&*good));
             let text = answer.text();
             let name = format!("\"model\":\"{model}\"");
             assert!(
@@ -240,49 +271,12 @@ async fn whatever_fails_before_the_first_byte_the_next_target_serves(start: Buil
                 "{failure:?} {api:?}: {text}"
             );
             assert!(!text.contains("Overloaded") && !text.contains("PROCESSING"), "{text}");
-            asked.push((api, failure, model, answer));
+            asked.push((api, failure, answer));
         }
     }
     let rows = gateway.usage(2 * asked.len()).await;
-    for (api, (how, reason, status), model, answer) in &asked {
-        let rows = of_request(&rows, answer);
-        assert_eq!(rows.len(), 2, "{model} {api:?}: {rows:?}");
-        for (at, row) in rows.iter().enumerate() {
-            assert_eq!(
-                json!([
-                    row["policy_name"],
-                    row["attempt_position"],
-                    row["attempt_count"],
-                    row["endpoint"]
-                ]),
-                json!([model, at + 1, 2, api.path]),
-                "{row}"
-            );
-        }
-        let [absorbed, served] = rows[..] else { unreachable!("two rows") };
-        assert_eq!(
-            json!([
-                absorbed["status"],
-                absorbed["selection_reason"],
-                absorbed["provider"],
-                absorbed["cost"]
-            ]),
-            json!(["absorbed", "default", format!("{how}-{}", api.family), null]),
-            "{absorbed}"
-        );
-        let said = absorbed["error_message"].as_str().unwrap_or_default();
-        assert!(said.starts_with(reason), "{how} {api:?}: {said}");
-        assert_eq!(absorbed["status_code"], *status, "{absorbed}");
-        assert_eq!(
-            json!([
-                served["status"],
-                served["selection_reason"],
-                served["provider"],
-                served["cost"]
-            ]),
-            json!(["success", "on_failure", format!("good-{}", api.family), COST]),
-            "{served}"
-        );
+    for (api, failure, answer) in &asked {
+        check_rows(&of_request(&rows, answer), *api, *failure);
     }
     let spend = gateway.settled("u").await;
     assert!((spend - COST * asked.len() as f64).abs() < 1e-6, "only answers cost: {spend}");
