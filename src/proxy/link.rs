@@ -9,12 +9,15 @@ use http::Uri;
 use http::header::{CONTENT_LENGTH, HOST, RETRY_AFTER};
 use otari_filters::providers;
 use otari_filters::upstream::{Draft, Upstream};
-use pingora_core::connectors::ConnectorOptions;
-use pingora_core::connectors::http::{Connector, v1};
+use pingora_core::connectors::http::Connector;
+use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::protocols::http::v1;
+use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
 use pingora_core::server::configuration::ServerConf;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, Peer as _};
 use pingora_http::RequestHeader;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::control::platform::wire::{Answer, Call, MAX_ANSWER_BYTES, Wire};
 use crate::proxy::addresses::Addresses;
@@ -27,8 +30,8 @@ pub struct Link {
     addresses: Addresses,
     connect_timeout: Duration,
     connector: Connector,
-    /// Without TLS it is always HTTP/1, and the look-up much lighter.
-    plain: v1::Connector,
+    /// Without TLS it is always HTTP/1: a call is one write then, where the other way makes two of it.
+    plain: TransportConnector,
 }
 
 impl Link {
@@ -62,7 +65,7 @@ impl Link {
             addresses: Addresses::default(),
             connect_timeout,
             connector: Connector::new(options()),
-            plain: v1::Connector::new(options()),
+            plain: TransportConnector::new(options()),
         })
     }
 
@@ -72,18 +75,8 @@ impl Link {
             .find(&self.platform, self.connect_timeout, Instant::now())
             .await
             .map_err(|_| "the platform's name has no address".to_owned())?;
-        let (mut session, peer) = self.connect(&known.peers).await?;
+        let (mut session, peer) = self.send(&known.peers, call).await?;
         session.set_read_timeout(None);
-        session.set_write_timeout(None);
-        let broke = |error: Box<pingora_core::Error>| {
-            format!("the call to the platform broke: {}", error.etype().as_str())
-        };
-        let header = self.header(&session, call)?;
-        session.write_request_header(Box::new(header)).await.map_err(broke)?;
-        if !call.body.is_empty() {
-            session.write_request_body(call.body.clone(), false).await.map_err(broke)?;
-        }
-        session.finish_request_body().await.map_err(broke)?;
         session.read_response_header().await.map_err(broke)?;
         // 1xx answers come one by one before the real one.
         while session.response_header().is_some_and(|head| head.status.is_informational()) {
@@ -100,36 +93,68 @@ impl Link {
         Ok(answer)
     }
 
-    /// A connection to the first of the addresses that takes one.
-    async fn connect(
+    /// Sends the call over a connection to the first of the addresses that takes one.
+    async fn send(
         &self,
         peers: &[Arc<HttpPeer>],
+        call: &Call,
     ) -> Result<(HttpSession, Arc<HttpPeer>), String> {
         let mut why = "it has no address".to_owned();
         for peer in peers {
-            let opened = match self.platform.tls {
-                true => self.connector.get_http_session(&**peer).await.map(|(open, _)| open),
-                false => {
-                    let open = self.plain.get_http_session(&**peer).await;
-                    open.map(|(open, _)| HttpSession::H1(open))
-                }
+            let sent = match self.platform.tls {
+                true => self.send_secured(peer, call).await,
+                false => self.send_plain(peer, call).await,
             };
-            match opened {
+            match sent {
                 Ok(session) => return Ok((session, peer.clone())),
-                Err(error) => why = error.etype().as_str().to_owned(),
+                Err(Unsent::NotConnected(reason)) => why = reason,
+                Err(Unsent::Broken(reason)) => return Err(reason),
             }
         }
         Err(format!("cannot connect to the platform: {why}"))
     }
 
-    fn header(&self, session: &HttpSession, call: &Call) -> Result<RequestHeader, String> {
+    async fn send_plain(&self, peer: &Arc<HttpPeer>, call: &Call) -> Result<HttpSession, Unsent> {
+        let (mut stream, _) = self.plain.get_stream(&**peer).await.map_err(Unsent::connecting)?;
+        let header = self.header(false, call).map_err(Unsent::Broken)?;
+        let mut bytes = http_req_header_to_wire(&header)
+            .ok_or_else(|| Unsent::Broken("the path of the call is none".to_owned()))?;
+        bytes.extend_from_slice(&call.body);
+        let written = async {
+            stream.write_all(&bytes).await?;
+            stream.flush().await
+        };
+        written.await.map_err(|error| {
+            Unsent::Broken(format!("the call to the platform broke: {}", error.kind()))
+        })?;
+        Ok(HttpSession::H1(v1::client::HttpSession::new_with_options(stream, &**peer)))
+    }
+
+    async fn send_secured(&self, peer: &Arc<HttpPeer>, call: &Call) -> Result<HttpSession, Unsent> {
+        let opened = self.connector.get_http_session(&**peer).await;
+        let (mut session, _) = opened.map_err(Unsent::connecting)?;
+        session.set_write_timeout(None);
+        let is_h2 = matches!(session, HttpSession::H2(_));
+        let header = self.header(is_h2, call).map_err(Unsent::Broken)?;
+        let written = async {
+            session.write_request_header(Box::new(header)).await?;
+            if !call.body.is_empty() {
+                session.write_request_body(call.body.clone(), false).await?;
+            }
+            session.finish_request_body().await
+        };
+        written.await.map_err(|error| Unsent::Broken(broke(error)))?;
+        Ok(session)
+    }
+
+    fn header(&self, is_h2: bool, call: &Call) -> Result<RequestHeader, String> {
         let path = format!("{}/{}", self.base_path, call.path);
         let mut parts = http::Request::new(()).into_parts().0;
         parts.method = call.method.clone();
         parts.headers = self.platform.headers.clone();
         parts.headers.extend(call.headers.iter().cloned());
         parts.headers.insert(CONTENT_LENGTH, call.body.len().into());
-        parts.uri = if matches!(session, HttpSession::H2(_)) {
+        parts.uri = if is_h2 {
             let host = parts.headers.remove(HOST);
             let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
             Uri::builder().scheme("https").authority(host).path_and_query(path).build()
@@ -143,8 +168,11 @@ impl Link {
     async fn give_back(&self, session: HttpSession, peer: &Arc<HttpPeer>) {
         let idle = peer.options.idle_timeout;
         match session {
-            HttpSession::H1(session) if !self.platform.tls => {
-                self.plain.release_http_session(session, &**peer, idle).await;
+            HttpSession::H1(mut session) if !self.platform.tls => {
+                session.respect_keepalive();
+                if let Some(stream) = session.reuse().await {
+                    self.plain.release_stream(stream, peer.reuse_hash(), idle);
+                }
             }
             session => self.connector.release_http_session(session, &**peer, idle).await,
         }
@@ -159,6 +187,25 @@ impl Wire for Link {
             Err(_) => Err("the platform did not answer in time".to_owned()),
         }
     }
+}
+
+/// Why a call was not sent.
+enum Unsent {
+    /// Another address may do.
+    NotConnected(String),
+    /// Something of it may have arrived.
+    Broken(String),
+}
+
+impl Unsent {
+    fn connecting(error: Box<pingora_core::Error>) -> Self {
+        Self::NotConnected(error.etype().as_str().to_owned())
+    }
+}
+
+#[expect(clippy::boxed_local, reason = "Pingora's errors are boxed")]
+fn broke(error: Box<pingora_core::Error>) -> String {
+    format!("the call to the platform broke: {}", error.etype().as_str())
 }
 
 /// An answer's body as it comes: nearly always one piece, which needs no copy.

@@ -36,7 +36,10 @@ async fn silence_behind_the_header_leads_to_the_next_attempt_and_signs_of_life_a
             let began = Instant::now();
             let answer = scene.ask_streamed(api, "m").await.expect(200);
             let took = began.elapsed();
-            assert!(took >= Duration::from_millis(240) && took < Duration::from_secs(2), "{took:?}");
+            assert!(
+                took >= Duration::from_millis(240) && took < Duration::from_secs(2),
+                "{took:?}"
+            );
             assert_eq!(without_cost(&answer.text(), COST, "managed"), api.events().concat());
             assert_eq!(scene.told(2).await, ["att-a error timeout", "att-b success final"]);
             silent.aborted(1).await;
@@ -54,7 +57,9 @@ async fn silence_behind_the_header_leads_to_the_next_attempt_and_signs_of_life_a
     let metrics = scene.gateway.get("/metrics").await.text();
     let counted: u64 = metrics
         .lines()
-        .filter(|line| line.starts_with("gateway_abandoned_attempts_total{") && line.contains("\"timeout\""))
+        .filter(|line| {
+            line.starts_with("gateway_abandoned_attempts_total{") && line.contains("\"timeout\"")
+        })
         .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
         .sum();
     assert_eq!(counted, 12, "{metrics}");
@@ -71,7 +76,9 @@ async fn when_all_are_silent_the_caller_is_told_so_and_the_last_has_its_grace() 
     .await;
     let silent = plays(vec![Step::Silence]);
     for api in Api::ALL {
-        let late = plays([Step::Sleep(300)].into_iter().chain(api.events().into_iter().map(send)).collect());
+        let late = plays(
+            [Step::Sleep(300)].into_iter().chain(api.events().into_iter().map(send)).collect(),
+        );
         let name = api.provider();
         scene.platform.plan("silent", &[(name, &silent), (name, &silent)]);
         let began = Instant::now();
@@ -96,10 +103,8 @@ async fn when_all_are_silent_the_caller_is_told_so_and_the_last_has_its_grace() 
 
 #[tokio::test]
 async fn a_provider_that_is_slow_to_open_is_not_hurried_by_the_gate() {
-    let mut scene = Scene::with(|start| {
-        start.env("STREAMING_FALLBACK_FIRST_CHUNK_TIMEOUT_MS", "100")
-    })
-    .await;
+    let mut scene =
+        Scene::with(|start| start.env("STREAMING_FALLBACK_FIRST_CHUNK_TIMEOUT_MS", "100")).await;
     let provider = Provider::start(move |_| {
         // The script is asked before the header leaves.
         std::thread::sleep(Duration::from_millis(300));
@@ -150,10 +155,13 @@ async fn a_stream_without_any_event_is_an_answer() {
     let works = working();
     for api in Api::ALL {
         for steps in [vec![], vec![send(api.sign_of_life())]] {
-            let said: Vec<u8> = steps.iter().flat_map(|step| match step {
-                Step::Send(bytes) => bytes.clone(),
-                _ => Vec::new(),
-            }).collect();
+            let said: Vec<u8> = steps
+                .iter()
+                .flat_map(|step| match step {
+                    Step::Send(bytes) => bytes.clone(),
+                    _ => Vec::new(),
+                })
+                .collect();
             let empty = plays(steps);
             scene.platform.plan("m", &[(api.provider(), &empty), (api.provider(), &works)]);
             let answer = scene.ask_streamed(api, "m").await.expect(200);
@@ -171,28 +179,34 @@ async fn after_the_first_event_a_failure_ends_the_stream_in_the_callers_dialect(
     for api in Api::ALL {
         let words = "An error occurred during streaming";
         let name = api.provider();
-        for (what, last) in [("cut", Step::CutNow), ("reset", Step::Reset), ("silent", Step::Silence)] {
+        for (what, last) in
+            [("cut", Step::CutNow), ("reset", Step::Reset), ("silent", Step::Silence)]
+        {
             for carrier in [false, true] {
                 let events = api.events();
                 // Up to the event with the usage, or with it.
-                let at = events.iter().rposition(|event| event.contains("usage")).expect("a carrier");
+                let at =
+                    events.iter().rposition(|event| event.contains("usage")).expect("a carrier");
                 if carrier && api == Api::Responses {
                     // Its usage is in the last event: what follows is no failure.
                     continue;
                 }
                 let sent = if carrier { &events[..=at] } else { &events[..at] };
-                let steps = sent.iter().cloned().map(send).chain([Step::Sleep(30), last.clone()]).collect();
+                let steps =
+                    sent.iter().cloned().map(send).chain([Step::Sleep(30), last.clone()]).collect();
                 let breaks = plays(steps);
                 scene.platform.plan("m", &[(name, &breaks), (name, &works)]);
                 let answer = scene.ask_streamed(api, "m").await.expect(200);
                 assert_eq!(answer.header("x-correlation-id").map(|id| &id[..5]), Some("att-a"));
                 let text = answer.text();
-                let rest = text.strip_prefix(&sent.concat()).unwrap_or_else(|| panic!("{what}: {text}"));
+                let rest =
+                    text.strip_prefix(&sent.concat()).unwrap_or_else(|| panic!("{what}: {text}"));
                 let (event, end) = match api {
                     Api::Chat => (rest.strip_suffix("data: [DONE]\n\n"), ""),
                     _ => (Some(rest), "event: error\n"),
                 };
-                let event = event.unwrap_or_else(|| panic!("{what}: the done marker is missing: {text}"));
+                let event =
+                    event.unwrap_or_else(|| panic!("{what}: the done marker is missing: {text}"));
                 let data = event.strip_prefix(end).and_then(|event| event.strip_prefix("data: "));
                 let data: serde_json::Value =
                     serde_json::from_str(data.unwrap_or_default().trim_end()).unwrap_or_default();
@@ -229,8 +243,7 @@ async fn an_error_event_in_the_middle_ends_the_stream_and_is_a_failure() {
 
 #[tokio::test]
 async fn a_waiting_caller_gets_signs_of_life_in_their_dialect() {
-    let mut scene =
-        Scene::with(|start| start.config("streaming_keepalive_interval_ms: 60")).await;
+    let mut scene = Scene::with(|start| start.config("streaming_keepalive_interval_ms: 60")).await;
     for api in Api::ALL {
         let events = api.events();
         let slow = plays(

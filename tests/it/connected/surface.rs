@@ -165,7 +165,10 @@ async fn pages_are_as_the_configuration_says() {
     for managed in ["/v1/keys", "/v1/users", "/v1/models", "/v1/scoped-budgets"] {
         assert!(!paths.contains_key(managed), "{managed} is not here");
     }
-    assert_eq!(api["components"]["securitySchemes"], json!({"BearerAuth": {"type": "http", "scheme": "bearer"}}));
+    assert_eq!(
+        api["components"]["securitySchemes"],
+        json!({"BearerAuth": {"type": "http", "scheme": "bearer"}})
+    );
     assert_eq!(paths["/v1/responses"]["post"]["security"], json!([{"BearerAuth": []}]));
     scene.gateway.get("/").await.expect(200);
     scene.gateway.get("/docs").await.expect(200);
