@@ -1,8 +1,13 @@
 //! Connected mode: a gateway between callers, providers and a platform that decides and is told what became of it.
 
+mod crash;
+mod failover;
+mod faults;
 mod gate;
+mod outage;
 mod reports;
 mod resolve;
+mod secrets;
 mod settlement;
 mod surface;
 mod walk;
@@ -112,6 +117,20 @@ impl Api {
             ]
             .map(named)
             .into(),
+        }
+    }
+
+    /// Whether the text of a stream ends as the API ends its streams.
+    fn is_whole(self, text: &str) -> bool {
+        match self {
+            Self::Chat => text.ends_with("\n\ndata: [DONE]\n\n"),
+            Self::Messages => {
+                text.ends_with("\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n")
+            }
+            Self::Responses => {
+                let last = text.strip_suffix("\n\n").and_then(|text| text.rsplit("\n\n").next());
+                last.is_some_and(|last| last.starts_with("event: response.completed\ndata: {"))
+            }
         }
     }
 

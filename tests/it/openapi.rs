@@ -57,7 +57,7 @@ async fn pages(proof: &mut Proof, gateway: &Gateway) {
     for id in ["readiness", "metrics"] {
         proof.expect(gateway, 200, id, Call::default()).await;
     }
-    proof.expect(gateway, 404, "responses_socket", Call::default()).await;
+    proof.expect(gateway, 405, "responses_socket", Call::default()).await;
     let headers = &[("upgrade", "websocket"), ("connection", "upgrade")];
     proof.expect(gateway, 426, "responses_socket", Call { headers, ..Call::default() }).await;
     proof.expect(gateway, 404, "create_response", with(json!({}))).await;

@@ -258,6 +258,7 @@ async fn a_provider_without_responses_stops_a_responses_plan_wherever_it_stands(
         assert_eq!(sentence, format!("Provider '{unfit}' does not support the Responses API"));
         let report = scene.reports(1).await.remove(0);
         assert_eq!(super::line(&report), "att-a error final");
+        assert_eq!(report.text("session_label").as_deref(), Some("l"));
     }
     assert_eq!(provider.count(), 0);
     // Chat does not mind.

@@ -132,12 +132,23 @@ impl Reply {
 
     /// Nothing at all, not even a status line.
     pub(crate) fn silence() -> Self {
-        Self { status: 0, ..Self::events([Step::Silence]) }
+        Self::none(Step::Silence)
+    }
+
+    /// Not even a status line before this happens.
+    pub(crate) fn none(step: Step) -> Self {
+        Self { status: 0, ..Self::events([step]) }
+    }
+
+    /// And then this.
+    pub(crate) fn then(mut self, step: Step) -> Self {
+        self.steps.push(step);
+        self
     }
 
     /// A reset instead of an answer.
     pub(crate) fn reset() -> Self {
-        Self { status: 0, ..Self::events([Step::Reset]) }
+        Self::none(Step::Reset)
     }
 
     /// What an OpenAI chat endpoint answers to `request`: `pieces` as a stream when it asked for one (usage only
