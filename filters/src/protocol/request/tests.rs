@@ -171,9 +171,8 @@ fn the_user_goes_on_where_it_is_a_label() {
 fn a_user_at_the_top_of_messages_never_goes_on() {
     let body =
         r#"{"model":"p:m","max_tokens":1,"user":"u","messages":[{}],"metadata":{"user_id":"v"}}"#;
-    let rewrite = Rewrite { model: "m", keep_user: true, ..Rewrite::default() };
     let expected = r#"{"model":"m","max_tokens":1,"messages":[{}],"metadata":{"user_id":"v"}}"#;
-    assert_eq!(rewritten(Protocol::Messages, body, &rewrite), expected);
+    assert_eq!(rewritten(Messages, body, &KEEPING), expected);
 }
 
 #[test]
