@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use otari::mock::platform::{Seen, Then};
 use serde_json::{Value, json};
 
-use super::{Api, COST, Scene, attempt, failing, refusing, served, without_cost, working};
+use super::{
+    Api, COST, Scene, attempt, failing, is_streamed, refusing, served, without_cost, working,
+};
 use crate::support::platform::api_key;
 use crate::support::provider::{Provider, Reply, Step};
 
@@ -129,42 +131,44 @@ async fn every_failure_before_the_answer_is_followed_by_the_next_attempt() {
 
 #[tokio::test]
 async fn when_all_fail_the_last_one_decides_and_each_is_reported_before_the_answer() {
-    let mut scene = Scene::with(|start| start.config("first_byte_timeout_s: 1")).await;
-    let (denied, silent, gone) = (failing(401, "a"), Provider::never_answers(), failing(404, "x"));
+    let mut scene = Scene::with(|start| {
+        let start = start.config("first_byte_timeout_s: 1");
+        start.env("STREAMING_FALLBACK_FIRST_CHUNK_TIMEOUT_MS", "200")
+    })
+    .await;
+    let (denied, gone) = (failing(401, "a"), failing(404, "x"));
+    let silent = Provider::start(|request| match is_streamed(request) {
+        true => Reply::events([Step::Silence]),
+        false => Reply::silence(),
+    });
     for api in Api::ALL {
         let at = |provider: &Provider, key: &str| attempt(api.provider(), provider, key);
-        let plan = [at(&denied, "k1"), at(&silent, "k2"), at(&gone, "k3")];
-        scene.platform.answer("failed", Then::plan(plan.clone()));
-        scene
-            .platform
-            .answer("late", Then::plan([plan[2].clone(), plan[0].clone(), plan[1].clone()]));
-        for streamed in [false, true] {
-            let ask = async |model| {
-                let body = if streamed { api.ask_streamed(model) } else { api.ask(model) };
-                scene.send(api, &body).await
-            };
-            let answer = ask("failed").await;
-            assert_eq!(api.sentence(&answer, 502), "All upstream providers failed");
+        let [denied, gone, silent] = [at(&denied, "k1"), at(&gone, "k2"), at(&silent, "k3")];
+        scene.platform.answer("failed", Then::plan([denied.clone(), gone.clone()]));
+        scene.platform.answer("late", Then::plan([gone, denied, silent]));
+        for (model, streamed, status, sentence, told) in [
+            ("failed", false, 502, "All upstream providers failed", &TWO_FAILED[..]),
+            ("failed", true, 502, "All upstream providers failed", &TWO_FAILED),
+            ("late", false, 504, "All upstream providers timed out", &LAST_LATE),
+            ("late", true, 504, "All upstream providers timed out", &LAST_LATE),
+        ] {
+            let body = if streamed { api.ask_streamed(model) } else { api.ask(model) };
+            let answer = scene.send(api, &body).await;
+            let there = scene.platform.counts().accepted;
+            let expected = scene.looked_at + told.len();
+            assert_eq!(there, expected as u64, "reported before the caller knows");
+            assert_eq!(api.sentence(&answer, status), sentence);
             assert_eq!(answer.header("x-should-retry"), Some("false"));
             assert_eq!(answer.header("otari-error-source"), Some("provider"));
-            let there = scene.platform.counts().accepted;
-            assert_eq!(there, scene.looked_at as u64 + 3, "reported before the caller knows");
-            let told =
-                ["att-a error http_401", "att-b error timeout", "att-c error final http_404"];
-            assert_eq!(scene.told(3).await, told);
-            let ask = async |model| {
-                let body = if streamed { api.ask_streamed(model) } else { api.ask(model) };
-                scene.send(api, &body).await
-            };
-            let answer = ask("late").await;
-            assert_eq!(api.sentence(&answer, 504), "All upstream providers timed out");
-            let told =
-                ["att-a error http_404", "att-b error http_401", "att-c error final timeout"];
-            assert_eq!(scene.told(3).await, told);
+            assert_eq!(scene.told(told.len()).await, told, "{api:?} streamed {streamed}");
         }
     }
     scene.finish().await;
 }
+
+const TWO_FAILED: [&str; 2] = ["att-a error http_401", "att-b error final http_404"];
+const LAST_LATE: [&str; 3] =
+    ["att-a error http_404", "att-b error http_401", "att-c error final timeout"];
 
 #[tokio::test]
 async fn a_single_attempt_that_fails_says_why() {
