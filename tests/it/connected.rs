@@ -1,6 +1,7 @@
 //! Connected mode: a gateway between callers, providers and a platform that decides and is told what became of it.
 
 mod crash;
+mod endings;
 mod failover;
 mod faults;
 mod gate;
