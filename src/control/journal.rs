@@ -226,23 +226,27 @@ impl Journal {
         let end = end.min(SEGMENT_BYTES);
         // Asked after the end was read: with no append under way, every place before that end is as it will stay.
         let is_quiet = self.writing.load(Ordering::SeqCst) == 0;
-        let file = match File::open(segment_path(&self.folder, from.segment)) {
-            Ok(file) => file,
-            // A number without a file: the next one.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && closed => {
-                return Ok(Batch { entries: Vec::new(), next: after(from.segment) });
-            }
-            Err(error) => return Err(error),
+        let opened;
+        let (file, end) = if closed {
+            opened = match File::open(segment_path(&self.folder, from.segment)) {
+                Ok(file) => file,
+                // A number without a file: the next one.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Batch { entries: Vec::new(), next: after(from.segment) });
+                }
+                Err(error) => return Err(error),
+            };
+            (&opened, end.min(opened.metadata()?.len()))
+        } else {
+            (&current.file, end)
         };
-        let length = file.metadata()?.len();
-        let end = if closed { end.min(length) } else { end };
         if from.offset >= end {
             let next = if closed && is_quiet { after(from.segment) } else { from };
             return Ok(Batch { entries: Vec::new(), next });
         }
         let want = usize::try_from(end - from.offset).unwrap_or(READ_BYTES).min(READ_BYTES);
         let mut bytes = vec![0; want];
-        let got = read_up_to(&file, &mut bytes, from.offset)?;
+        let got = read_up_to(file, &mut bytes, from.offset)?;
         bytes.resize(want.max(got), 0);
         let whole = from.offset + want as u64 >= end;
         let (entries, used) = scan(&bytes, is_quiet, whole, at_most);
