@@ -113,6 +113,13 @@ fn answers() -> Vec<(&'static str, Then, u16, &'static str)> {
     answers
 }
 
+/// Models for which there is no room, and how long the platform says to wait.
+const BUSY: [(&str, Option<&str>); 3] = [
+    ("busy", Some("30")),
+    ("busy-until", Some("Wed, 21 Oct 2026 07:28:00 GMT")),
+    ("busy-somehow", None),
+];
+
 #[tokio::test]
 async fn what_the_platform_refuses_reaches_the_caller_in_their_dialect() {
     let mut scene = Scene::with(|start| start.env("PLATFORM_RESOLVE_TIMEOUT_MS", "400")).await;
@@ -120,8 +127,11 @@ async fn what_the_platform_refuses_reaches_the_caller_in_their_dialect() {
     scene.platform.edit(|script| {
         let rules = answers.iter().map(|(model, then, ..)| Rule::model(model, then.clone()));
         script.resolve.extend(rules);
-        let busy = Then::json(429, json!({"detail": "too many"})).header("Retry-After", "30");
-        script.resolve.push(Rule::model("429", busy));
+        for (model, wait) in BUSY {
+            let busy = Then::json(429, json!({"detail": "too many"}));
+            let busy = wait.map_or(busy.clone(), |wait| busy.header("Retry-After", wait));
+            script.resolve.push(Rule::model(model, busy));
+        }
     });
     let mut calls = tokio::task::JoinSet::new();
     for (model, _, status, sentence) in &answers {
@@ -151,12 +161,14 @@ async fn what_the_platform_refuses_reaches_the_caller_in_their_dialect() {
     for (api, path) in
         Api::ALL.map(|api| (api, api.path())).into_iter().chain([(Api::Messages, COUNT)])
     {
-        let body = api.ask("429");
-        let answer = scene.gateway.post(USER_TOKEN, path, body.to_string()).await;
-        assert_eq!(api.sentence(&answer, 429), "too many");
-        assert_eq!(answer.header("retry-after"), Some("30"));
+        for (model, wait) in BUSY {
+            let body = api.ask(model);
+            let answer = scene.gateway.post(USER_TOKEN, path, body.to_string()).await;
+            assert_eq!(api.sentence(&answer, 429), "too many");
+            assert_eq!(answer.header("retry-after"), wait, "{path}: as the platform says");
+        }
     }
-    let asked = (answers.len() as u64 + 1) * 4;
+    let asked = (answers.len() + BUSY.len()) as u64 * 4;
     assert_eq!(scene.platform.counts().resolves, asked, "asked once each: never repeated");
     scene.finish().await;
 }

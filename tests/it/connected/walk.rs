@@ -242,6 +242,7 @@ async fn a_busy_last_provider_is_not_waited_for_longer_than_two_seconds() {
     let answer = scene.ask(Api::Chat, "m").await;
     let sentence = Api::Chat.sentence(&answer, 429);
     assert_eq!(sentence, "The provider rate-limited this request");
+    assert_eq!(answer.header("retry-after"), Some("60"), "for the caller to wait");
     assert_eq!(busy.count(), 1);
     assert_eq!(scene.told(1).await, ["att-a error final http_429"]);
     scene.finish().await;
