@@ -257,7 +257,7 @@ proptest::proptest! {
         let gone = |name: &str| {
             GATEWAY_FIELDS.contains(&name)
                 || STEERING_FIELDS.contains(&name)
-                || (name == "user" && protocol != Messages && !keep)
+                || (name == "user" && (protocol == Messages || !keep))
                 || (name == "client_metadata" && protocol == Responses && !keep)
         };
         let mut want: Vec<(String, Value)> =
