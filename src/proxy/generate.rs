@@ -104,7 +104,8 @@ async fn pass_gates(
         let message = "Invalid request: model is required";
         return Err(Rejection::new(Code::ModelNotFound, message).into());
     }
-    let billed = app.control.bill(&caller, request.user.as_deref())?;
+    let billed = app.control.bill(&caller, request.user.as_deref());
+    let billed = billed.map_err(|refused| name_user(refused, request.protocol))?;
     ctx.user_id = billed.user_id.clone();
     if let (Some(limiter), Some(user_id)) = (&app.limiter, &billed.user_id) {
         let admitted = limiter.admit(user_id, Instant::now());
@@ -155,6 +156,16 @@ async fn pass_gates(
     Ok(Call { request, body, keeps_user, plan, at: 0, open })
 }
 
+/// Says where the format has the user.
+fn name_user(mut refused: Rejection, protocol: Protocol) -> Rejection {
+    if protocol == Protocol::Messages
+        && matches!(refused.code, Code::UserRequired | Code::UserMismatch)
+    {
+        refused.message = refused.message.replace("'user' field", "'metadata.user_id'").into();
+    }
+    refused
+}
+
 fn estimate(app: &App, request: &Request) -> Estimate {
     let default = app.settings.load().budget_estimate_default_output_tokens;
     let whole =
@@ -169,8 +180,11 @@ fn priced(
     resolved: Result<Plan, Rejection>,
     prices: Option<&Prices>,
 ) -> Result<Plan, Rejection> {
-    let is_ambiguous = resolved.as_ref().is_err_and(|refused| refused.code == Code::AmbiguousModel);
-    if app.settings.load().require_pricing && prices.is_none() && !is_ambiguous {
+    // A price would help neither.
+    let is_hopeless = resolved
+        .as_ref()
+        .is_err_and(|refused| matches!(refused.code, Code::AmbiguousModel | Code::Unsupported));
+    if app.settings.load().require_pricing && prices.is_none() && !is_hopeless {
         let message = format!(
             "No pricing configured for model '{}', and require_pricing is on. Add a price with POST /v1/pricing or \
              in the pricing section of config.yml, set default_pricing to true for public list prices, or set \

@@ -151,12 +151,13 @@ pub(super) async fn fail(s: &mut Session, error: &Error, ctx: &mut RequestContex
     FailToProxy { error_code: status, can_reuse_downstream: false }
 }
 
-/// The dialect of a path.
+/// The dialect of a path, whichever door it is.
 pub(super) fn protocol_of(path: &str) -> Protocol {
     let path = path.strip_prefix("/api").unwrap_or(path);
-    if path.starts_with("/v1/messages") {
+    let path = path.strip_prefix("/v1").unwrap_or(path);
+    if path.starts_with("/messages") {
         Protocol::Messages
-    } else if path.starts_with("/v1/responses") {
+    } else if path.starts_with("/responses") {
         Protocol::Responses
     } else {
         Protocol::Chat

@@ -81,7 +81,9 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
         }
     };
     ctx.route = Some(route);
-    if method == Method::HEAD && route.credential != Credential::Open {
+    // The route that refuses sockets shares its path with one that serves.
+    let is_page = route.credential == Credential::Open && route.handler != Handler::ResponsesSocket;
+    if method == Method::HEAD && !is_page {
         return probe(s, ctx, route).await;
     }
     ctx.caller = credential(app, s, route).await?;

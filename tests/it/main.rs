@@ -9,6 +9,14 @@ mod health;
 #[cfg(test)]
 mod chat;
 #[cfg(test)]
+mod messages;
+#[cfg(test)]
+mod responses;
+#[cfg(test)]
+mod formats;
+#[cfg(test)]
+mod format_endings;
+#[cfg(test)]
 mod gates;
 #[cfg(test)]
 mod budget;

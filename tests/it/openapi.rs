@@ -7,10 +7,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use self::proof::{Call, Proof};
+use crate::support::format::{self, FORMATS, Format};
 use crate::support::gateway::{Builder, Gateway};
 use crate::support::provider::{Provider, Reply};
 use crate::support::sdk::Sdk;
-use crate::support::{ask, ask_with, eventually, on_both_databases, priced};
+use crate::support::{ask, eventually, on_both_databases, priced};
 
 mod proof;
 mod wrong;
@@ -27,11 +28,16 @@ fn of(id: &str) -> Call<'_> {
 
 async fn every_route_answers_as_its_schema_says(start: Builder) {
     let provider = Provider::start(|request| match request.json()["model"].as_str() {
-        Some("m") => Reply::chat(request, &["ok"]),
+        Some("m") if request.path.ends_with("/chat/completions") => Reply::chat(request, &["ok"]),
+        Some("m") => format::of(request).reply(request, &["ok"]),
         Some("busy") => Reply::json(429, &json!({"error": {"message": "slow down"}})),
         _ => Reply::json(500, &json!({"error": {"message": "broken"}})),
     });
-    let start = priced(start, &provider).price("p:busy", 1.0, 1.0).price("p:broken", 1.0, 1.0);
+    let mut start = format::both(priced(start, &provider), &provider);
+    for name in ["p", "a", "o"] {
+        let price = |model: &str| format!("{name}:{model}");
+        start = start.price(&price("busy"), 1.0, 1.0).price(&price("broken"), 1.0, 1.0);
+    }
     let gateway = start.config("enable_metrics: true").await;
     let mut proof = Proof::new(gateway.get("/openapi.json").await.expect(200).json());
     pages(&mut proof, &gateway).await;
@@ -60,7 +66,6 @@ async fn pages(proof: &mut Proof, gateway: &Gateway) {
     proof.expect(gateway, 405, "responses_socket", Call::default()).await;
     let headers = &[("upgrade", "websocket"), ("connection", "upgrade")];
     proof.expect(gateway, 426, "responses_socket", Call { headers, ..Call::default() }).await;
-    proof.expect(gateway, 404, "create_response", with(json!({}))).await;
 }
 
 async fn management(proof: &mut Proof, gateway: &Gateway) {
@@ -171,18 +176,38 @@ async fn prices_and_names(proof: &mut Proof, gateway: &Gateway) {
 async fn generations(proof: &mut Proof, gateway: &Gateway) {
     gateway.user("w", None).await;
     let key = gateway.key("w").await;
-    let chat = |body| Call { body, key: Some(&key), ..Call::default() };
-    let id = "create_chat_completion";
-    proof.expect(gateway, 200, id, chat(ask_with(json!({"future_field": 1})))).await;
-    let streamed = proof.call(gateway, id, chat(ask_with(json!({"stream": true})))).await;
-    assert!(streamed.header("content-type").unwrap().starts_with("text/event-stream"));
-    for (status, model) in [(402, "p:unpriced"), (429, "p:busy"), (502, "p:broken")] {
-        proof.expect(gateway, status, id, chat(ask_with(json!({"model": model})))).await;
+    let [messages, responses] = FORMATS.map(Format::ask);
+    let asks = [
+        ("create_chat_completion", "p", ask()),
+        ("create_message", "a", messages),
+        ("create_response", "o", responses),
+    ];
+    for (id, provider, ask) in &asks {
+        let asking = |fields: Value| {
+            let mut body = ask.clone();
+            body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            Call { body, key: Some(&key), ..Call::default() }
+        };
+        proof.expect(gateway, 200, id, asking(json!({"future_field": 1}))).await;
+        let streamed = proof.call(gateway, id, asking(json!({"stream": true}))).await;
+        assert!(streamed.header("content-type").unwrap().starts_with("text/event-stream"));
+        for (status, model) in [(402, "unpriced"), (429, "busy"), (502, "broken")] {
+            let model = format!("{provider}:{model}");
+            proof.expect(gateway, status, id, asking(json!({"model": model}))).await;
+        }
+        let nobody = json!({"user": "nobody", "metadata": {"user_id": "nobody"}});
+        let call = Call { key: None, ..asking(nobody) };
+        proof.expect(gateway, 404, id, call).await;
+        proof.expect(gateway, 400, id, with(ask.clone())).await;
     }
-    proof.expect(gateway, 400, id, with(ask())).await;
-    proof.expect(gateway, 404, id, with(ask_with(json!({"user": "nobody"})))).await;
+    let count = json!({"model": "m", "messages": [{"role": "user", "content": "Hello, world!"}]});
+    let counted = proof.expect(gateway, 200, "count_message_tokens", with(count)).await;
+    assert_eq!(counted, json!({"input_tokens": 12}));
     gateway.patch("/v1/users/w", json!({"blocked": true})).await;
-    proof.expect(gateway, 403, id, chat(ask())).await;
+    for (id, _, body) in asks {
+        let call = Call { body, key: Some(&key), ..Call::default() };
+        proof.expect(gateway, 403, id, call).await;
+    }
     proof.expect(gateway, 200, "list_usage", Call { query: "user_id=w", ..Call::default() }).await;
     let filters = "status=error&status_code=403&user_id=w&user_id=v&priced=false";
     let filtered = Call { query: filters, ..Call::default() };

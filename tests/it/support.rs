@@ -1,5 +1,6 @@
 //! A real gateway and its neighbours, and the little that every file of facts shares.
 
+pub(crate) mod format;
 pub(crate) mod gateway;
 pub(crate) mod manage;
 pub(crate) mod platform;

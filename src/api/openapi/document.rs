@@ -1,5 +1,6 @@
 //! The document: OpenAPI 3.1, whose schemas are JSON Schema 2020-12.
 
+use otari_filters::protocol::Protocol;
 use otari_filters::validate::{Bounds, Field, Kind};
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
@@ -7,12 +8,16 @@ use serde_json::{Map, Value, json};
 
 use super::{Operation, Others, Special, Success, index};
 use crate::api::id_name;
-use crate::routes::{Credential, ROUTES, Route, Surface};
+use crate::routes::{Credential, Handler, ROUTES, Route, Surface};
 
 const ABOUT: &str = "One endpoint in front of every provider of language models: keys, users, budgets, prices and usage.\n\n\
      Every route under `/v1` answers under `/api/v1` too, with or without a trailing slash. Fields are read leniently: \
      `\"5\"` for 5, `1` for true. In a PATCH an absent field keeps, null clears, a value sets. Fields that are not \
      named here are ignored, and answers may gain fields.";
+const ABOUT_CONNECTED: &str = "One endpoint in front of every provider of language models. This gateway is in connected mode: \
+     keys, users, budgets, prices and usage are managed on its platform.\n\n\
+     Every route under `/v1` answers under `/api/v1` too, with or without a trailing slash. Fields are read leniently: \
+     `\"5\"` for 5, `1` for true. Answers may gain fields.";
 
 /// The whole document: of the routes that there are.
 pub(super) fn document(surface: Surface) -> Value {
@@ -30,9 +35,15 @@ pub(super) fn document(surface: Surface) -> Value {
     let mut schemas = generator.take_definitions(true);
     schemas.insert("Error".into(), error(json!({"type": "string"})));
     schemas.insert("ValidationError".into(), error(faults()));
+    schemas.insert("AnthropicError".into(), anthropic_error(wrapped()));
+    schemas.insert("AnthropicValidationError".into(), anthropic_error(faults()));
+    let about = match surface {
+        Surface::Standalone => ABOUT,
+        Surface::Connected => ABOUT_CONNECTED,
+    };
     json!({
         "openapi": "3.1.0",
-        "info": {"title": "otari", "description": ABOUT, "version": env!("CARGO_PKG_VERSION")},
+        "info": {"title": "otari", "description": about, "version": env!("CARGO_PKG_VERSION")},
         "tags": tags(surface),
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": credentials(surface)},
@@ -159,7 +170,13 @@ fn responses(route: &Route, operation: &Operation, generator: &mut SchemaGenerat
         }
         Success::Never => {}
     }
-    let error = json!({"$ref": "#/components/schemas/Error"});
+    let is_anthropic =
+        matches!(route.handler, Handler::Generate(Protocol::Messages) | Handler::CountTokens);
+    let named = |name: &str| {
+        let dialect = if is_anthropic { "Anthropic" } else { "" };
+        json!({"$ref": format!("#/components/schemas/{dialect}{name}")})
+    };
+    let error = named("Error");
     let mut statuses = operation.refusals.to_vec();
     if route.credential != Credential::Open {
         statuses.push(401);
@@ -169,8 +186,7 @@ fn responses(route: &Route, operation: &Operation, generator: &mut SchemaGenerat
         add(&status.to_string(), about(status), as_json(&error));
     }
     if !operation.query.is_empty() || operation.body.is_some() || route.template.contains('{') {
-        let faults = json!({"$ref": "#/components/schemas/ValidationError"});
-        add("422", about(422), as_json(&faults));
+        add("422", about(422), as_json(&named("ValidationError")));
     }
     if let Some((status, special)) = operation.special {
         let schema = match special {
@@ -190,6 +206,7 @@ fn about(status: u16) -> &'static str {
         402 => "The model has no price, and prices are required",
         403 => "Not permitted, or the budget does not allow it",
         404 => "Not found",
+        405 => "Another method is meant",
         409 => "Conflict",
         422 => "Fields are missing, or of the wrong kind: all of them are listed",
         426 => "No WebSocket is offered",
@@ -220,6 +237,34 @@ fn error(detail: Value) -> Value {
                 },
             },
             "detail": detail,
+        },
+    })
+}
+
+/// An error as Anthropic's clients read it: its object, and the reference's `detail` of this schema.
+fn anthropic_error(detail: Value) -> Value {
+    let mut error = wrapped();
+    error["required"] = json!(["type", "error", "request_id", "detail"]);
+    error["properties"]["request_id"] = json!({"type": "string"});
+    error["properties"]["detail"] = detail;
+    error
+}
+
+/// Anthropic's error object.
+fn wrapped() -> Value {
+    json!({
+        "type": "object",
+        "required": ["type", "error"],
+        "properties": {
+            "type": {"type": "string", "enum": ["error"]},
+            "error": {
+                "type": "object",
+                "required": ["type", "message"],
+                "properties": {
+                    "type": {"type": "string", "description": "What programs switch on"},
+                    "message": {"type": "string", "description": "What happened and what to do"},
+                },
+            },
         },
     })
 }

@@ -107,9 +107,14 @@ impl Builder {
     }
 
     /// Adds an OpenAI-style provider at any address, with further keys of its block (`"models: [m], x: y"`).
-    pub(crate) fn provider_at(mut self, name: &str, base: &str, further: &str) -> Self {
+    pub(crate) fn provider_at(self, name: &str, base: &str, further: &str) -> Self {
+        self.provider_of("openai", name, base, further)
+    }
+
+    /// Adds a provider of any type, tried once, with further keys of its block.
+    pub(crate) fn provider_of(mut self, kind: &str, name: &str, base: &str, further: &str) -> Self {
         self.providers += &format!(
-            "  {name}: {{provider_type: openai, api_base: \"{base}\", api_key: \"{UPSTREAM_KEY}\", \
+            "  {name}: {{provider_type: {kind}, api_base: \"{base}\", api_key: \"{UPSTREAM_KEY}\", \
              client_args: {{max_retries: 0}}{}{further}}}\n",
             if further.is_empty() { "" } else { ", " },
         );
