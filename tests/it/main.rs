@@ -17,6 +17,8 @@ mod formats;
 #[cfg(test)]
 mod format_endings;
 #[cfg(test)]
+mod format_clients;
+#[cfg(test)]
 mod gates;
 #[cfg(test)]
 mod budget;
