@@ -198,6 +198,7 @@ enum Unsent {
 }
 
 impl Unsent {
+    #[expect(clippy::boxed_local, reason = "Pingora's errors are boxed")]
     fn connecting(error: Box<pingora_core::Error>) -> Self {
         Self::NotConnected(error.etype().as_str().to_owned())
     }
