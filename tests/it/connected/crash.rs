@@ -12,12 +12,12 @@ use super::{Api, Scene, attempt, failing, working};
 use crate::support::eventually;
 use crate::support::platform::USER_TOKEN;
 
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 5;
 const CONNECTIONS: usize = 8;
 /// Between the acceptance of a report and its note, on busy cores.
-const NOTED_WITHIN_MS: u64 = 100;
+const NOTED_WITHIN_MS: u64 = 400;
 /// Of load before each kill.
-const LOAD: Duration = Duration::from_millis(300);
+const LOAD: Duration = Duration::from_millis(600);
 
 /// Load until the gateway dies; the attempts that answered whole.
 async fn load(scene: &Scene, answers: Arc<AtomicUsize>) -> JoinSet<Vec<String>> {
@@ -106,6 +106,7 @@ async fn every_answer_is_reported_whenever_the_gateway_dies() {
         whole.len(),
         twice.len()
     );
+    assert!(twice.len() * 5 < wanted.len(), "{} of {} came twice", twice.len(), wanted.len());
     let reports = scene.platform.reports();
     for id in twice {
         let first =
