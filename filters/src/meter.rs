@@ -81,7 +81,8 @@ fn counting(protocol: Protocol) -> CacheCounting {
 #[derive(Debug)]
 pub struct Stream {
     hides_usage: bool,
-    /// With `hides_usage` the unfinished event has not left yet, otherwise a copy is kept.
+    hides_errors: bool,
+    /// Where something may be hidden the unfinished event has not left yet, otherwise a copy is kept.
     events: Events,
     /// The last event was taken out, and the LF of its end may still come.
     was_hidden: bool,
@@ -96,6 +97,8 @@ struct Seen {
     name: Vec<u8>,
     /// The unfinished event holds nothing but usage.
     is_usage_only: bool,
+    /// The provider said itself, in an event, that it failed.
+    is_error: bool,
     usage: Option<Usage>,
     output_chars: u64,
     is_done: bool,
@@ -109,12 +112,25 @@ impl Stream {
             protocol,
             name: Vec::new(),
             is_usage_only: false,
+            is_error: false,
             usage: None,
             output_chars: 0,
             is_done: false,
             has_failed: false,
         };
-        Self { hides_usage, events: Events::new(MAX_EVENT_BYTES), was_hidden: false, seen }
+        let events = Events::new(MAX_EVENT_BYTES);
+        Self { hides_usage, hides_errors: false, events, was_hidden: false, seen }
+    }
+
+    /// Takes out the event in which a provider says that it failed: its words may be for the operator alone.
+    #[must_use]
+    pub fn hiding_errors(self) -> Self {
+        Self { hides_errors: true, ..self }
+    }
+
+    /// Whether such an event was taken out: the caller has not been told.
+    pub fn has_hidden_error(&self) -> bool {
+        self.hides_errors && self.seen.has_failed && self.seen.is_error
     }
 
     /// The provider's usage, once seen.
@@ -140,7 +156,7 @@ impl Stream {
 
     /// Whether what has left ends with a whole event, so that a comment may follow.
     pub fn is_between_events(&self) -> bool {
-        !self.events.is_overlong() && (self.hides_usage || !self.events.is_open())
+        !self.events.is_overlong() && (self.hides() || !self.events.is_open())
     }
 
     /// Looks at `piece` and appends to `out` what may pass now.
@@ -148,7 +164,7 @@ impl Stream {
         if piece.is_empty() {
             return;
         }
-        if !self.hides_usage {
+        if !self.hides() {
             out.push(piece.clone());
         }
         let mut scan = self.events.scan(piece);
@@ -160,7 +176,7 @@ impl Stream {
             match mark {
                 Mark::Line(line) => self.seen.read_line(&scan.bytes()[line]),
                 Mark::End(event) => {
-                    self.was_hidden = self.seen.end_event();
+                    self.was_hidden = self.seen.end_event(self.hides_usage, self.hides_errors);
                     if self.was_hidden {
                         hidden.push(event);
                     }
@@ -169,7 +185,7 @@ impl Stream {
         }
         self.seen.look_ahead(scan.open_line());
         let whole = scan.finish();
-        if self.hides_usage {
+        if self.hides() {
             let mut passed = 0;
             for event in hidden {
                 push(out, whole.slice(passed..event.start));
@@ -187,9 +203,13 @@ impl Stream {
         if let Some(line) = rest.rsplit(|byte| matches!(byte, b'\n' | b'\r')).next() {
             self.seen.read_line(line);
         }
-        if self.hides_usage && !self.seen.end_event() {
+        if self.hides() && !self.seen.end_event(self.hides_usage, self.hides_errors) {
             push(out, rest);
         }
+    }
+
+    fn hides(&self) -> bool {
+        self.hides_usage || self.hides_errors
     }
 }
 
@@ -223,10 +243,11 @@ impl Seen {
         };
     }
 
-    /// The event is over; whether it held nothing but usage.
-    fn end_event(&mut self) -> bool {
+    /// The event is over; whether it must not leave. Nothing does behind an error that is hidden.
+    fn end_event(&mut self, hides_usage: bool, hides_errors: bool) -> bool {
         self.name.clear();
-        std::mem::take(&mut self.is_usage_only)
+        let is_usage_only = std::mem::take(&mut self.is_usage_only);
+        (is_usage_only && hides_usage) || (self.is_error && hides_errors)
     }
 
     fn report(&mut self, usage: &WireUsage) {

@@ -73,7 +73,10 @@ impl Announcer {
             }
             Mode::Connected(mode) => vec![
                 format!("otari {version}  mode connected  config {file}"),
-                format!("platform   {}", mode.config.base_url),
+                format!(
+                    "platform   {}  managed at {}",
+                    mode.config.base_url, mode.config.management_url
+                ),
                 format!("journal    {}", config.journal_dir.join("reports").display()),
             ],
         };

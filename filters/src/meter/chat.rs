@@ -34,6 +34,7 @@ pub(super) fn read_data(data: &[u8], seen: &mut Seen) {
         return;
     }
     let Ok(chunk) = serde_json::from_slice::<WireChunk>(data) else { return };
+    seen.is_error |= chunk.error.is_some();
     seen.has_failed |= chunk.error.is_some();
     if let Some(usage) = chunk.usage.0 {
         seen.report(&usage);

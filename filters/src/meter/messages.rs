@@ -45,7 +45,7 @@ pub(super) fn read_data(data: &[u8], seen: &mut Seen) {
             }
         }
         STOP => seen.is_done = true,
-        b"error" => seen.has_failed = true,
+        b"error" => (seen.is_error, seen.has_failed) = (true, true),
         _ => {}
     }
 }

@@ -40,11 +40,11 @@ pub(super) fn read_data(data: &[u8], seen: &mut Seen) {
             seen.has_failed |= has_failed;
             seen.is_done = true;
         }
-        b"error" => seen.has_failed = true,
+        b"error" => (seen.is_error, seen.has_failed) = (true, true),
         // Base64.
         b"response.audio.delta" => {}
         kind if kind.ends_with(b".delta") => seen.output_chars += delta_chars(data, &TEXTS),
-        b"" => seen.has_failed |= mentions(data, b"\"error\""),
+        b"" if mentions(data, b"\"error\"") => (seen.is_error, seen.has_failed) = (true, true),
         // Those of the response itself, which some providers report usage in.
         b"response.created" | b"response.in_progress" if mentions(data, b"\"usage\"") => {
             read_usage(data, seen);

@@ -293,3 +293,42 @@ fn replies_of_every_format_have_usage() {
     let responses = r#"{"id":"resp_1","output":[],"usage":{"input_tokens":5,"input_tokens_details":{"cached_tokens":1},"output_tokens":2,"total_tokens":7}}"#;
     assert_eq!(usage(Responses, responses), [5, 2, 7, 1]);
 }
+
+#[test]
+fn a_hidden_error_is_seen_and_does_not_leave_whatever_the_pieces() {
+    let error = r#"{"type":"error","error":{"message":"sk-secret of org-1"}}"#;
+    for (protocol, before, event) in [
+        (
+            Protocol::Chat,
+            "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n",
+            format!("data: {error}\n\ndata: [DONE]\n\n"),
+        ),
+        (
+            Protocol::Messages,
+            "event: ping\ndata: {\"type\":\"ping\"}\n\n",
+            format!("event: error\ndata: {error}\n\n"),
+        ),
+        (
+            Protocol::Responses,
+            "event: response.created\ndata: {}\n\n",
+            format!("event: error\ndata: {error}\n\n"),
+        ),
+    ] {
+        let text = format!("{before}{event}");
+        for at in 0..=text.len() {
+            let mut stream = Stream::new(protocol, false).hiding_errors();
+            let mut out = Vec::new();
+            for piece in [&text[..at], &text[at..]] {
+                stream.feed(Bytes::copy_from_slice(piece.as_bytes()), &mut out);
+            }
+            stream.finish(&mut out);
+            assert_eq!(String::from_utf8(out.concat()).unwrap(), before, "{protocol:?} {at}");
+            assert!(stream.has_hidden_error() && stream.has_failed());
+        }
+    }
+    let failed = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{}}\n\n";
+    let mut stream = Stream::new(Protocol::Responses, false).hiding_errors();
+    let mut out = Vec::new();
+    stream.feed(Bytes::from_static(failed.as_bytes()), &mut out);
+    assert_eq!(out.concat(), failed.as_bytes(), "an event of the answer like any other");
+}

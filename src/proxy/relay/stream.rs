@@ -129,6 +129,8 @@ pub(super) async fn run(
     let is_settled = app.config.platform.is_some();
     // What the platform says of the cost goes into the chunk with the usage: it is shown then.
     let meter = meter::Stream::new(protocol, call.request.hides_usage() && !is_settled);
+    // Whose provider it is, and what it says, is the platform's affair.
+    let meter = if is_settled { meter.hiding_errors() } else { meter };
     let carriers = is_settled.then(|| Carriers::new(protocol));
     let mut stream = Passing { protocol, meter, name: call.shown_name(), carriers };
     // From here on the caller may leave, whatever was asked for.
@@ -168,6 +170,9 @@ async fn relay(
         if let Err(end) = settle(app, s, call, watch, stream).await {
             return end;
         }
+        if stream.meter.has_hidden_error() {
+            broken = Some("provider_error_event");
+        }
         if let Some(reason) = broken {
             stream.release(None, &mut out);
             let _ = write(s, &mut out).await;
@@ -200,6 +205,9 @@ async fn relay(
     }
     if let Err(error) = write(s, &mut out).await {
         return End::CallerGone(error.into_down());
+    }
+    if stream.meter.has_hidden_error() {
+        return End::Broken("provider_error_event");
     }
     if stream.meter.has_failed() {
         return End::Reported;

@@ -234,7 +234,11 @@ async fn an_error_event_in_the_middle_ends_the_stream_and_is_a_failure() {
         scene.platform.plan("m", &[(api.provider(), &breaks)]);
         let answer = scene.ask_streamed(api, "m").await.expect(200);
         let text = answer.text();
-        assert!(text.starts_with(&events[0]) && text.contains("error"), "{text}");
+        assert!(text.starts_with(&events[0]), "{text}");
+        let end = &text[events[0].len()..];
+        assert!(end.contains("An error occurred during streaming"), "{text}");
+        assert!(!end.contains("overloaded"), "the provider's words are not for the caller: {text}");
+        assert_eq!(end.ends_with("data: [DONE]\n\n"), api == Api::Chat, "{text}");
         assert!(text.ends_with("\n\n") && !text.contains("cost_usd"), "{text}");
         assert_eq!(scene.told(1).await, ["att-a error final"], "{api:?}: {text}");
     }
