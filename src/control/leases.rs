@@ -43,10 +43,28 @@ const NOTHING_LEFT_US: i64 = 5_000_000;
 struct Desk {
     turn: AsyncMutex<Turn>,
     giving: AsyncMutex<Giving>,
+    /// How often something was given back, as far as the database knows of it.
+    given: AtomicU64,
     /// What the requests in the queue want, in micro-dollars.
     queued: AtomicI64,
     /// Before this instant the lease is not enlarged ahead of need: microseconds since 1970.
     not_before_us: AtomicI64,
+}
+
+impl Desk {
+    /// Waits for what is being given back. Says whether anything was since this count.
+    ///
+    /// # Errors
+    /// `unavailable`: something was to be given back, and the database has not said that it knows.
+    async fn gave_since(&self, given: u64) -> Result<bool, Rejection> {
+        let giving = self.giving.lock().await;
+        match giving.unfinished {
+            Some(amount) if amount > MicroUsd::ZERO => {
+                Err(unavailable("a part of the budget is on its way back"))
+            }
+            _ => Ok(self.given.load(Ordering::Acquire) != given),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -201,6 +219,7 @@ impl Leases {
         drop(queued);
         let mut recall: Option<Recall> = None;
         loop {
+            let given = desk.given.load(Ordering::Acquire);
             // What somebody else got may be enough by now.
             let short = match hold(self.rule()) {
                 Decision::Ask(short) => short,
@@ -224,6 +243,8 @@ impl Leases {
                 {
                     self.wait_for_others(scope, &mut recall, at_us).await?;
                 }
+                // What this gateway gave back meanwhile was on its way, in nobody's hands.
+                Ok(Taken::Refused { .. }) if desk.gave_since(given).await? => {}
                 Ok(Taken::Refused { room, .. }) => {
                     turn.refused = Some((asked, room));
                     return Err(exceeded(scope));
@@ -313,6 +334,7 @@ impl Leases {
             if let Some(amount) = giving.unfinished {
                 shared.give(scope, giving.serial, amount).await?;
                 giving.unfinished = None;
+                desk.given.fetch_add(u64::from(amount > MicroUsd::ZERO), Ordering::Release);
                 return Ok(());
             }
             giving.serial += 1;

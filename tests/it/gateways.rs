@@ -256,3 +256,31 @@ async fn a_cap_is_shared_whoever_spends_and_gateways_leave_what_they_do_not_need
         gateway.chat(&key, &body).await.refused_for_good(403);
     }
 }
+
+/// A changed budget takes every lease back; calls in between are decided by what is left, not by what is on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_a_budget_refuses_nobody_who_has_room() {
+    let provider = Provider::streams(["ok"]);
+    let gateway = priced(Gateway::start().postgres(), &provider).await;
+    let budget = gateway.budget(1000.0).await;
+    gateway.user("u", Some(&budget)).await;
+    let key = gateway.key("u").await;
+    let call = async || {
+        for _ in 0..200 {
+            gateway.chat(&key, &ask()).await.expect(200);
+        }
+    };
+    let calls = futures_util::future::join_all((0..8).map(|_| call()));
+    let path = format!("/v1/budgets/{budget}");
+    let changes = async {
+        loop {
+            for max in [1000, 1001] {
+                gateway.patch(&path, json!({"max_budget": max})).await;
+            }
+        }
+    };
+    tokio::select! {
+        _ = calls => {}
+        () = changes => {}
+    }
+}
