@@ -102,7 +102,7 @@ impl Link {
         let mut why = "it has no address".to_owned();
         for peer in peers {
             let sent = match self.platform.tls {
-                true => self.send_secured(peer, call).await,
+                true => Box::pin(self.send_secured(peer, call)).await,
                 false => self.send_plain(peer, call).await,
             };
             match sent {
@@ -115,7 +115,14 @@ impl Link {
     }
 
     async fn send_plain(&self, peer: &Arc<HttpPeer>, call: &Call) -> Result<HttpSession, Unsent> {
-        let (mut stream, _) = self.plain.get_stream(&**peer).await.map_err(Unsent::connecting)?;
+        // Boxed: connecting takes kilobytes of state, which every call would carry. Most find a connection in the pool.
+        let mut stream = match self.plain.reused_stream(&**peer).await {
+            Some(stream) => stream,
+            None => {
+                let opened = Box::pin(self.plain.get_stream(&**peer)).await;
+                opened.map_err(Unsent::connecting)?.0
+            }
+        };
         let header = self.header(false, call).map_err(Unsent::Broken)?;
         let mut bytes = http_req_header_to_wire(&header)
             .ok_or_else(|| Unsent::Broken("the path of the call is none".to_owned()))?;

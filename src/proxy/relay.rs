@@ -6,6 +6,7 @@ mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, DATE, SERVER, SET_COOKIE, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
@@ -22,6 +23,8 @@ use crate::proxy::call::{Call, Stop};
 use crate::proxy::exchange::{Answer, Watch};
 use crate::proxy::reply;
 
+/// Pieces are joined up to this size.
+const JOIN_BELOW: usize = 16 << 10;
 /// In debug builds a provider's answer with this header makes the gateway panic: the only way for a test to see, from
 /// outside, that a panic settles its request too.
 const PANIC_HEADER: &str = "otari-test-panic";
@@ -62,6 +65,14 @@ fn count_settlement(app: &App, cost: Option<&Option<Cost>>, is_attached: bool) {
 /// How long an answer waits for its cost.
 fn settlement_timeout(app: &App) -> Duration {
     app.config.platform.as_ref().map_or(Duration::ZERO, |platform| platform.usage_inline_timeout)
+}
+
+/// Small pieces as one, because each would be a write of its own; large ones stay as they are.
+fn join_small(pieces: Vec<Bytes>) -> Vec<Bytes> {
+    if pieces.len() < 2 || pieces.iter().map(Bytes::len).sum::<usize>() > JOIN_BELOW {
+        return pieces;
+    }
+    vec![pieces.concat().into()]
 }
 
 /// Headers of a provider that are its own affair.

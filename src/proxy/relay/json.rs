@@ -14,7 +14,7 @@ use otari_filters::upstream::Failure;
 use pingora_core::prelude::Error;
 use pingora_proxy::Session;
 
-use super::{count_settlement, settlement_timeout};
+use super::{count_settlement, join_small, settlement_timeout};
 use crate::app::App;
 use crate::proxy::RequestContext;
 use crate::proxy::call::{Call, Stop};
@@ -93,6 +93,7 @@ async fn pass_whole(
 
 /// Writes the rest of an answer.
 async fn send(s: &mut Session, pieces: Vec<Bytes>) -> Result<(), Stop> {
+    let pieces = join_small(pieces);
     let last = pieces.len().saturating_sub(1);
     for (at, piece) in pieces.into_iter().enumerate() {
         s.write_response_body(Some(piece), at == last).await?;

@@ -20,14 +20,13 @@ use otari_filters::settle::Cost;
 use pingora_core::prelude::Error;
 use pingora_proxy::Session;
 
+use super::{JOIN_BELOW, join_small};
 use crate::app::App;
 use crate::proxy::RequestContext;
 use crate::proxy::call::{Call, Stop};
 use crate::proxy::exchange::{self, Answer, Step, Watch};
 use crate::proxy::open::Ending;
 
-/// Pieces are joined up to this size.
-const JOIN_BELOW: usize = 16 << 10;
 /// Only small pieces are joined: a large one fills its packets by itself.
 const JOIN_FROM: usize = 4 << 10;
 const KEEPALIVE: &[u8] = b": keepalive\n\n";
@@ -303,7 +302,7 @@ async fn account(call: &mut Call, stream: &meter::Stream) -> Result<(), Rejectio
 }
 
 async fn write(s: &mut Session, out: &mut Vec<Bytes>) -> pingora_core::Result<()> {
-    for piece in out.drain(..) {
+    for piece in join_small(std::mem::take(out)) {
         s.write_response_body(Some(piece), false).await?;
     }
     Ok(())
