@@ -16,6 +16,7 @@ pub mod meter;
 pub mod settle;
 
 pub mod protocol;
+pub mod translate;
 pub mod providers;
 pub mod rejection;
 pub mod validate;

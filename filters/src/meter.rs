@@ -18,8 +18,9 @@ mod first;
 mod usage;
 
 pub use first::{First, FirstEvent};
+use usage::Lenient;
 pub use usage::Usage;
-use usage::{Lenient, WireUsage};
+pub(crate) use usage::WireUsage;
 
 /// Longest name of an event that is kept; the names that are looked for are shorter.
 const MAX_NAME_BYTES: usize = 64;

@@ -10,7 +10,7 @@ pub mod sse;
 pub mod name;
 pub mod cost;
 
-mod top;
+pub(crate) mod top;
 mod text;
 mod check;
 mod repr;

@@ -32,12 +32,12 @@ pub struct Usage {
 
 impl Usage {
     /// Nothing yet.
-    pub(super) fn new(counting: CacheCounting) -> Self {
+    pub(crate) fn new(counting: CacheCounting) -> Self {
         Self { counting, ..Self::default() }
     }
 
     /// Takes over what a later report says; a zero keeps what is known.
-    pub(super) fn merge(&mut self, later: &WireUsage) {
+    pub(crate) fn merge(&mut self, later: &WireUsage) {
         let newer = |now: &mut u64, then: Option<u64>| {
             if let Some(tokens) = then.filter(|tokens| *tokens > 0) {
                 *now = tokens;
@@ -110,7 +110,7 @@ impl Usage {
 /// `usage` on the wire.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
-pub(super) struct WireUsage {
+pub(crate) struct WireUsage {
     prompt_tokens: Count,
     completion_tokens: Count,
     total_tokens: Count,

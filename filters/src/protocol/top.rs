@@ -12,7 +12,7 @@ use crate::protocol::json;
 use crate::validate::Field;
 
 /// Fields of this gateway: they never reach a provider.
-pub(super) const GATEWAY_FIELDS: [&str; 6] = [
+pub(crate) const GATEWAY_FIELDS: [&str; 6] = [
     "mcp_servers",
     "mcp_server_ids",
     "guardrails",
@@ -22,7 +22,7 @@ pub(super) const GATEWAY_FIELDS: [&str; 6] = [
 ];
 
 /// Fields that could steer our credentials or the address they go to: removed, and never honoured.
-pub(super) const STEERING_FIELDS: [&str; 18] = [
+pub(crate) const STEERING_FIELDS: [&str; 18] = [
     "api_key",
     "api_base",
     "api_version",

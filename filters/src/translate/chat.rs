@@ -1,0 +1,14 @@
+//! OpenAI chat completions.
+//!
+//! Source: <https://platform.openai.com/docs/api-reference/chat> (2026-11-22).
+
+mod read;
+mod write;
+mod answer;
+mod stream;
+
+pub use answer::{read_answer, read_error, write_answer};
+pub use read::read_request;
+pub use stream::{StreamReader, StreamWriter};
+pub(super) use write::url;
+pub use write::write_request;

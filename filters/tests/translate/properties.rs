@@ -1,0 +1,334 @@
+//! What holds for every conversation, and for every damaged one.
+
+use std::fs;
+use std::path::Path;
+
+use bytes::Bytes;
+use otari_filters::protocol::Protocol::{self, Chat, Messages, Responses};
+use otari_filters::translate::neutral::{AsCaller, Target};
+use otari_filters::translate::{self, State, Stream, Wire};
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+const FORMATS: [Protocol; 3] = [Chat, Messages, Responses];
+const WIRES: [Wire; 4] = [Wire::Chat, Wire::Messages, Wire::Responses, Wire::Gemini];
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof![".{1,12}", "[a-z\\\\\"\n/é😀]{1,12}"]
+}
+
+fn part() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        3 => text().prop_map(|text| json!({"type": "text", "text": text})),
+        1 => "[A-Za-z0-9+/]{4,20}={0,2}".prop_map(|data| json!({"type": "image_url",
+            "image_url": {"url": format!("data:image/png;base64,{data}"), "detail": "low"}})),
+        1 => Just(json!({"type": "image_url", "image_url": {"url": "https://a.example/b?c=\"d\""}})),
+        1 => "[A-Za-z0-9+/]{4,20}".prop_map(|data| json!({"type": "file", "file": {"filename": "ä.pdf",
+            "file_data": format!("data:application/pdf;base64,{data}")}})),
+    ]
+}
+
+fn arguments() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just(String::new()),
+        Just(r#"{"big": 123456789012345678901234567890, "f": 1.10, "s": "\ud83d"}"#.to_owned()),
+        (text(), any::<i64>()).prop_map(|(a, b)| json!({"a": a, "b": {"c": [b]}}).to_string()),
+    ]
+}
+
+/// What a user says, and what comes of it: messages that follow one another.
+fn round() -> impl Strategy<Value = Vec<Value>> {
+    let user = prop_oneof![
+        text().prop_map(|text| json!({"role": "user", "content": text})),
+        prop::collection::vec(part(), 1..4)
+            .prop_map(|parts| json!({"role": "user", "content": parts})),
+    ];
+    let system = prop_oneof![
+        4 => Just(None),
+        1 => (text(), "(system|developer)").prop_map(|(text, role)| Some(json!({"role": role, "content": text}))),
+    ];
+    let said = prop::option::of(text());
+    let calls = prop::collection::vec((arguments(), text()), 0..3);
+    (user, system, said, calls).prop_map(|(user, system, said, calls)| {
+        let mut messages: Vec<Value> = system.into_iter().collect();
+        messages.push(user);
+        let mut assistant = Map::new();
+        assistant.insert("role".into(), "assistant".into());
+        assistant.insert("content".into(), said.clone().into());
+        if !calls.is_empty() {
+            let call = |(at, (arguments, _)): (usize, &(String, String))| {
+                json!({"id": format!("t{at}"),
+                "type": "function", "function": {"name": "f", "arguments": arguments}})
+            };
+            let list: Vec<_> = calls.iter().enumerate().map(call).collect();
+            assistant.insert("tool_calls".into(), list.into());
+        }
+        if said.is_some() || !calls.is_empty() {
+            messages.push(assistant.into());
+        }
+        for (at, (_, result)) in calls.iter().enumerate() {
+            messages
+                .push(json!({"role": "tool", "tool_call_id": format!("t{at}"), "content": result}));
+        }
+        messages
+    })
+}
+
+fn parameters() -> impl Strategy<Value = Value> {
+    let number = prop::sample::select(vec![json!(0), json!(0.5), json!(1)]);
+    let tool = (prop::option::of(text()), any::<bool>()).prop_map(|(description, strict)| {
+        let mut function = json!({"name": "f", "strict": strict,
+            "parameters": {"type": "object", "properties": {"x": {"type": "integer", "maximum": 18446744073709551615u64}}}});
+        if let Some(description) = description {
+            function["description"] = description.into();
+        }
+        json!([{"type": "function", "function": function}])
+    });
+    let choice = prop::sample::select(vec![
+        json!("auto"),
+        json!("none"),
+        json!("required"),
+        json!({"type": "function", "function": {"name": "f"}}),
+    ]);
+    let effort =
+        prop::sample::select(vec!["none", "minimal", "low", "medium", "high", "xhigh", "max"]);
+    let format = json!({"type": "json_schema", "json_schema": {"name": "n", "strict": true, "description": "d",
+        "schema": {"type": "object", "properties": {}}}});
+    (
+        (prop::option::of(number.clone()), prop::option::of(number), prop::option::of(1u64..9)),
+        prop::option::of(prop::collection::vec(text(), 1..3)),
+        prop::option::of(tool),
+        prop::option::of(choice),
+        prop::option::of(any::<bool>()),
+        prop::option::of(effort),
+        prop::option::of(Just(format)),
+        prop::option::of(text()),
+    )
+        .prop_map(|((temperature, top_p, max), stop, tools, choice, parallel, effort, format, user)| {
+            let mut all = json!({"temperature": temperature, "top_p": top_p, "max_tokens": max, "stop": stop,
+                "tools": tools, "tool_choice": choice, "parallel_tool_calls": parallel, "reasoning_effort": effort,
+                "response_format": format, "user": user});
+            all.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+            all
+        })
+}
+
+fn conversation() -> impl Strategy<Value = Value> {
+    (prop::collection::vec(round(), 1..4), parameters()).prop_map(|(rounds, mut body)| {
+        body["model"] = "m".into();
+        body["messages"] = rounds.concat().into();
+        body
+    })
+}
+
+/// There and back again. On the way the body stays bytes: no `Value` holds half a surrogate pair.
+fn back(by: Protocol, body: &Value) -> Value {
+    let target = Target { model: "m", provider: "otari", stream: false };
+    let body = serde_json::to_vec(body).unwrap();
+    let there = translate::request(Chat, by, &body, &target).unwrap();
+    let back = translate::request(by, Chat, &there.body, &target).unwrap();
+    serde_json::from_slice(&back.body).unwrap()
+}
+
+/// What any way back to the chat format loses.
+fn less(body: &mut Value) {
+    let has_tools = body.get("tools").is_some();
+    let object = body.as_object_mut().unwrap();
+    if !has_tools {
+        // Nothing to choose from.
+        object.remove("tool_choice");
+        object.remove("parallel_tool_calls");
+    }
+    for message in body["messages"].as_array_mut().unwrap() {
+        if message["role"] == "developer" {
+            message["role"] = "system".into();
+        }
+        for call in
+            message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten()
+        {
+            if call["function"]["arguments"] == "" {
+                call["function"]["arguments"] = "{}".into();
+            }
+        }
+    }
+    for tool in body.get_mut("tools").and_then(Value::as_array_mut).into_iter().flatten() {
+        let function = tool["function"].as_object_mut().unwrap();
+        function.entry("description").or_insert("".into());
+    }
+}
+
+/// What the way through messages loses.
+fn less_by_messages(body: &mut Value) {
+    less(body);
+    // Instructions stand in one place.
+    let messages = body["messages"].as_array_mut().unwrap();
+    let system: Vec<String> = messages
+        .extract_if(.., |message| message["role"] == "system")
+        .map(|message| message["content"].as_str().unwrap().to_owned())
+        .collect();
+    if !system.is_empty() {
+        messages.insert(0, json!({"role": "system", "content": system.join("\n")}));
+    }
+    for message in messages {
+        for part in message["content"].as_array_mut().into_iter().flatten() {
+            if let Some(image) = part.get_mut("image_url") {
+                image.as_object_mut().unwrap().remove("detail");
+            }
+        }
+    }
+    for tool in body.get_mut("tools").and_then(Value::as_array_mut).into_iter().flatten() {
+        tool["function"].as_object_mut().unwrap().remove("strict");
+    }
+    let object = body.as_object_mut().unwrap();
+    object.entry("max_tokens").or_insert(8192.into());
+    object.remove("user");
+    // The flag is a part of the choice, and not of every choice; true is what holds anyway.
+    let parallel = object.remove("parallel_tool_calls");
+    if parallel.is_some() && !object.contains_key("tool_choice") {
+        object.insert("tool_choice".into(), "auto".into());
+    }
+    let has_flag = |choice: &Value| matches!(choice.as_str(), Some("auto" | "required"));
+    if parallel == Some(false.into()) && object.get("tool_choice").is_some_and(has_flag) {
+        object.insert("parallel_tool_calls".into(), false.into());
+    }
+    if object.get("reasoning_effort").is_some_and(|effort| effort == "minimal") {
+        object.insert("reasoning_effort".into(), "low".into());
+    }
+    if let Some(format) = object.get_mut("response_format") {
+        // Objects are closed on the way.
+        let mut schema = format["json_schema"]["schema"].take();
+        schema["additionalProperties"] = false.into();
+        format["json_schema"] = json!({"name": "structured_output", "schema": schema});
+    }
+}
+
+/// What the way through responses loses.
+fn less_by_responses(body: &mut Value) {
+    less(body);
+    body.as_object_mut().unwrap().remove("stop");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_chat_survives_messages_but_for_known_losses(body in conversation()) {
+        let back = back(Messages, &body);
+        let mut want = body;
+        less_by_messages(&mut want);
+        prop_assert_eq!(back, want);
+    }
+
+    #[test]
+    fn a_chat_survives_responses_but_for_known_losses(body in conversation()) {
+        let back = back(Responses, &body);
+        let mut want = body;
+        less_by_responses(&mut want);
+        prop_assert_eq!(back, want);
+    }
+}
+
+/// Every fixture's bytes.
+fn fixtures(ending: &str) -> Vec<Vec<u8>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let folders = fs::read_dir(root).unwrap().map(|folder| folder.unwrap().path());
+    let files =
+        folders.filter(|path| path.is_dir()).flat_map(|folder| fs::read_dir(folder).unwrap());
+    let mut paths: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    paths.retain(|path| path.to_str().unwrap().ends_with(ending));
+    paths.sort();
+    paths.into_iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+/// Bytes that are nearly a fixture.
+fn damaged(ending: &'static str) -> impl Strategy<Value = Vec<u8>> {
+    let pieces: &[&[u8]] = &[
+        b"null", b"\"", b"{", b"[]", b"\\ud800", b"\xff", b"1e999", b"\r", b"\n\n", b"data: ",
+        b"-", b"{}",
+    ];
+    let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
+    let edit = (any::<prop::sample::Index>(), 0usize..30, prop::sample::select(pieces));
+    let edits = prop::collection::vec(edit, 1..6);
+    (prop::sample::select(fixtures(ending)), edits).prop_map(|(mut bytes, edits)| {
+        for (at, len, with) in edits {
+            let at = at.index(bytes.len() + 1);
+            let end = (at + len).min(bytes.len());
+            bytes.splice(at..end, with);
+        }
+        bytes
+    })
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
+}
+
+fn streamed(from: Wire, to: Protocol, pieces: &[&[u8]]) -> (Vec<u8>, State) {
+    let mut stream = Stream::new(from, to, AsCaller { include_usage: true, ..AsCaller::default() });
+    let mut out = Vec::new();
+    for piece in pieces {
+        out.extend_from_slice(&stream.push(Bytes::copy_from_slice(piece)));
+    }
+    out.extend_from_slice(&stream.finish());
+    (out, stream.state().clone())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_damaged_document_is_refused_or_becomes_a_document(body in damaged(".in.json")) {
+        let target = Target { model: "m\"", provider: "openai", stream: true };
+        for from in FORMATS {
+            if let Ok(conversation) = translate::read_request(from, &body) {
+                for to in WIRES {
+                    if let Ok(written) = translate::write_request(to, &conversation, &target) {
+                        prop_assert!(is_json(&written.body), "{from:?} {to:?} {:?}", written.body);
+                    }
+                }
+            }
+        }
+        for from in WIRES {
+            translate::read_error(from, &body);
+            if let Ok(answer) = translate::read_answer(from, &body) {
+                for to in FORMATS {
+                    let written = translate::write_answer(to, &answer, &AsCaller::default());
+                    prop_assert!(is_json(&written), "{from:?} {to:?} {written:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_stream_gives_whole_frames_however_it_is_cut(
+        body in damaged(".stream.in.txt"),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let at = cut.index(body.len() + 1);
+        for from in WIRES {
+            for to in FORMATS {
+                let whole = streamed(from, to, &[&body]);
+                prop_assert_eq!(&whole, &streamed(from, to, &[&body[..at], &body[at..]]));
+                prop_assert_ne!(&whole.1, &State::Going);
+                let out = whole.0;
+                prop_assert!(out.is_empty() || out.ends_with(b"\n\n"));
+                for line in out.split(|byte| *byte == b'\n') {
+                    if let Some(data) = line.strip_prefix(b"data: ") {
+                        prop_assert!(data == b"[DONE]" || is_json(data), "{}", String::from_utf8_lossy(data));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_endless_event_is_not_kept() {
+    let mut stream = Stream::new(Chat, Messages, AsCaller::default());
+    stream.push(Bytes::from_static(b"data: {\"x\":\""));
+    for _ in 0..40 {
+        stream.push(Bytes::from(vec![b'a'; 64 << 10]));
+    }
+    assert!(matches!(stream.state(), State::Failed(_)));
+    assert!(stream.push(Bytes::from_static(b"\"}\n\ndata: [DONE]\n\n")).is_empty());
+}
