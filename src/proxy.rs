@@ -57,6 +57,8 @@ pub struct RequestContext {
     pub plan_id: Option<Box<str>>,
     /// The platform's name for the attempt that serves.
     pub attempt_id: Option<Box<str>>,
+    /// What of the request the provider's format cannot express; empty: nothing.
+    pub dropped: String,
     /// What the log line says of the end.
     pub outcome: Outcome,
     /// Counts the request in flight until the context is dropped.
@@ -122,6 +124,7 @@ impl ProxyHttp for Gateway {
             quota: None,
             plan_id: None,
             attempt_id: None,
+            dropped: String::new(),
             outcome: Outcome::default(),
             in_flight: None,
         }

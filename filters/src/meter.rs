@@ -17,7 +17,7 @@ mod responses;
 mod first;
 mod usage;
 
-pub use first::{First, FirstEvent};
+pub use first::{First, FirstEvent, named_status};
 use usage::Lenient;
 pub use usage::Usage;
 pub(crate) use usage::WireUsage;

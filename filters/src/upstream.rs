@@ -6,21 +6,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, InvalidHeaderValue, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST, InvalidHeaderValue, USER_AGENT,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use crate::protocol::Protocol;
 use crate::providers::{Auth, Family, Provider};
-use crate::rejection::{Code, Rejection};
 use crate::secret::Secret;
 
 mod class;
+mod failure;
 mod redact;
+mod way;
 
 pub use class::ErrorClass;
+pub use failure::{Failure, class_of, exhausted, is_retryable, refusal};
 pub use redact::redact;
+pub use way::{NoWay, Way};
 
 const AGENT: &str = concat!("otari/", env!("CARGO_PKG_VERSION"));
 /// The version of Anthropic's API that callers get who ask for none.
@@ -41,6 +44,8 @@ pub struct Draft<'a> {
     pub headers: &'a [(HeaderName, HeaderValue)],
     /// See [`Upstream::client_settings`].
     pub client_settings: &'a [(String, Secret)],
+    /// See [`Upstream::ambient`].
+    pub ambient: bool,
     /// See [`Upstream::max_retries`].
     pub max_retries: u32,
     /// See [`Upstream::first_byte_timeout`].
@@ -67,15 +72,20 @@ pub struct Upstream {
     pub port: u16,
     /// Scheme, host and port: what addresses and connections are shared by.
     pub origin: Box<str>,
-    /// Path of each operation, by [`Protocol`].
+    /// Path of the base URL, without a slash at its end.
+    base_path: Box<str>,
+    /// Paths that do not depend on the model, by [`Protocol`].
     paths: [PathAndQuery; 3],
     /// Every header of a call but its length and what callers may add. Sensitive values are marked so.
     pub headers: HeaderMap,
     /// What signs calls where a bearer token does not: the credential itself.
     pub api_key: Option<Secret>,
-    /// A platform's further settings of the provider's client, such as `region_name` and `aws_access_key_id`. They
-    /// never become fields of a request.
+    /// Further settings of the provider's client, such as `region_name` and `aws_access_key_id`: the operator's, or with
+    /// a platform's credentials the platform's. They never become fields of a request.
     pub client_settings: Arc<[(String, Secret)]>,
+    /// Whether this machine's own identity may stand in for a credential: its environment, its files, its metadata
+    /// service. Never with a platform's credentials.
+    pub ambient: bool,
     /// Repeats of a call that failed before its first byte.
     pub max_retries: u32,
     /// From the sent request to the first byte of the body.
@@ -127,15 +137,19 @@ impl Upstream {
         if draft.kind.family == Family::Anthropic {
             headers.insert(HeaderName::from_static("anthropic-version"), ANTHROPIC_VERSION);
         }
-        headers.extend(draft.headers.iter().cloned());
-        if let Some(key) = draft.api_key {
-            let (name, value) =
-                credential(draft.kind.auth(), key).map_err(|_| BadDraft::Credential)?;
-            headers.insert(name, value);
+        if draft.kind.family == Family::AzureInference {
+            // Fields that the common part of its API does not know reach the model all the same.
+            let (name, value) = ("extra-parameters", HeaderValue::from_static("pass-through"));
+            headers.insert(HeaderName::from_static(name), value);
         }
+        headers.extend(draft.headers.iter().cloned());
+        credentials(draft, &mut headers).map_err(|_| BadDraft::Credential)?;
         let origin = format!("{}://{host}:{port}", if tls { "https" } else { "http" });
         let mut hasher = DefaultHasher::new();
         (&*origin, uri.path(), draft.api_key.map(Secret::expose)).hash(&mut hasher);
+        for (name, value) in draft.client_settings {
+            (name, value.expose()).hash(&mut hasher);
+        }
         let base = uri.path().trim_end_matches('/');
         Ok(Self {
             instance: draft.instance.into(),
@@ -144,10 +158,12 @@ impl Upstream {
             host: host.into(),
             port,
             origin: origin.into(),
-            paths: paths(draft.kind.family, base).ok_or(BadDraft::Url)?,
+            base_path: base.into(),
+            paths: way::fixed_paths(draft.kind.family, base).ok_or(BadDraft::Url)?,
             headers,
             api_key: draft.api_key.cloned(),
             client_settings: draft.client_settings.into(),
+            ambient: draft.ambient,
             max_retries: draft.max_retries,
             first_byte_timeout: draft.first_byte_timeout,
             idle_timeout: draft.idle_timeout,
@@ -155,204 +171,35 @@ impl Upstream {
             fingerprint: hasher.finish(),
         })
     }
-
-    /// Where calls of this kind go.
-    pub fn path(&self, protocol: Protocol) -> &PathAndQuery {
-        &self.paths[protocol as usize]
-    }
 }
 
-fn credential(auth: Auth, key: &Secret) -> Result<(HeaderName, HeaderValue), InvalidHeaderValue> {
-    let key = key.expose();
-    let (name, mut value) = match auth {
-        Auth::Bearer => (AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}"))?),
-        Auth::XApiKey => (HeaderName::from_static("x-api-key"), HeaderValue::from_str(key)?),
-    };
-    value.set_sensitive(true);
-    Ok((name, value))
-}
-
-/// In the order of [`Protocol`]. Anthropic's base has no version in it, OpenAI's has.
-fn paths(family: Family, base: &str) -> Option<[PathAndQuery; 3]> {
-    let version = match family {
-        Family::Anthropic if !base.ends_with("/v1") => "/v1",
-        _ => "",
-    };
-    let path = |tail: &str| format!("{base}{version}{tail}").parse().ok();
-    Some([path("/chat/completions")?, path("/messages")?, path("/responses")?])
-}
-
-/// Why an attempt gave no answer of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The name has no address.
-    Dns,
-    /// No connection, TLS included.
-    Connect,
-    /// No connection in time.
-    ConnectTimeout,
-    /// The connection broke before the answer.
-    Broken,
-    /// No first byte in time.
-    FirstByteTimeout,
-    /// No further piece in time.
-    IdleTimeout,
-    /// The answer was not one: no JSON, no events, an unknown encoding.
-    Malformed,
-}
-
-impl Failure {
-    /// The reason in rows, logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Dns => "dns",
-            Self::Connect => "connect",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::Broken => "connection_broken",
-            Self::FirstByteTimeout => "first_byte_timeout",
-            Self::IdleTimeout => "idle_timeout",
-            Self::Malformed => "malformed_answer",
-        }
-    }
-
-    /// Whether the provider may have begun to work, and to bill.
-    pub fn was_sent(self) -> bool {
-        !matches!(self, Self::Dns | Self::Connect | Self::ConnectTimeout)
-    }
-
-    /// How a platform is told.
-    pub fn class(self) -> ErrorClass {
-        match self {
-            Self::ConnectTimeout | Self::FirstByteTimeout | Self::IdleTimeout => {
-                ErrorClass::Timeout
+/// The headers in which a credential goes as it is. Signed calls and short-lived tokens get theirs when they are made.
+fn credentials(draft: &Draft<'_>, headers: &mut HeaderMap) -> Result<(), InvalidHeaderValue> {
+    let bearer = HeaderName::from_static("authorization");
+    if let Some(key) = draft.api_key.map(Secret::expose) {
+        let with = |text: &str| {
+            let mut value = HeaderValue::from_str(text)?;
+            value.set_sensitive(true);
+            Ok(value)
+        };
+        let name = HeaderName::from_static;
+        match draft.kind.auth() {
+            Auth::Bearer | Auth::Aws => headers.insert(bearer, with(&format!("Bearer {key}"))?),
+            Auth::XApiKey => headers.insert(name("x-api-key"), with(key)?),
+            Auth::ApiKey => headers.insert(name("api-key"), with(key)?),
+            Auth::GoogApiKey => headers.insert(name("x-goog-api-key"), with(key)?),
+            Auth::BearerAndApiKey => {
+                headers.insert(name("api-key"), with(key)?);
+                headers.insert(bearer, with(&format!("Bearer {key}"))?)
             }
-            Self::Dns | Self::Connect | Self::Broken => ErrorClass::Connection,
-            Self::Malformed => ErrorClass::Unknown,
-        }
+            Auth::Google | Auth::Ibm | Auth::None => None,
+        };
+    } else if let Some((_, token)) =
+        draft.client_settings.iter().find(|(name, _)| name == "azure_ad_token")
+    {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))?;
+        value.set_sensitive(true);
+        headers.insert(bearer, value);
     }
-
-    /// What the caller is told.
-    pub fn rejection(self) -> Rejection {
-        match self {
-            Self::ConnectTimeout | Self::FirstByteTimeout | Self::IdleTimeout => {
-                Rejection::new(Code::ProviderTimeout, "LLM provider timeout")
-            }
-            _ => Rejection::new(Code::ProviderError, "LLM provider error"),
-        }
-    }
-}
-
-/// Whether a status is worth another try on the same provider.
-pub fn is_retryable(status: u16) -> bool {
-    matches!(status, 408 | 429 | 500..)
-}
-
-/// Texts by which providers say that the account cannot pay, in lower case.
-const BILLING: [&str; 8] = [
-    "credit balance is too low",
-    "purchase credits",
-    "plans & billing",
-    "billing hard limit",
-    "insufficient balance",
-    "insufficient_quota",
-    "exceeded your current quota",
-    "insufficient credits",
-];
-
-const INVALID: &str =
-    "The provider rejected the request as invalid (check the model name and parameters)";
-
-/// What the caller is told about a provider's error status.
-///
-/// `body`: the beginning of the provider's answer. `retry_after_s`: its `Retry-After`, passed on for 429 and 503.
-pub fn refusal(status: u16, body: &[u8], retry_after_s: Option<u64>) -> Rejection {
-    let text = message_of(body);
-    let own_words = |fallback: &'static str| {
-        text.as_deref().and_then(redact).map_or(fallback.into(), std::borrow::Cow::Owned)
-    };
-    match status {
-        402 => billing(),
-        400 | 422 if is_unpaid(body) => billing(),
-        400 | 413 | 422 => Rejection::new(Code::ProviderInvalid, own_words(INVALID)),
-        404 => Rejection::new(
-            Code::ProviderNotFound,
-            own_words("The requested model was not found on the provider"),
-        ),
-        401 | 403 => Rejection::new(
-            Code::ProviderCredentials,
-            "The provider rejected the gateway's credentials",
-        ),
-        408 | 504 => Rejection::new(Code::ProviderTimeout, "LLM provider timeout"),
-        429 => Rejection {
-            retry_after_s,
-            ..Rejection::new(Code::ProviderRateLimited, "The provider rate-limited this request")
-        },
-        503 => {
-            Rejection { retry_after_s, ..Rejection::new(Code::ProviderError, "LLM provider error") }
-        }
-        _ => Rejection::new(Code::ProviderError, "LLM provider error"),
-    }
-}
-
-/// Whether a 400 or 422 says that the account cannot pay.
-fn is_unpaid(body: &[u8]) -> bool {
-    let lower = String::from_utf8_lossy(body).to_lowercase();
-    BILLING.iter().any(|probe| lower.contains(probe))
-}
-
-/// How a platform is told of an error status.
-pub fn class_of(status: u16, body: &[u8]) -> ErrorClass {
-    let unpaid = status == 402 || (matches!(status, 400 | 422) && is_unpaid(body));
-    ErrorClass::Status { status, unpaid }
-}
-
-/// What the caller is told when several upstreams were to be tried and the last of them failed so.
-pub fn exhausted(last: &Rejection) -> Rejection {
-    match last.code {
-        Code::ProviderTimeout => {
-            Rejection::new(Code::ProviderTimeout, "All upstream providers timed out")
-        }
-        _ => Rejection::new(Code::ProviderError, "All upstream providers failed"),
-    }
-}
-
-fn billing() -> Rejection {
-    Rejection::new(
-        Code::ProviderBilling,
-        "The upstream provider account is out of credit or over its billing limit. Top up the provider account, \
-         or route this model to a provider that has credit.",
-    )
-}
-
-/// The sentence inside a provider's error body, in any of the usual shapes.
-fn message_of(body: &[u8]) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let candidates =
-        [&value["error"]["message"], &value["message"], &value["detail"], &value["error"]];
-    candidates.iter().find_map(|text| text.as_str().map(str::to_owned))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn told(status: u16, message: &str) -> (u16, String) {
-        let body = serde_json::json!({"error": {"message": message}}).to_string();
-        let refused = refusal(status, body.as_bytes(), Some(7));
-        (refused.code.status().as_u16(), refused.message.into_owned())
-    }
-
-    #[test]
-    fn provider_errors_are_told_apart() {
-        assert_eq!(told(400, "max_tokens is too large"), (400, "max_tokens is too large".into()));
-        assert_eq!(told(422, "bad").0, 400);
-        assert_eq!(told(404, "no such model").0, 404);
-        assert_eq!(told(401, "Incorrect API key provided: sk-abc").0, 502);
-        assert!(!told(401, "Incorrect API key provided: sk-abc").1.contains("sk-"));
-        assert_eq!(told(429, "slow down").0, 429);
-        assert_eq!(told(500, "boom"), (502, "LLM provider error".into()));
-        assert_eq!(told(504, "boom").0, 504);
-        assert_eq!(told(400, "Your credit balance is too low").0, 502);
-        assert_eq!(refusal(429, b"", Some(7)).retry_after_s, Some(7));
-    }
+    Ok(())
 }

@@ -4,10 +4,13 @@
 //! keepalives. Nothing reaches the caller before `relay` is entered, so every failure up to there can be followed by
 //! another try.
 
+mod outgoing;
 mod connect;
 mod receive;
+mod incoming;
 
 pub(super) use connect::give_back;
+use outgoing::Outgoing;
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -16,14 +19,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use otari_filters::control::Attempt;
-use otari_filters::meter::Usage;
-use otari_filters::protocol::Rewrite;
+use otari_filters::meter::{self, Usage};
 use otari_filters::rejection::{Code, Rejection};
+use otari_filters::translate::neutral;
 use otari_filters::upstream::{self, ErrorClass, Failure, Upstream};
 use pingora_core::prelude::{Error, ErrorType};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_proxy::Session;
+use serde_json::json;
 use tokio::sync::watch;
 
 use crate::app::App;
@@ -40,8 +44,8 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 pub(super) struct Answer {
     pub(super) up: HttpSession,
     pub(super) peer: Arc<HttpPeer>,
-    /// Decoded when the provider compressed although it was told not to.
-    pub(super) decoder: receive::Decoder,
+    /// What further pieces pass first.
+    pub(super) incoming: incoming::Incoming,
     pub(super) is_stream: bool,
     /// What is here of the body, decoded: of a stream up to the first event, of a document up to a megabyte.
     pub(super) first: Vec<Bytes>,
@@ -263,18 +267,25 @@ async fn repeat(
 ) -> Result<Answer, Failed> {
     let attempt = call.attempt().clone();
     let upstream = &attempt.upstream;
-    let rewrite = Rewrite {
-        model: &attempt.model,
-        keep_user: call.keeps_user,
-        keeps_codex_metadata: upstream.kind.name == "openai",
+    let outgoing = match outgoing::prepare(call, &attempt, &ctx.id) {
+        Ok(outgoing) => outgoing,
+        Err(failed) => {
+            call.open.begin(&attempt);
+            if let Failed::Attempt(failed) = &failed {
+                note_failure(app, call, upstream, failed);
+            }
+            return Err(failed);
+        }
     };
-    let body = call.request.write_same(&call.body, &rewrite);
     let is_last = call.at + 1 == call.plan.attempts.len();
     let (mut repeats, mut was_stale) = (0, false);
     loop {
         call.open.begin(&attempt);
-        let failed = match try_once(app, s, watch, call, &attempt, &body).await {
-            Ok(answer) => return Ok(answer),
+        let failed = match try_once(app, s, watch, call, &attempt, &outgoing).await {
+            Ok(answer) => {
+                ctx.dropped = outgoing.dropped;
+                return Ok(answer);
+            }
             Err(Failed::Attempt(failed)) => failed,
             Err(other) => return Err(other),
         };
@@ -366,28 +377,27 @@ async fn try_once(
     watch: &mut Watch,
     call: &mut Call,
     attempt: &Attempt,
-    body: &[Bytes],
+    outgoing: &Outgoing,
 ) -> Result<Answer, Failed> {
     let upstream = &*attempt.upstream;
     let protocol = call.request.protocol;
-    if !upstream.kind.serves(protocol) {
-        return Err(unserved(upstream));
-    }
+    let proof = authorize(app, s, watch, upstream).await?;
     let limits = &app.config.limits;
     let known = app.addresses.find(upstream, limits.connect_timeout, Instant::now()).await?;
     let (mut up, peer, reused) = connect::connect(app, s, watch, &known.peers).await?;
     up.set_read_timeout(None);
     up.set_write_timeout(Some(limits.idle_timeout));
     call.open.mark_sent();
-    let sent = connect::send(s, watch, &mut up, upstream, protocol, body).await;
+    let sent = connect::send(s, watch, &mut up, upstream, outgoing, &proof).await;
+    let inbound = outgoing.inbound.as_ref();
     let received = match sent {
-        Ok(()) => receive::first_piece(s, watch, &mut up, attempt, protocol).await,
+        Ok(()) => receive::first_piece(s, watch, &mut up, attempt, protocol, inbound).await,
         Err(failed) => Err(failed),
     };
     match received {
-        Ok(receive::Head::Answer { first, whole, is_stream, decoder }) => {
+        Ok(receive::Head::Answer { first, whole, is_stream, incoming }) => {
             let idle_timeout = upstream.idle_timeout;
-            Ok(Answer { up, peer, decoder, is_stream, first, whole, idle_timeout })
+            Ok(Answer { up, peer, incoming, is_stream, first, whole, idle_timeout })
         }
         Ok(receive::Head::Error { refusal, complete }) => {
             connect::give_back(app, up, &peer, complete).await;
@@ -404,19 +414,6 @@ async fn try_once(
             })
         }
     }
-}
-
-/// A platform may name providers that this version cannot call in this way: the next attempt may be another one.
-fn unserved(upstream: &Upstream) -> Failed {
-    Failed::Attempt(Box::new(FailedAttempt {
-        reason: format!("provider_unsupported: {}", upstream.kind.name).into(),
-        status: None,
-        rejection: Rejection::new(Code::ProviderError, "LLM provider error"),
-        class: ErrorClass::Unknown,
-        had_begun: false,
-        repeatable: false,
-        stale: false,
-    }))
 }
 
 /// The provider answered with an error status.
@@ -453,4 +450,23 @@ fn reported(status: Option<u16>, body: &[u8]) -> Failed {
         repeatable: status.is_some_and(upstream::is_retryable),
         stale: false,
     }))
+}
+
+/// The same, of a stream that is translated.
+fn failed_event(failure: &neutral::Failure) -> Failed {
+    let error = json!({"error": {"type": failure.kind, "message": failure.message}});
+    let body = error.to_string();
+    let status = failure.kind.as_deref().and_then(meter::named_status);
+    reported(status, body.as_bytes())
+}
+
+/// A document that cannot be translated: no answer, or one that reports an error.
+fn malformed(failure: &neutral::Failure) -> Failed {
+    match &failure.kind {
+        Some(_) => failed_event(failure),
+        None => {
+            tracing::debug!(failure.message, "a provider's answer cannot be translated");
+            Failure::Malformed.into()
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, DATE, SERVER, SET_COOKIE, TE, TRAILER,
+    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, SERVER, SET_COOKIE, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -83,6 +83,10 @@ fn is_hop(name: &HeaderName) -> bool {
         // Its organisation, request ids and limits are the operator's, not the caller's.
         || name.as_str().starts_with("openai-")
         || name.as_str().starts_with("anthropic-")
+        || name.as_str().starts_with("x-amzn-")
+        || name.as_str().starts_with("x-goog-")
+        || name.as_str().starts_with("x-ms-")
+        || name.as_str().starts_with("apim-")
         || name.as_str().starts_with("x-ratelimit-")
         || name.as_str().starts_with("cf-")
         // Which browsers may call is for us to say.
@@ -100,7 +104,8 @@ fn header(
     let status = theirs.map_or(StatusCode::OK, |head| head.status);
     let mut head = ResponseHeader::build_no_case(status, Some(24))?;
     for (name, value) in theirs.iter().flat_map(|head| &head.headers) {
-        if !is_hop(name) && name != CONTENT_LENGTH {
+        let is_ours = name == CONTENT_TYPE && answer.incoming.translates();
+        if !is_hop(name) && name != CONTENT_LENGTH && !is_ours {
             head.append_header(name.clone(), value.clone())?;
         }
     }
@@ -119,6 +124,15 @@ fn header(
         if let Some(value) = id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
             head.insert_header(HeaderName::from_static(name), value)?;
         }
+    }
+    if answer.incoming.translates() {
+        let kind = if answer.is_stream { "text/event-stream; charset=utf-8" } else { reply::JSON };
+        head.insert_header(CONTENT_TYPE, kind)?;
+    }
+    if !ctx.dropped.is_empty()
+        && let Ok(value) = HeaderValue::from_str(&ctx.dropped)
+    {
+        head.insert_header(HeaderName::from_static("x-otari-dropped-params"), value)?;
     }
     match content_length {
         Some(length) => head.insert_header(CONTENT_LENGTH, length)?,

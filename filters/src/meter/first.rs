@@ -139,9 +139,12 @@ fn status(error: &Value) -> Option<u16> {
     })
 }
 
-/// Source: <https://docs.anthropic.com/en/api/errors>, <https://platform.openai.com/docs/guides/error-codes>
-/// (2026-11-22).
-fn named_status(name: &str) -> Option<u16> {
+/// The HTTP status that a provider's word for an error stands for.
+///
+/// Source: <https://docs.anthropic.com/en/api/errors>, <https://platform.openai.com/docs/guides/error-codes>,
+/// <https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html>,
+/// <https://ai.google.dev/gemini-api/docs/troubleshooting> (2026-11-22).
+pub fn named_status(name: &str) -> Option<u16> {
     Some(match name {
         "invalid_request_error" => 400,
         "authentication_error" | "invalid_api_key" => 401,
@@ -153,6 +156,15 @@ fn named_status(name: &str) -> Option<u16> {
         "api_error" | "server_error" => 500,
         "timeout_error" => 504,
         "overloaded_error" => 529,
+        "validationException" | "INVALID_ARGUMENT" | "FAILED_PRECONDITION" => 400,
+        "UNAUTHENTICATED" => 401,
+        "PERMISSION_DENIED" => 403,
+        "NOT_FOUND" => 404,
+        "modelStreamErrorException" => 424,
+        "throttlingException" | "RESOURCE_EXHAUSTED" => 429,
+        "internalServerException" | "INTERNAL" => 500,
+        "serviceUnavailableException" | "UNAVAILABLE" => 503,
+        "DEADLINE_EXCEEDED" => 504,
         _ => return None,
     })
 }

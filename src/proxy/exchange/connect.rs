@@ -91,12 +91,13 @@ pub(super) async fn send(
     watch: &mut Watch,
     up: &mut HttpSession,
     upstream: &Upstream,
-    protocol: Protocol,
-    body: &[Bytes],
+    outgoing: &Outgoing,
+    proof: &Proof,
 ) -> Result<(), Failed> {
+    let body = &outgoing.body;
     let length = body.iter().map(Bytes::len).sum();
-    let header =
-        header(s, up, upstream, protocol, length).map_err(|_| Failed::from(Failure::Connect))?;
+    let header = header(s, up, upstream, outgoing, proof, length)
+        .map_err(|_| Failed::from(Failure::Connect))?;
     if up.write_request_header(Box::new(header)).await.is_err() {
         return Err(Failure::Broken.into());
     }
@@ -129,10 +130,11 @@ fn header(
     s: &Session,
     up: &HttpSession,
     upstream: &Upstream,
-    protocol: Protocol,
+    outgoing: &Outgoing,
+    proof: &Proof,
     length: usize,
 ) -> pingora_core::Result<RequestHeader> {
-    let path = upstream.path(protocol).clone();
+    let path = outgoing.path.clone();
     let mut parts = http::Request::new(()).into_parts().0;
     parts.method = Method::POST;
     parts.headers = upstream.headers.clone();

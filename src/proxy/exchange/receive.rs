@@ -1,11 +1,9 @@
 //! The beginning of the provider's answer: status, header, first piece.
 
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use flate2::write::{MultiGzDecoder, ZlibDecoder};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue};
 use otari_filters::control::Attempt;
 use otari_filters::meter::{self, First, FirstEvent, Reply, Usage};
@@ -15,10 +13,13 @@ use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::{Failed, Step, Watch, out_of_time, reported, stopped};
+use super::incoming::{Inbound, Incoming};
+use super::{Failed, Step, Watch, failed_event, malformed, out_of_time, reported, stopped};
 
 /// Documents up to this size are read whole.
 const WHOLE_BELOW: usize = 1 << 20;
+/// Longest document that is translated.
+const TRANSLATED_BELOW: usize = 32 << 20;
 /// How much of an error's body is read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
 /// How long an error's body is waited for.
@@ -29,7 +30,7 @@ const MAX_RETRY_AFTER_S: u64 = 86_400;
 /// What came back.
 pub(super) enum Head {
     /// A success, as far as can be seen.
-    Answer { first: Vec<Bytes>, whole: Option<Option<Usage>>, is_stream: bool, decoder: Decoder },
+    Answer { first: Vec<Bytes>, whole: Option<Option<Usage>>, is_stream: bool, incoming: Incoming },
     /// An error status, with the beginning of its body.
     Error { refusal: Refusal, complete: bool },
 }
@@ -44,44 +45,6 @@ pub(super) struct Refusal {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// Takes a content coding off. Providers are asked for none; some send one all the same, and the meter and the caller
-/// need plain bytes.
-pub(in crate::proxy) enum Decoder {
-    /// No coding: pieces pass as they are.
-    Plain,
-    /// `gzip`.
-    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
-    /// `deflate`.
-    Deflate(Box<ZlibDecoder<Vec<u8>>>),
-}
-
-impl Decoder {
-    fn new(head: &ResponseHeader) -> Option<Self> {
-        let Some(coding) = head.headers.get(CONTENT_ENCODING) else { return Some(Self::Plain) };
-        match coding.as_bytes().to_ascii_lowercase().as_slice() {
-            b"identity" | b"" => Some(Self::Plain),
-            b"gzip" | b"x-gzip" => Some(Self::Gzip(Box::new(MultiGzDecoder::new(Vec::new())))),
-            b"deflate" => Some(Self::Deflate(Box::new(ZlibDecoder::new(Vec::new())))),
-            _ => None,
-        }
-    }
-
-    /// The plain bytes of a piece; `None` when it is corrupt.
-    pub(in crate::proxy) fn decode(&mut self, piece: Bytes) -> Option<Bytes> {
-        match self {
-            Self::Plain => Some(piece),
-            Self::Gzip(decoder) => {
-                decoder.write_all(&piece).and_then(|()| decoder.flush()).ok()?;
-                Some(std::mem::take(decoder.get_mut()).into())
-            }
-            Self::Deflate(decoder) => {
-                decoder.write_all(&piece).and_then(|()| decoder.flush()).ok()?;
-                Some(std::mem::take(decoder.get_mut()).into())
-            }
-        }
-    }
-}
-
 /// Waits for the answer: its header and, of a document, the first piece; of a stream, the first event.
 ///
 /// Two waits, whatever the provider: up to the header as long as a first byte may take, then up to the first event as
@@ -92,6 +55,7 @@ pub(super) async fn first_piece(
     up: &mut HttpSession,
     attempt: &Attempt,
     protocol: Protocol,
+    inbound: Option<&Inbound>,
 ) -> Result<Head, Failed> {
     let until = Instant::now() + attempt.upstream.first_byte_timeout;
     loop {
@@ -110,44 +74,56 @@ pub(super) async fn first_piece(
         headers: if matches!(status, 429 | 503) { limits(head) } else { Vec::new() },
     };
     let kind = head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes().to_ascii_lowercase());
-    let decoder = Decoder::new(head);
+    let is_stream = kind.as_deref().is_some_and(|kind| is_events(kind, inbound));
+    let is_json = kind.as_deref().is_none_or(|kind| kind.windows(4).any(|four| four == b"json"));
+    let incoming = Incoming::new(head, inbound, is_stream);
     if !head.status.is_success() {
         let (body, complete) = error_body(up).await;
         return Ok(Head::Error { refusal: Refusal { body, ..refusal }, complete });
     }
-    let is_stream = kind.as_deref().is_some_and(|kind| kind.starts_with(b"text/event-stream"));
-    let is_json = kind.as_deref().is_none_or(|kind| kind.windows(4).any(|four| four == b"json"));
-    let mut decoder = decoder.filter(|_| is_stream || is_json).ok_or(Failure::Malformed)?;
+    let mut incoming = incoming.filter(|_| is_stream || is_json).ok_or(Failure::Malformed)?;
     if is_stream {
         let until = attempt.first_event_timeout.map_or(until, |within| Instant::now() + within);
         let is_gated = attempt.first_event_timeout.is_some();
-        let first = first_event(s, watch, up, &mut decoder, (until, is_gated), protocol).await;
+        let first = first_event(s, watch, up, &mut incoming, (until, is_gated), protocol).await;
         let first = vec![first.map_err(begun)?];
-        return Ok(Head::Answer { first, whole: None, is_stream, decoder });
+        return Ok(Head::Answer { first, whole: None, is_stream, incoming });
     }
     let idle = attempt.upstream.idle_timeout;
     let (first, whole) =
-        document(s, watch, up, &mut decoder, (until, idle), protocol).await.map_err(begun)?;
-    Ok(Head::Answer { first, whole, is_stream, decoder })
+        document(s, watch, up, &mut incoming, (until, idle), protocol).await.map_err(begun)?;
+    Ok(Head::Answer { first, whole, is_stream, incoming })
+}
+
+/// Whether an answer of this type comes in events.
+fn is_events(kind: &[u8], inbound: Option<&Inbound>) -> bool {
+    kind.starts_with(b"text/event-stream")
+        || inbound.is_some_and(|_| {
+            kind.starts_with(b"application/vnd.amazon.eventstream")
+                || kind.starts_with(b"application/x-ndjson")
+        })
 }
 
 /// A whole document, so that one that breaks off, or is none, can be followed by another try; of one longer than a
-/// megabyte its beginning.
+/// megabyte its beginning, unless it must be translated.
 async fn document(
     s: &mut Session,
     watch: &mut Watch,
     up: &mut HttpSession,
-    decoder: &mut Decoder,
+    incoming: &mut Incoming,
     (mut until, idle): (Instant, Duration),
     protocol: Protocol,
 ) -> Result<(Vec<Bytes>, Option<Option<Usage>>), Failed> {
     let (mut pieces, mut bytes) = (Vec::with_capacity(1), 0);
     while let Some(piece) = wait(s, watch, until, up.read_response_body()).await? {
-        let piece = decoder.decode(piece).ok_or(Failure::Malformed)?;
+        let piece = incoming.read(piece)?;
         bytes += piece.len();
         pieces.push(piece);
-        if bytes > WHOLE_BELOW {
+        if bytes > WHOLE_BELOW && !incoming.translates() {
             return Ok((pieces, None));
+        }
+        if bytes > TRANSLATED_BELOW {
+            return Err(Failure::Malformed.into());
         }
         if up.response_done() {
             break;
@@ -156,6 +132,10 @@ async fn document(
     }
     if pieces.len() != 1 {
         pieces = vec![pieces.concat().into()];
+    }
+    if let Some(answered) = incoming.document(&pieces[0]) {
+        let (body, usage) = answered.map_err(|failure| malformed(&failure))?;
+        return Ok((vec![body], Some(usage)));
     }
     match meter::read_reply(protocol, &pieces[0]) {
         Reply::Completion(usage) => Ok((pieces, Some(usage))),
@@ -171,22 +151,33 @@ async fn first_event(
     s: &mut Session,
     watch: &mut Watch,
     up: &mut HttpSession,
-    decoder: &mut Decoder,
+    incoming: &mut Incoming,
     (until, is_gated): (Instant, bool),
     protocol: Protocol,
 ) -> Result<Bytes, Failed> {
     let mut look = FirstEvent::new(protocol);
     let mut all: Option<BytesMut> = None;
     loop {
-        let Some(piece) = wait(s, watch, until, up.read_response_body()).await? else {
-            return match look.finish() {
+        let piece = wait(s, watch, until, up.read_response_body()).await?;
+        let is_last = piece.is_none();
+        let piece = match piece {
+            Some(piece) => incoming.read(piece)?,
+            None => incoming.close(),
+        };
+        let seen = look.feed(piece.clone());
+        if let (First::Waiting, Some(failure)) = (&seen, incoming.failure()) {
+            return Err(failed_event(failure));
+        }
+        if is_last {
+            let seen = if matches!(seen, First::Waiting) { look.finish() } else { seen };
+            let mut kept = all.unwrap_or_default();
+            kept.extend_from_slice(&piece);
+            return match seen {
                 First::Failed { status, body } => Err(reported(status, &body)),
                 First::Waiting if !is_gated => Err(Failure::Malformed.into()),
-                _ => Ok(all.unwrap_or_default().freeze()),
+                _ => Ok(kept.freeze()),
             };
-        };
-        let piece = decoder.decode(piece).ok_or(Failure::Malformed)?;
-        let seen = look.feed(piece.clone());
+        }
         // Nearly always the first piece is enough, and is not copied.
         let first = match &mut all {
             None if !matches!(seen, First::Waiting) => piece,

@@ -169,7 +169,7 @@ async fn pass(
         let until = Instant::now() + answer.idle_timeout;
         match watch.step(s, until, answer.up.read_response_body()).await {
             Step::Got(Ok(Some(piece))) => {
-                pieces.push(answer.decoder.decode(piece).ok_or(Failure::Malformed)?);
+                pieces.push(answer.incoming.read(piece)?);
             }
             Step::Got(Ok(None)) => return Ok(()),
             Step::Got(Err(_)) => return Err(Failure::Broken.into()),

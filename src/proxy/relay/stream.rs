@@ -138,7 +138,7 @@ pub(super) async fn run(
         Ok(()) => relay(app, s, call, watch, &mut answer, &mut stream).await,
         Err(error) => End::CallerGone(error.into_down()),
     };
-    call.open.observe(stream.meter.usage(), stream.meter.output_tokens());
+    observe(call, &answer, &stream);
     finish(app, s, ctx, call, answer, end, !stream.is_between_events()).await
 }
 
@@ -152,12 +152,12 @@ async fn relay(
     stream: &mut Passing,
 ) -> End {
     let mut out = Vec::with_capacity(4);
-    let mut broken = None;
+    let (mut broken, mut is_over) = (None, false);
     for piece in std::mem::take(&mut answer.first) {
         stream.feed(piece, &mut out);
     }
     loop {
-        if let Err(refused) = account(call, &stream.meter).await {
+        if let Err(refused) = account(call, answer, stream).await {
             // What the provider already sent is the caller's, they pay for it.
             stream.release(None, &mut out);
             let _ = write(s, &mut out).await;
@@ -172,23 +172,32 @@ async fn relay(
         if stream.meter.has_hidden_error() {
             broken = Some("provider_error_event");
         }
+        if answer.incoming.failure().is_some() {
+            broken.get_or_insert("provider_error_event");
+        }
         if let Some(reason) = broken {
             stream.release(None, &mut out);
             let _ = write(s, &mut out).await;
             return End::Broken(reason);
         }
-        // True after an error as well: errors have returned above.
-        if answer.up.response_done() {
+        if is_over {
             break;
         }
-        match wait(app, s, watch, answer, stream).await {
+        // True after an error as well: errors have returned above.
+        let next = if answer.up.response_done() { Ok(None) } else { wait(app, s, watch, answer, stream).await };
+        match next {
             Ok(Some(piece)) => {
                 let (piece, error) = join(answer, piece);
                 broken = error;
-                match answer.decoder.decode(piece) {
-                    Some(plain) => stream.feed(plain, &mut out),
-                    None => broken = Some("malformed_answer"),
+                match answer.incoming.read(piece) {
+                    Ok(plain) => stream.feed(plain, &mut out),
+                    Err(failure) => broken = Some(failure.as_str()),
                 }
+            }
+            Ok(None) if answer.incoming.translates() => {
+                // Once more round: what is left is accounted for like any other piece.
+                is_over = true;
+                stream.feed(answer.incoming.close(), &mut out);
             }
             Ok(None) => break,
             Err(end) => {
@@ -211,7 +220,7 @@ async fn relay(
     if stream.meter.has_failed() {
         return End::Reported;
     }
-    call.open.observe(stream.meter.usage(), stream.meter.output_tokens());
+    observe(call, answer, stream);
     call.open.end(&Ending::Complete { streamed: true });
     match settle(app, s, call, watch, stream).await {
         Ok(()) => End::Complete,
@@ -291,10 +300,16 @@ fn join(answer: &mut Answer, piece: Bytes) -> (Bytes, Option<&'static str>) {
     (if joined.is_empty() { piece } else { joined.freeze() }, broken)
 }
 
-/// Takes over what the meter saw: lets the hold grow, and records the end before the caller can see it.
-async fn account(call: &mut Call, stream: &meter::Stream) -> Result<(), Rejection> {
-    call.open.observe(stream.usage(), stream.output_tokens());
-    if stream.is_done() && !stream.has_failed() {
+/// Takes over what was counted.
+fn observe(call: &mut Call, answer: &Answer, stream: &Passing) {
+    let usage = answer.incoming.usage().or(stream.meter.usage());
+    call.open.observe(usage, stream.meter.output_tokens());
+}
+
+/// Takes over what was counted, lets the hold grow, and records the end before the caller can see it.
+async fn account(call: &mut Call, answer: &Answer, stream: &Passing) -> Result<(), Rejection> {
+    observe(call, answer, stream);
+    if stream.meter.is_done() && !stream.meter.has_failed() {
         call.open.end(&Ending::Complete { streamed: true });
         return Ok(());
     }
