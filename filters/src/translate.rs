@@ -28,7 +28,7 @@ mod seal;
 
 use frames::Frames;
 pub use names::ToolName;
-use neutral::{Answer, AsCaller, Conversation, Dropped, Event, Failure, Target, Written};
+use neutral::{Answer, AsCaller, Conversation, Dropped, Event, Failure, Target, Usage, Written};
 pub use object::{Fault, Object};
 
 /// A format that a provider speaks: one that callers speak too, or one of its own.
@@ -51,6 +51,27 @@ impl From<Protocol> for Wire {
             Protocol::Messages => Self::Messages,
             Protocol::Responses => Self::Responses,
         }
+    }
+}
+
+/// What a provider answers in: a format, and whose dialect of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spoken {
+    /// The format.
+    pub wire: Wire,
+    /// The provider's name in the provider table; empty for the format as its inventor has it.
+    pub provider: &'static str,
+}
+
+impl From<Wire> for Spoken {
+    fn from(wire: Wire) -> Self {
+        Self { wire, provider: "" }
+    }
+}
+
+impl From<Protocol> for Spoken {
+    fn from(protocol: Protocol) -> Self {
+        Wire::from(protocol).into()
     }
 }
 
@@ -80,17 +101,27 @@ pub fn request(
     Ok(Request { body, dropped, caller: as_caller(from, &conversation) })
 }
 
+/// An answer in the caller's format.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// The body to send.
+    pub body: Bytes,
+    /// What the provider counted, which is more than the caller's format may say: costs are computed from it.
+    pub usage: Option<Usage>,
+}
+
 /// Translates a whole answer of the provider's format `from` to the caller's format `to`.
 ///
 /// # Errors
 /// When the document is no answer.
 pub fn answer(
-    from: impl Into<Wire>,
+    from: impl Into<Spoken>,
     to: Protocol,
     body: &[u8],
     caller: &AsCaller,
-) -> Result<Bytes, Failure> {
-    Ok(write_answer(to, &read_answer(from, body)?, caller))
+) -> Result<Answered, Failure> {
+    let answer = read_answer(from, body)?;
+    Ok(Answered { body: write_answer(to, &answer, caller), usage: answer.usage })
 }
 
 /// What must be known of a request, which came in the format `from`, to write its answer.
@@ -139,9 +170,10 @@ pub fn write_request(
 ///
 /// # Errors
 /// When the document is none, or says that the provider failed.
-pub fn read_answer(format: impl Into<Wire>, body: &[u8]) -> Result<Answer<'_>, Failure> {
-    match format.into() {
-        Wire::Chat => chat::read_answer(body),
+pub fn read_answer(from: impl Into<Spoken>, body: &[u8]) -> Result<Answer<'_>, Failure> {
+    let from = from.into();
+    match from.wire {
+        Wire::Chat => chat::read_answer(body, from.provider),
         Wire::Messages => messages::read_answer(body),
         Wire::Responses => responses::read_answer(body),
         Wire::Gemini => gemini::read_answer(body),
@@ -149,8 +181,8 @@ pub fn read_answer(format: impl Into<Wire>, body: &[u8]) -> Result<Answer<'_>, F
 }
 
 /// Reads a body that reports an error; `None` when it reports none.
-pub fn read_error(format: impl Into<Wire>, body: &[u8]) -> Option<Failure> {
-    match format.into() {
+pub fn read_error(from: impl Into<Spoken>, body: &[u8]) -> Option<Failure> {
+    match from.into().wire {
         Wire::Chat => chat::read_error(body),
         Wire::Messages => messages::read_error(body),
         Wire::Responses => responses::read_error(body),
@@ -172,8 +204,15 @@ pub fn write_answer(format: Protocol, answer: &Answer<'_>, caller: &AsCaller) ->
 pub struct StreamReader {
     frames: Frames,
     format: ReaderOf,
+    seen: Seen,
+}
+
+/// What the events said so far.
+#[derive(Debug, Default)]
+struct Seen {
     state: State,
     has_stop: bool,
+    usage: Option<Usage>,
 }
 
 #[derive(Debug)]
@@ -198,40 +237,45 @@ pub enum State {
 
 impl StreamReader {
     /// Nothing was read yet.
-    pub fn new(format: impl Into<Wire>) -> Self {
-        let format = match format.into() {
-            Wire::Chat => ReaderOf::Chat(chat::StreamReader::default()),
+    pub fn new(from: impl Into<Spoken>) -> Self {
+        let from = from.into();
+        let format = match from.wire {
+            Wire::Chat => ReaderOf::Chat(chat::StreamReader::new(from.provider)),
             Wire::Messages => ReaderOf::Messages(messages::StreamReader::default()),
             Wire::Responses => ReaderOf::Responses(responses::StreamReader::default()),
             Wire::Gemini => ReaderOf::Gemini(gemini::StreamReader::default()),
         };
-        Self { frames: Frames::new(), format, state: State::Going, has_stop: false }
+        Self { frames: Frames::new(), format, seen: Seen::default() }
     }
 
     /// How far the stream has come.
     pub fn state(&self) -> &State {
-        &self.state
+        &self.seen.state
+    }
+
+    /// What the provider counted, as far as it has said.
+    pub fn usage(&self) -> Option<Usage> {
+        self.seen.usage
     }
 
     /// Gives `each` the events that `piece` completes. After an end or an error there are none.
     pub fn read(&mut self, piece: Bytes, each: &mut dyn FnMut(Event<'_>)) {
-        let Self { frames, format, state, has_stop } = self;
-        let pushed =
-            frames.push(piece, |name, data| step(format, state, has_stop, name, data, each));
-        if pushed.is_err() && self.state == State::Going {
+        let Self { frames, format, seen } = self;
+        let pushed = frames.push(piece, |name, data| step(format, seen, name, data, each));
+        if pushed.is_err() && self.seen.state == State::Going {
             self.fail("An event of the provider is longer than 1 MiB", each);
         }
     }
 
     /// The provider has closed the stream: an answer that said why it ends is whole without a last word.
     pub fn finish(&mut self, each: &mut dyn FnMut(Event<'_>)) {
-        let Self { frames, format, state, has_stop } = self;
-        frames.finish(|name, data| step(format, state, has_stop, name, data, each));
-        if self.state != State::Going {
+        let Self { frames, format, seen } = self;
+        frames.finish(|name, data| step(format, seen, name, data, each));
+        if self.seen.state != State::Going {
             return;
         }
-        if self.has_stop {
-            self.state = State::Ended;
+        if self.seen.has_stop {
+            self.seen.state = State::Ended;
             each(Event::End);
         } else {
             self.fail("The provider's stream ended in the middle of the answer", each);
@@ -240,32 +284,37 @@ impl StreamReader {
 
     fn fail(&mut self, message: &str, each: &mut dyn FnMut(Event<'_>)) {
         let failure = Failure::new(message);
-        self.state = State::Failed(failure.clone());
+        self.seen.state = State::Failed(failure.clone());
         each(Event::Error(failure));
     }
 }
 
-/// Reads one event, and notes how far that brings the stream.
+impl Seen {
+    /// Notes how far an event brings the stream, and passes it on.
+    fn note(&mut self, event: Event<'_>, each: &mut dyn FnMut(Event<'_>)) {
+        if self.state != State::Going {
+            return;
+        }
+        match &event {
+            Event::Stop(_) => self.has_stop = true,
+            Event::Usage(usage) => self.usage = Some(*usage),
+            Event::End => self.state = State::Ended,
+            Event::Error(failure) => self.state = State::Failed(failure.clone()),
+            _ => {}
+        }
+        each(event);
+    }
+}
+
+/// Reads one event.
 fn step(
     format: &mut ReaderOf,
-    state: &mut State,
-    has_stop: &mut bool,
+    seen: &mut Seen,
     name: &[u8],
     data: &[u8],
     each: &mut dyn FnMut(Event<'_>),
 ) {
-    let mut note = |event: Event<'_>| {
-        if *state != State::Going {
-            return;
-        }
-        match &event {
-            Event::Stop(_) => *has_stop = true,
-            Event::End => *state = State::Ended,
-            Event::Error(failure) => *state = State::Failed(failure.clone()),
-            _ => {}
-        }
-        each(event);
-    };
+    let mut note = |event: Event<'_>| seen.note(event, each);
     match format {
         ReaderOf::Chat(reader) => reader.read(name, data, &mut note),
         ReaderOf::Messages(reader) => reader.read(name, data, &mut note),
@@ -319,7 +368,7 @@ pub struct Stream {
 
 impl Stream {
     /// From the provider's format `from` to the caller's format `to`.
-    pub fn new(from: impl Into<Wire>, to: Protocol, caller: AsCaller) -> Self {
+    pub fn new(from: impl Into<Spoken>, to: Protocol, caller: AsCaller) -> Self {
         Self { reader: StreamReader::new(from), writer: StreamWriter::new(to, caller) }
     }
 
@@ -342,5 +391,11 @@ impl Stream {
     /// How far the stream has come.
     pub fn state(&self) -> &State {
         self.reader.state()
+    }
+
+    /// What the provider counted, as far as it has said: costs are computed from it, because the caller's format may
+    /// say less.
+    pub fn usage(&self) -> Option<Usage> {
+        self.reader.usage()
     }
 }

@@ -115,6 +115,7 @@ fn documents_become_what_they_should() {
                 model: case.with["model"].as_str().unwrap_or("m"),
                 provider: case.with["provider"].as_str().unwrap_or("otari"),
                 stream: case.is_flag("stream"),
+                ..Target::default()
             };
             match translate::request(protocol(case.from), case.to, &body, &target) {
                 Ok(request) => {
@@ -132,8 +133,8 @@ fn documents_become_what_they_should() {
         } else {
             match translate::answer(case.from, protocol(case.to), &body, &case.caller()) {
                 Ok(answer) => {
-                    case.check_exact(&answer);
-                    serde_json::from_slice(&answer).unwrap()
+                    case.check_exact(&answer.body);
+                    serde_json::from_slice(&answer.body).unwrap()
                 }
                 Err(failure) => {
                     serde_json::json!({"failed": {"kind": failure.kind, "message": failure.message}})

@@ -123,7 +123,7 @@ fn conversation() -> impl Strategy<Value = Value> {
 
 /// There and back again. On the way the body stays bytes: no `Value` holds half a surrogate pair.
 fn back(by: Protocol, body: &Value) -> Value {
-    let target = Target { model: "m", provider: "otari", stream: false };
+    let target = Target { model: "m", provider: "otari", stream: false, ..Target::default() };
     let body = serde_json::to_vec(body).unwrap();
     let there = translate::request(Chat, by, &body, &target).unwrap();
     let back = translate::request(by, Chat, &there.body, &target).unwrap();
@@ -278,7 +278,7 @@ proptest! {
 
     #[test]
     fn a_damaged_document_is_refused_or_becomes_a_document(body in damaged(".in.json")) {
-        let target = Target { model: "m\"", provider: "openai", stream: true };
+        let target = Target { model: "m\"", provider: "openai", stream: true, ..Target::default() };
         for from in FORMATS {
             if let Ok(conversation) = translate::read_request(from, &body) {
                 for to in WIRES {

@@ -21,7 +21,7 @@ const THOUGHTS: [&str; 5] =
 ///
 /// # Errors
 /// When the document is none, or says that the provider failed.
-pub fn read_answer(body: &[u8]) -> Result<Answer<'_>, Failure> {
+pub fn read_answer<'a>(body: &'a [u8], _provider: &str) -> Result<Answer<'a>, Failure> {
     let top = Object::document(body).map_err(|fault| Failure::new(&fault.to_string()))?;
     if let Some(failure) = read_error(body).filter(|_| top.get("choices").is_none()) {
         return Err(failure);

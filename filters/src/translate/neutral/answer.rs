@@ -86,6 +86,25 @@ impl Usage {
         self.input.saturating_add(self.cache_read).saturating_add(self.cache_write)
     }
 
+    /// The same counts as the meter has them, cached input told as `counting` says. What they cost does not depend on it;
+    /// what is reported does.
+    pub fn counted(&self, counting: CacheCounting) -> meter::Usage {
+        let cache_write_1h_tokens = self.cache_write_1h.min(self.cache_write);
+        let additive = meter::Usage {
+            prompt_tokens: self.input,
+            completion_tokens: self.output,
+            total_tokens: self.input.saturating_add(self.output),
+            cache_read_tokens: self.cache_read,
+            cache_write_tokens: self.cache_write - cache_write_1h_tokens,
+            cache_write_1h_tokens,
+            counting: CacheCounting::Additive,
+        };
+        match counting {
+            CacheCounting::Additive => additive,
+            CacheCounting::Inclusive => additive.inclusive(),
+        }
+    }
+
     pub(in crate::translate) fn of(usage: &meter::Usage, reasoning: Option<u64>) -> Self {
         let write = usage.all_cache_write_tokens();
         let cached = usage.cache_read_tokens.saturating_add(write);
@@ -190,4 +209,37 @@ pub struct AsCaller {
     pub now: u64,
     /// The answer's name, where the provider gives none. It must need no escape.
     pub id: String,
+}
+
+/// Every token once, which loses nothing.
+impl From<Usage> for meter::Usage {
+    fn from(usage: Usage) -> Self {
+        usage.counted(CacheCounting::Additive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_told_in_either_way_and_are_the_same_counts() {
+        let usage = Usage {
+            input: 10,
+            cache_read: 100,
+            cache_write: 30,
+            cache_write_1h: 20,
+            output: 5,
+            reasoning: Some(2),
+        };
+        let apart = meter::Usage::from(usage);
+        assert_eq!((apart.prompt_tokens, apart.total_tokens), (10, 15));
+        assert_eq!((apart.cache_write_tokens, apart.cache_write_1h_tokens), (10, 20));
+        let within = usage.counted(CacheCounting::Inclusive);
+        assert_eq!((within.prompt_tokens, within.total_tokens), (140, 145));
+        assert_eq!(within.counting, CacheCounting::Inclusive);
+        for told in [apart, within] {
+            assert_eq!(Usage::of(&told, Some(2)), usage);
+        }
+    }
 }

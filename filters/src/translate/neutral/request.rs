@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::super::names::ToolName;
 use super::super::object::Object;
 use super::super::text::Text;
+use crate::secret::Secret;
 
 /// A request.
 #[derive(Clone, Debug, Default)]
@@ -334,7 +335,7 @@ impl Dropped {
 }
 
 /// Where a request goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Target<'a> {
     /// The model's name there.
     pub model: &'a str,
@@ -342,6 +343,16 @@ pub struct Target<'a> {
     pub provider: &'a str,
     /// Whether the provider is asked to stream.
     pub stream: bool,
+    /// The settings of the provider's client that are neither key nor address, by name.
+    pub settings: &'a [(String, Secret)],
+}
+
+impl<'a> Target<'a> {
+    /// A setting of the provider's client; an empty one is none.
+    pub fn setting(&self, name: &str) -> Option<&'a str> {
+        let found = self.settings.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.expose()).filter(|value| !value.is_empty())
+    }
 }
 
 /// A body and what it does not say.
