@@ -68,12 +68,8 @@ pub struct Billed {
 pub struct Wanted<'a> {
     /// The selector as sent.
     pub model: &'a str,
-    /// The API the caller speaks.
-    pub protocol: Protocol,
     /// The caller wants no router to choose: a policy's default serves (`Otari-Router: off`).
     pub no_router: bool,
-    /// The caller's label for the conversation, for what a platform is told.
-    pub session_label: Option<&'a Arc<str>>,
 }
 
 /// Where a request may go.

@@ -115,34 +115,6 @@ impl Connected {
     pub async fn code_execution(&self, caller: &Caller) -> Result<CodeExecution, Rejection> {
         self.client.code_execution(token(caller)?).await
     }
-
-    /// Refuses a plan with a provider that has no Responses API, wherever it stands. The platform hears of it: it has
-    /// opened the first attempt.
-    fn check_responses(
-        &self,
-        offers: &Offers,
-        session_label: Option<&Arc<str>>,
-    ) -> Result<(), Rejection> {
-        let has = |name: &str| providers::find(name).is_some_and(|kind| kind.has_responses());
-        let Some(unfit) = offers.attempts.iter().find(|offer| !has(&offer.provider)) else {
-            return Ok(());
-        };
-        // Nobody waits for what comes of it.
-        drop(self.reporter.report(
-            Report {
-                correlation_id: offers.attempts[0].id.as_str().into(),
-                status: ReportStatus::Error,
-                is_final_attempt: true,
-                session_label: session_label.cloned(),
-                usage: None,
-                error_class: None,
-            },
-            clock::now_us(),
-        ));
-        let name: String = unfit.provider.chars().take(MAX_NAME_CHARS).collect();
-        let message = format!("Provider '{name}' does not support the Responses API");
-        Err(Rejection::new(Code::Unsupported, message))
-    }
 }
 
 /// The token that the platform knows the caller by.
@@ -185,9 +157,6 @@ impl ControlPlane for Connected {
         if offers.attempts.is_empty() {
             let message = "Authorization service returned no resolvable provider";
             return Err(Rejection::new(Code::PlatformNoProvider, message));
-        }
-        if wanted.protocol == Protocol::Responses {
-            self.check_responses(&offers, wanted.session_label)?;
         }
         self.timeouts.plan(&offers)
     }

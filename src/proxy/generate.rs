@@ -61,12 +61,7 @@ pub(super) async fn count_tokens(
     ctx.outcome.model = Some(request.model.as_str().into());
     if let (Mode::Connected(_), Some(caller)) = (&app.mode, &ctx.caller) {
         // The platform says whether the caller may; where to does not matter.
-        let wanted = Wanted {
-            model: &request.model,
-            protocol: Protocol::Messages,
-            no_router: true,
-            session_label: None,
-        };
+        let wanted = Wanted { model: &request.model, no_router: true };
         app.control.resolve(caller, None, wanted).await?;
     }
     let answer = format!(r#"{{"input_tokens":{}}}"#, request.tokens);
@@ -113,12 +108,7 @@ async fn pass_gates(
     }
     // Where it would go decides whether it may and what it would cost; a name that leads nowhere is refused behind the
     // budget gate.
-    let wanted = Wanted {
-        model: &request.model,
-        protocol: request.protocol,
-        no_router,
-        session_label: request.session_label.as_ref(),
-    };
+    let wanted = Wanted { model: &request.model, no_router };
     let resolved = match app.control.resolve(&caller, billed.user_id.as_deref(), wanted).await {
         Err(refused) if refused.code == Code::ModelNotPermitted => return Err(refused.into()),
         resolved => resolved,

@@ -69,7 +69,7 @@ pub(super) async fn note(app: &App, ctx: &RequestContext, protocol: Protocol, re
     }
     // A name that leads somewhere is written as the rows of its answers write it, any other as it was asked.
     let asked = ctx.outcome.model.as_deref().unwrap_or_default();
-    let wanted = Wanted { model: asked, protocol, no_router: true, session_label: None };
+    let wanted = Wanted { model: asked, no_router: true };
     let resolved = app.control.resolve(caller, user_id.as_deref(), wanted).await.ok();
     let found = resolved.as_ref().and_then(|plan| plan.attempts.first());
     let model = found.map_or(asked, |attempt| &attempt.billed_model);

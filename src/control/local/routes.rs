@@ -2,7 +2,6 @@
 
 use otari_filters::allow::AllowList;
 use otari_filters::control::{Attempt, Caller, Plan, Wanted};
-use otari_filters::protocol::Protocol;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::route::Policy;
 use otari_filters::upstream::Upstream;
@@ -117,8 +116,8 @@ impl Local {
             }
             found => found?,
         };
-        if !attempt.upstream.kind.serves(wanted.protocol) {
-            return Err(unserved(&attempt.upstream, wanted.protocol));
+        if !attempt.upstream.kind.generates() {
+            return Err(unserved(&attempt.upstream));
         }
         Ok(Attempt { is_alias: target.is_some(), ..attempt })
     }
@@ -134,22 +133,11 @@ fn draw() -> f64 {
     f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }
 
-/// The provider speaks another API than the caller.
-fn unserved(upstream: &Upstream, protocol: Protocol) -> Rejection {
-    let (name, kind) = (&upstream.instance, upstream.kind);
-    let message = match protocol {
-        Protocol::Responses if !kind.has_responses() => {
-            format!("Provider '{name}' does not support the Responses API")
-        }
-        _ if !kind.is_callable() => format!(
-            "Provider '{name}' ({}) cannot be called by this version of the gateway",
-            kind.display_name
-        ),
-        _ => format!(
-            "Provider '{name}' ({}) cannot be called through {} by this version of the gateway",
-            kind.display_name,
-            protocol.route()
-        ),
-    };
+/// The provider generates no text.
+fn unserved(upstream: &Upstream) -> Rejection {
+    let message = format!(
+        "Provider '{}' ({}) does not generate text: it cannot be called through this route",
+        upstream.instance, upstream.kind.display_name
+    );
     Rejection::new(Code::Unsupported, message)
 }

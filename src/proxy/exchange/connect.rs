@@ -148,6 +148,7 @@ fn header(
     } else {
         Uri::from(path)
     };
+    prove(&mut parts.headers, upstream, outgoing, proof)?;
     for name in of_caller(upstream) {
         for value in s.req_header().headers.get_all(&name) {
             match name.as_str() {
@@ -160,11 +161,40 @@ fn header(
     Ok(parts.into())
 }
 
+/// Puts in what proves who calls, where the upstream's own headers do not.
+fn prove(
+    headers: &mut HeaderMap,
+    upstream: &Upstream,
+    outgoing: &Outgoing,
+    proof: &Proof,
+) -> pingora_core::Result<()> {
+    match proof {
+        Proof::Known => {}
+        Proof::Bearer(value) => drop(headers.insert(AUTHORIZATION, value.clone())),
+        Proof::Keys(keys) => {
+            let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+            let signed = sign::sign(&Signing {
+                keys,
+                region: upstream.region().unwrap_or_default(),
+                service: upstream.signed_service(),
+                host,
+                path: outgoing.path.as_str(),
+                body: &outgoing.body,
+                now_s: clock::now_us() / 1_000_000,
+            });
+            let signed = signed.or_err(ErrorType::InternalError, "a call cannot be signed")?;
+            headers.extend(signed);
+        }
+    }
+    Ok(())
+}
+
 /// What a caller may say in headers to the provider it belongs to: which version and which trials of its API the body
 /// is written for.
 fn of_caller(upstream: &Upstream) -> impl Iterator<Item = HeaderName> {
     let names: &[&str] = match upstream.kind.family {
         Family::Anthropic => &["anthropic-version", "anthropic-beta"],
+        Family::VertexAnthropic => &["anthropic-beta"],
         Family::OpenAi if upstream.kind.name == "openai" => &["openai-beta"],
         _ => &[],
     };

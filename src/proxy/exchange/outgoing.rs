@@ -54,20 +54,25 @@ pub(super) fn prepare(call: &Call, attempt: &Attempt, id: &str) -> Result<Outgoi
             dropped: String::new(),
         });
     }
+    let mut conversation =
+        translate::read_request(request.protocol, &call.body).map_err(refused)?;
+    if !call.keeps_user {
+        conversation.user = None;
+    }
     let target = Target {
         model: &attempt.model,
         provider: upstream.kind.name,
         stream: request.stream,
-        keep_user: call.keeps_user,
         settings: &upstream.client_settings,
     };
-    let made = translate::request(request.protocol, way.spoken.wire, &call.body, &target);
-    let made = made.map_err(refused)?;
+    let written = translate::write_request(way.spoken.wire, &conversation, &target);
+    let written = written.map_err(refused)?;
+    let caller = translate::as_caller(request.protocol, &conversation);
     Ok(Outgoing {
         path: way.path,
-        body: vec![made.body],
-        inbound: Some(inbound(known(made.caller))),
-        dropped: made.dropped.header(),
+        body: vec![written.body],
+        inbound: Some(inbound(known(caller))),
+        dropped: written.dropped.header(),
     })
 }
 

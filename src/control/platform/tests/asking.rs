@@ -13,7 +13,7 @@ use super::support::*;
 use crate::control::platform::Connected;
 
 fn wanted(model: &str) -> Wanted<'_> {
-    Wanted { model, protocol: Protocol::Chat, no_router: false, session_label: None }
+    Wanted { model, no_router: false }
 }
 
 async fn resolve(connected: &Connected, model: &str) -> Result<Plan, Rejection> {
@@ -234,33 +234,6 @@ async fn a_policys_name_is_refused_before_the_platform_is_asked() {
     let refused = resolve(&platform.connected(folder.path()), "cheap-first").await.unwrap_err();
     assert_eq!(refused.code.status().as_u16(), 400);
     assert_eq!(platform.count(), 0);
-}
-
-#[tokio::test]
-async fn every_attempt_must_have_the_responses_api() {
-    let folder = tempfile::tempdir().unwrap();
-    let platform = Platform::start(|seen| {
-        if seen.line.contains("/gateway/usage") {
-            return say(204);
-        }
-        let mut second = offer("anthropic");
-        second["attempt_id"] = json!("att-2");
-        offers(&[offer("openai"), second.clone()])
-    })
-    .await;
-    let connected = platform.connected(folder.path());
-    let wanted = Wanted { protocol: Protocol::Responses, ..wanted("m") };
-    let refused = connected.resolve(&caller(), None, wanted).await.unwrap_err();
-    assert_eq!(refused.code.status().as_u16(), 400);
-    assert_eq!(refused.message, "Provider 'anthropic' does not support the Responses API");
-    tokio::select! {
-        () = within(Duration::from_secs(5), || platform.count() == 2) => {}
-        () = connected.run() => {}
-    }
-    assert_eq!(
-        platform.seen()[1].body,
-        json!({"correlation_id": "att-1", "status": "error", "is_final_attempt": true})
-    );
 }
 
 #[tokio::test]
