@@ -1,8 +1,18 @@
-//! The provider table: who can be called, where, and with which credential. Data, not code.
+//! The provider table: who can be called, where, with which credential, and for what. Data, not code.
 //!
-//! A provider is added by adding a row.
+//! A provider is added by adding a row to `table`.
 
 use crate::protocol::Protocol;
+
+mod base;
+mod operations;
+mod settings;
+mod table;
+
+pub use base::{DEFAULT_LOCATION, MissingSetting, setting};
+pub use operations::{Operation, Operations};
+pub use settings::Setting;
+pub use table::{PROVIDERS, UNKNOWN};
 
 /// How a provider is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,10 +23,14 @@ pub enum Family {
     Anthropic,
     /// Google Gemini `generateContent`.
     Gemini,
-    /// Google Vertex AI.
+    /// Gemini on Google Vertex AI.
     Vertex,
+    /// Anthropic Messages on Google Vertex AI.
+    VertexAnthropic,
     /// AWS Bedrock Converse.
     Bedrock,
+    /// AWS SageMaker.
+    SageMaker,
     /// Azure OpenAI.
     AzureOpenAi,
     /// Azure AI Inference.
@@ -29,14 +43,37 @@ pub enum Family {
     Ollama,
     /// IBM watsonx.ai.
     Watsonx,
-    /// AWS SageMaker.
-    SageMaker,
     /// Voyage AI: embeddings only.
     Voyage,
     /// The mock provider inside this binary; speaks the OpenAI and Anthropic APIs.
     Mock,
     /// A provider that this version does not know.
     Unknown,
+}
+
+impl Family {
+    /// Where the credentials of most of its providers go.
+    const fn auth(self) -> Auth {
+        match self {
+            Self::Anthropic => Auth::XApiKey,
+            Self::Gemini => Auth::GoogApiKey,
+            Self::Vertex | Self::VertexAnthropic => Auth::Google,
+            Self::Bedrock | Self::SageMaker => Auth::Aws,
+            Self::AzureOpenAi => Auth::ApiKey,
+            Self::AzureInference => Auth::BearerAndApiKey,
+            Self::Watsonx => Auth::Ibm,
+            Self::Unknown => Auth::None,
+            _ => Auth::Bearer,
+        }
+    }
+
+    /// See [`Provider::prefix`].
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Anthropic => "/v1",
+            _ => "",
+        }
+    }
 }
 
 /// Where a credential goes.
@@ -46,6 +83,20 @@ pub enum Auth {
     Bearer,
     /// `x-api-key`.
     XApiKey,
+    /// `api-key`; with the setting `azure_ad_token` instead of a key: `Authorization: Bearer`.
+    ApiKey,
+    /// `x-goog-api-key`.
+    GoogApiKey,
+    /// `Authorization: Bearer` and `api-key`, the same in both.
+    BearerAndApiKey,
+    /// A signature (SigV4) over the request; with an API key and no access key id: `Authorization: Bearer`.
+    Aws,
+    /// `Authorization: Bearer` with an OAuth token for a service account.
+    Google,
+    /// `Authorization: Bearer` with an IAM token that the API key is exchanged for.
+    Ibm,
+    /// No credential is ever sent.
+    None,
 }
 
 /// One row of the table.
@@ -53,664 +104,226 @@ pub enum Auth {
 pub struct Provider {
     /// The name before `:` in a model selector, and the value of `provider_type`.
     pub name: &'static str,
+    /// Other values that `provider_type` may have.
+    pub aliases: &'static [&'static str],
     /// For people.
     pub display_name: &'static str,
     /// Wire format and routes.
     pub family: Family,
+    /// Where its credential goes.
+    pub auth: Auth,
     /// Environment variables that may hold the credential; the first that is set wins.
     pub credential_env: &'static [&'static str],
     /// Environment variables that may hold the base URL.
     pub base_env: &'static [&'static str],
-    /// Base URL without a trailing slash; `None`: the operator must give one.
+    /// Base URL without a trailing slash; `None`: the operator must give one. It may hold `{region}`, `{location}` or
+    /// `{resource}`: ask [`Provider::base`].
     pub base_url: Option<&'static str>,
+    /// What its own client adds to a base that does not end so; see [`Provider::rooted`].
+    pub prefix: &'static str,
     /// Whether it answers without a credential.
     pub keyless: bool,
     /// Beginnings of model names by which a bare name is recognised as this provider's.
     pub well_known: &'static [&'static str],
+    /// What its API offers.
+    pub operations: Operations,
+    /// What its client can be told beyond credential and base.
+    pub settings: &'static [Setting],
 }
 
-/// Providers of the OpenAI family that also answer `POST {base}/responses`.
-const WITH_RESPONSES: [&str; 8] =
-    ["openai", "azureopenai", "fireworks", "groq", "huggingface", "neosantara", "otari", "mock"];
-
 impl Provider {
-    /// Whether it has the Responses API at all.
-    pub fn has_responses(&self) -> bool {
-        WITH_RESPONSES.contains(&self.name)
+    /// Whether its API offers this.
+    pub fn offers(&self, operation: Operation) -> bool {
+        self.operations.has(operation)
     }
 
-    /// Whether this build can send it calls of this API.
-    pub fn serves(&self, protocol: Protocol) -> bool {
+    /// Whether it has the Responses API itself.
+    pub fn has_responses(&self) -> bool {
+        self.offers(Operation::Responses)
+    }
+
+    /// Whether it speaks this API itself: requests and answers need no translation.
+    pub fn has_native(&self, protocol: Protocol) -> bool {
         match (self.family, protocol) {
-            (Family::Mock, _) | (Family::OpenAi, Protocol::Chat) => true,
-            (Family::Anthropic, Protocol::Messages) => self.base_url.is_some(),
-            (Family::OpenAi, Protocol::Responses) => self.has_responses(),
+            (Family::Mock, _) => true,
+            (Family::OpenAi | Family::AzureOpenAi, Protocol::Chat) => true,
+            (Family::AzureInference, Protocol::Chat) => true,
+            (Family::OpenAi | Family::AzureOpenAi, Protocol::Responses) => self.has_responses(),
+            (Family::OpenAi | Family::Anthropic | Family::VertexAnthropic, Protocol::Messages) => {
+                self.offers(Operation::Messages)
+            }
             _ => false,
         }
     }
 
+    /// Whether calls of this API can be sent to it, translated where it speaks another.
+    pub fn serves(&self, protocol: Protocol) -> bool {
+        self.offers(Operation::Chat) || self.has_native(protocol)
+    }
+
     /// Whether this build can call it for anything.
     pub fn is_callable(&self) -> bool {
-        [Protocol::Chat, Protocol::Messages, Protocol::Responses]
-            .into_iter()
-            .any(|protocol| self.serves(protocol))
+        self.offers(Operation::Chat)
     }
 
     /// Where its credential goes.
     pub fn auth(&self) -> Auth {
-        match self.family {
-            Family::Anthropic => Auth::XApiKey,
-            _ => Auth::Bearer,
-        }
+        self.auth
+    }
+
+    /// The setting of its client called `name`.
+    pub fn setting(&'static self, name: &str) -> Option<&'static Setting> {
+        self.settings.iter().find(|setting| setting.name == name)
     }
 }
 
-/// The provider called `name`; `openai-compatible` and `openai_compatible` mean `openai`,
-/// `anthropic-compatible` means `anthropic`. Case-sensitive.
+/// The provider called `name`, or with that alias: `openai-compatible` and `openai_compatible` mean `openai`,
+/// `anthropic-compatible` means `anthropic`, `gateway` means `otari`. Case-sensitive.
 pub fn find(name: &str) -> Option<&'static Provider> {
-    let name = match name {
-        "openai-compatible" | "openai_compatible" => "openai",
-        "anthropic-compatible" => "anthropic",
-        other => other,
-    };
-    PROVIDERS.iter().find(|provider| provider.name == name)
+    match PROVIDERS.binary_search_by_key(&name, |provider| provider.name) {
+        Ok(at) => Some(&PROVIDERS[at]),
+        Err(_) => PROVIDERS.iter().find(|provider| provider.aliases.contains(&name)),
+    }
 }
-
-/// Stands for every name that is not in the table: a platform's may be newer. It serves nothing.
-pub static UNKNOWN: Provider = Provider {
-    name: "unknown",
-    display_name: "unknown provider",
-    family: Family::Unknown,
-    credential_env: &[],
-    base_env: &[],
-    base_url: None,
-    keyless: false,
-    well_known: &[],
-};
-
-/// Every provider, by name.
-pub static PROVIDERS: &[Provider] = &[
-    Provider {
-        name: "anthropic",
-        display_name: "Anthropic",
-        family: Family::Anthropic,
-        credential_env: &["ANTHROPIC_API_KEY"],
-        base_env: &["ANTHROPIC_BASE_URL"],
-        base_url: Some("https://api.anthropic.com"),
-        keyless: false,
-        well_known: &["claude-"],
-    },
-    Provider {
-        name: "atlascloud",
-        display_name: "Atlas Cloud",
-        family: Family::OpenAi,
-        credential_env: &["ATLASCLOUD_API_KEY"],
-        base_env: &["ATLASCLOUD_API_BASE"],
-        base_url: Some("https://api.atlascloud.ai/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "azure",
-        display_name: "Azure AI Inference",
-        family: Family::AzureInference,
-        credential_env: &["AZURE_API_KEY"],
-        base_env: &["AZURE_AI_CHAT_ENDPOINT"],
-        base_url: None,
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "azureanthropic",
-        display_name: "Azure Anthropic (Foundry)",
-        family: Family::Anthropic,
-        credential_env: &["AZURE_ANTHROPIC_API_KEY"],
-        base_env: &["AZURE_ANTHROPIC_API_BASE"],
-        base_url: None,
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "azureopenai",
-        display_name: "Azure OpenAI",
-        family: Family::AzureOpenAi,
-        credential_env: &["AZURE_OPENAI_API_KEY", "AZURE_OPENAI_AD_TOKEN"],
-        base_env: &["AZURE_OPENAI_ENDPOINT"],
-        base_url: None,
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "bedrock",
-        display_name: "AWS Bedrock",
-        family: Family::Bedrock,
-        credential_env: &["AWS_BEARER_TOKEN_BEDROCK"],
-        base_env: &["AWS_ENDPOINT_URL_BEDROCK_RUNTIME"],
-        base_url: None,
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "cascadia",
-        display_name: "Cascadia",
-        family: Family::OpenAi,
-        credential_env: &["CASCADIA_API_KEY"],
-        base_env: &["CASCADIA_API_BASE"],
-        base_url: Some("http://localhost:9090/v1"),
-        keyless: true,
-        well_known: &[],
-    },
-    Provider {
-        name: "cerebras",
-        display_name: "Cerebras",
-        family: Family::OpenAi,
-        credential_env: &["CEREBRAS_API_KEY"],
-        base_env: &["CEREBRAS_API_BASE"],
-        base_url: Some("https://api.cerebras.ai/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "cohere",
-        display_name: "Cohere",
-        family: Family::Cohere,
-        credential_env: &["COHERE_API_KEY"],
-        base_env: &["COHERE_BASE_URL"],
-        base_url: Some("https://api.cohere.com"),
-        keyless: false,
-        well_known: &["command-"],
-    },
-    Provider {
-        name: "dashscope",
-        display_name: "Alibaba DashScope",
-        family: Family::OpenAi,
-        credential_env: &["DASHSCOPE_API_KEY"],
-        base_env: &["DASHSCOPE_API_BASE"],
-        base_url: Some("https://dashscope.aliyuncs.com/compatible-mode/v1"),
-        keyless: false,
-        well_known: &["qwen"],
-    },
-    Provider {
-        name: "databricks",
-        display_name: "Databricks",
-        family: Family::OpenAi,
-        credential_env: &["DATABRICKS_TOKEN"],
-        base_env: &["DATABRICKS_HOST"],
-        base_url: None,
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "deepinfra",
-        display_name: "DeepInfra",
-        family: Family::OpenAi,
-        credential_env: &["DEEPINFRA_API_KEY"],
-        base_env: &["DEEPINFRA_API_BASE"],
-        base_url: Some("https://api.deepinfra.com/v1/openai"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "deepseek",
-        display_name: "DeepSeek",
-        family: Family::OpenAi,
-        credential_env: &["DEEPSEEK_API_KEY"],
-        base_env: &["DEEPSEEK_API_BASE"],
-        base_url: Some("https://api.deepseek.com"),
-        keyless: false,
-        well_known: &["deepseek-"],
-    },
-    Provider {
-        name: "edenai",
-        display_name: "Eden AI",
-        family: Family::OpenAi,
-        credential_env: &["EDENAI_API_KEY"],
-        base_env: &["EDENAI_API_BASE"],
-        base_url: Some("https://api.edenai.run/v3"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "fireworks",
-        display_name: "Fireworks",
-        family: Family::OpenAi,
-        credential_env: &["FIREWORKS_API_KEY"],
-        base_env: &["FIREWORKS_API_BASE"],
-        base_url: Some("https://api.fireworks.ai/inference/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "gemini",
-        display_name: "Google Gemini API",
-        family: Family::Gemini,
-        credential_env: &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
-        base_env: &["GOOGLE_GEMINI_BASE_URL"],
-        base_url: Some("https://generativelanguage.googleapis.com"),
-        keyless: false,
-        well_known: &["gemini-"],
-    },
-    Provider {
-        name: "github",
-        display_name: "GitHub Models",
-        family: Family::OpenAi,
-        credential_env: &["GITHUB_TOKEN"],
-        base_env: &["GITHUB_MODELS_API_BASE"],
-        base_url: Some("https://models.github.ai/inference"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "gmi",
-        display_name: "GMI Cloud",
-        family: Family::OpenAi,
-        credential_env: &["GMI_API_KEY"],
-        base_env: &["GMI_API_BASE"],
-        base_url: Some("https://api.gmi-serving.com/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "groq",
-        display_name: "Groq",
-        family: Family::OpenAi,
-        credential_env: &["GROQ_API_KEY"],
-        base_env: &["GROQ_BASE_URL"],
-        base_url: Some("https://api.groq.com/openai/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "huggingface",
-        display_name: "Hugging Face",
-        family: Family::OpenAi,
-        credential_env: &["HF_TOKEN"],
-        base_env: &["HUGGINGFACE_API_BASE"],
-        base_url: Some("https://router.huggingface.co/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "inception",
-        display_name: "Inception Labs",
-        family: Family::OpenAi,
-        credential_env: &["INCEPTION_API_KEY"],
-        base_env: &["INCEPTION_API_BASE"],
-        base_url: Some("https://api.inceptionlabs.ai/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "kenari",
-        display_name: "Kenari",
-        family: Family::OpenAi,
-        credential_env: &["KENARI_API_KEY"],
-        base_env: &["KENARI_API_BASE"],
-        base_url: Some("https://kenari.id/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "llama",
-        display_name: "Meta Llama API",
-        family: Family::OpenAi,
-        credential_env: &["LLAMA_API_KEY"],
-        base_env: &["LLAMA_API_BASE"],
-        base_url: Some("https://api.llama.com/compat/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "llamacpp",
-        display_name: "llama.cpp server",
-        family: Family::OpenAi,
-        credential_env: &[],
-        base_env: &["LLAMACPP_API_BASE"],
-        base_url: Some("http://127.0.0.1:8080/v1"),
-        keyless: true,
-        well_known: &[],
-    },
-    Provider {
-        name: "llamafile",
-        display_name: "llamafile",
-        family: Family::OpenAi,
-        credential_env: &[],
-        base_env: &["LLAMAFILE_API_BASE"],
-        base_url: Some("http://127.0.0.1:8080/v1"),
-        keyless: true,
-        well_known: &[],
-    },
-    Provider {
-        name: "lmstudio",
-        display_name: "LM Studio",
-        family: Family::OpenAi,
-        credential_env: &["LM_STUDIO_API_KEY"],
-        base_env: &["LM_STUDIO_API_BASE"],
-        base_url: Some("http://localhost:1234/v1"),
-        keyless: true,
-        well_known: &[],
-    },
-    Provider {
-        name: "meta",
-        display_name: "Meta AI",
-        family: Family::OpenAi,
-        credential_env: &["MODEL_API_KEY"],
-        base_env: &["META_API_BASE"],
-        base_url: Some("https://api.meta.ai/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "minimax",
-        display_name: "MiniMax",
-        family: Family::OpenAi,
-        credential_env: &["MINIMAX_API_KEY"],
-        base_env: &["MINIMAX_API_BASE"],
-        base_url: Some("https://api.minimax.io/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "mistral",
-        display_name: "Mistral",
-        family: Family::Mistral,
-        credential_env: &["MISTRAL_API_KEY"],
-        base_env: &["MISTRAL_API_BASE"],
-        base_url: Some("https://api.mistral.ai/v1"),
-        keyless: false,
-        well_known: &["mistral-", "codestral-", "magistral-", "ministral-"],
-    },
-    Provider {
-        name: "moonshot",
-        display_name: "Moonshot",
-        family: Family::OpenAi,
-        credential_env: &["MOONSHOT_API_KEY"],
-        base_env: &["MOONSHOT_API_BASE"],
-        base_url: Some("https://api.moonshot.ai/v1"),
-        keyless: false,
-        well_known: &["kimi-"],
-    },
-    Provider {
-        name: "mzai",
-        display_name: "any-llm platform",
-        family: Family::OpenAi,
-        credential_env: &["ANY_LLM_KEY"],
-        base_env: &["ANY_LLM_PLATFORM_URL"],
-        base_url: Some("https://platform-api.any-llm.ai/api/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "nebius",
-        display_name: "Nebius",
-        family: Family::OpenAi,
-        credential_env: &["NEBIUS_API_KEY"],
-        base_env: &["NEBIUS_API_BASE"],
-        base_url: Some("https://api.studio.nebius.ai/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "neosantara",
-        display_name: "Neosantara",
-        family: Family::OpenAi,
-        credential_env: &["NEOSANTARA_API_KEY"],
-        base_env: &["NEOSANTARA_API_BASE"],
-        base_url: Some("https://api.neosantara.xyz/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "ollama",
-        display_name: "Ollama",
-        family: Family::Ollama,
-        credential_env: &[],
-        base_env: &["OLLAMA_HOST"],
-        base_url: Some("http://127.0.0.1:11434"),
-        keyless: true,
-        well_known: &[],
-    },
-    Provider {
-        name: "openai",
-        display_name: "OpenAI",
-        family: Family::OpenAi,
-        credential_env: &["OPENAI_API_KEY"],
-        base_env: &["OPENAI_BASE_URL"],
-        base_url: Some("https://api.openai.com/v1"),
-        keyless: false,
-        well_known: &[
-            "gpt-",
-            "chatgpt-",
-            "o1",
-            "o3",
-            "o4",
-            "text-embedding-",
-            "dall-e-",
-            "whisper-",
-            "tts-",
-        ],
-    },
-    Provider {
-        name: "openrouter",
-        display_name: "OpenRouter",
-        family: Family::OpenAi,
-        credential_env: &["OPENROUTER_API_KEY"],
-        base_env: &["OPENROUTER_API_BASE"],
-        base_url: Some("https://openrouter.ai/api/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "otari",
-        display_name: "Otari / any Otari gateway",
-        family: Family::OpenAi,
-        credential_env: &["OTARI_API_KEY", "GATEWAY_API_KEY"],
-        base_env: &["OTARI_API_BASE", "GATEWAY_API_BASE"],
-        base_url: None,
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "ovhcloud",
-        display_name: "OVHcloud AI Endpoints",
-        family: Family::OpenAi,
-        credential_env: &["OVHCLOUD_API_KEY"],
-        base_env: &["OVHCLOUD_API_BASE"],
-        base_url: Some("https://oai.endpoints.kepler.ai.cloud.ovh.net/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "perplexity",
-        display_name: "Perplexity",
-        family: Family::OpenAi,
-        credential_env: &["PERPLEXITY_API_KEY"],
-        base_env: &["PERPLEXITY_BASE_URL"],
-        base_url: Some("https://api.perplexity.ai"),
-        keyless: false,
-        well_known: &["sonar"],
-    },
-    Provider {
-        name: "portkey",
-        display_name: "Portkey",
-        family: Family::OpenAi,
-        credential_env: &["PORTKEY_API_KEY"],
-        base_env: &["PORTKEY_API_BASE"],
-        base_url: Some("https://api.portkey.ai/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "qiniu",
-        display_name: "Qiniu",
-        family: Family::OpenAi,
-        credential_env: &["QINIU_API_KEY"],
-        base_env: &["QINIU_API_BASE"],
-        base_url: Some("https://api.qnaigc.com/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "requesty",
-        display_name: "Requesty",
-        family: Family::OpenAi,
-        credential_env: &["REQUESTY_API_KEY"],
-        base_env: &["REQUESTY_API_BASE"],
-        base_url: Some("https://router.requesty.ai/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "sagemaker",
-        display_name: "AWS SageMaker",
-        family: Family::SageMaker,
-        credential_env: &[],
-        base_env: &["SAGEMAKER_ENDPOINT_URL"],
-        base_url: None,
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "sambanova",
-        display_name: "SambaNova",
-        family: Family::OpenAi,
-        credential_env: &["SAMBANOVA_API_KEY"],
-        base_env: &["SAMBANOVA_API_BASE"],
-        base_url: Some("https://api.sambanova.ai/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "telnyx",
-        display_name: "Telnyx",
-        family: Family::OpenAi,
-        credential_env: &["TELNYX_API_KEY"],
-        base_env: &["TELNYX_API_BASE"],
-        base_url: Some("https://api.telnyx.com/v2/ai"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "together",
-        display_name: "Together",
-        family: Family::OpenAi,
-        credential_env: &["TOGETHER_API_KEY"],
-        base_env: &["TOGETHER_API_BASE"],
-        base_url: Some("https://api.together.xyz/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "vertexai",
-        display_name: "Vertex AI (Gemini)",
-        family: Family::Vertex,
-        credential_env: &[],
-        base_env: &["VERTEXAI_API_BASE"],
-        base_url: None,
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "vertexaianthropic",
-        display_name: "Vertex AI (Claude)",
-        family: Family::Vertex,
-        credential_env: &[],
-        base_env: &["VERTEXAI_ANTHROPIC_API_BASE"],
-        base_url: None,
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "vllm",
-        display_name: "vLLM",
-        family: Family::OpenAi,
-        credential_env: &["VLLM_API_KEY"],
-        base_env: &["VLLM_API_BASE"],
-        base_url: Some("http://localhost:8000/v1"),
-        keyless: true,
-        well_known: &[],
-    },
-    Provider {
-        name: "voyage",
-        display_name: "Voyage AI",
-        family: Family::Voyage,
-        credential_env: &["VOYAGE_API_KEY"],
-        base_env: &["VOYAGE_API_BASE"],
-        base_url: Some("https://api.voyageai.com/v1"),
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "watsonx",
-        display_name: "IBM watsonx.ai",
-        family: Family::Watsonx,
-        credential_env: &["WATSONX_API_KEY"],
-        base_env: &["WATSONX_URL"],
-        base_url: None,
-        keyless: false,
-        well_known: &[],
-    },
-    Provider {
-        name: "xai",
-        display_name: "xAI",
-        family: Family::OpenAi,
-        credential_env: &["XAI_API_KEY"],
-        base_env: &["XAI_API_BASE"],
-        base_url: Some("https://api.x.ai/v1"),
-        keyless: false,
-        well_known: &["grok-"],
-    },
-    Provider {
-        name: "zai",
-        display_name: "Z.ai (GLM)",
-        family: Family::OpenAi,
-        credential_env: &["ZAI_API_KEY"],
-        base_env: &["ZAI_BASE_URL"],
-        base_url: Some("https://api.z.ai/api/paas/v4"),
-        keyless: false,
-        well_known: &["glm-"],
-    },
-    Provider {
-        name: "mock",
-        display_name: "Built-in mock",
-        family: Family::Mock,
-        credential_env: &[],
-        base_env: &[],
-        base_url: None,
-        keyless: true,
-        well_known: &[],
-    },
-    Provider {
-        name: "gateway",
-        display_name: "Any Otari gateway (older name)",
-        family: Family::OpenAi,
-        credential_env: &["GATEWAY_API_KEY"],
-        base_env: &["GATEWAY_API_BASE"],
-        base_url: None,
-        keyless: false,
-        well_known: &[],
-    },
-];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ALL: [Protocol; 3] = [Protocol::Chat, Protocol::Messages, Protocol::Responses];
+
     #[test]
-    fn names_are_unique_and_bases_have_no_trailing_slash() {
-        for (i, provider) in PROVIDERS.iter().enumerate() {
-            assert!(
-                PROVIDERS[i + 1..].iter().all(|p| p.name != provider.name),
-                "{}",
-                provider.name
-            );
-            assert!(!provider.base_url.is_some_and(|b| b.ends_with('/')), "{}", provider.name);
+    fn names_are_sorted_and_every_name_means_one_provider() {
+        assert!(PROVIDERS.is_sorted_by(|a, b| a.name < b.name), "binary search needs the order");
+        let mut names: Vec<&str> = PROVIDERS
+            .iter()
+            .flat_map(|provider| provider.aliases.iter().chain([&provider.name]))
+            .copied()
+            .collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        assert!(find(UNKNOWN.name).is_none());
+    }
+
+    #[test]
+    fn bases_are_https_or_local_and_have_no_trailing_slash() {
+        for provider in PROVIDERS {
+            let Some(base) = provider.base_url else { continue };
+            let is_local = ["http://localhost:", "http://127.0.0.1:"]
+                .iter()
+                .any(|local| base.starts_with(local));
+            assert!(base.starts_with("https://") || (is_local && provider.keyless), "{base}");
+            assert!(!base.ends_with('/'), "{base}");
+            if provider.family != Family::Anthropic {
+                assert!(base.ends_with(provider.prefix), "{base}");
+            }
         }
     }
 
     #[test]
-    fn compatible_spellings_mean_the_vendor() {
-        assert_eq!(find("openai-compatible").map(|p| p.name), Some("openai"));
+    fn every_provider_can_be_configured_by_variables() {
+        for provider in PROVIDERS {
+            let has_credential = !provider.credential_env.is_empty()
+                || provider.settings.iter().any(|setting| setting.is_credential);
+            assert!(has_credential || provider.keyless, "{}", provider.name);
+            if provider.family != Family::Mock {
+                assert!(!provider.base_env.is_empty(), "{}", provider.name);
+            }
+        }
+    }
+
+    #[test]
+    fn aliases_mean_the_vendor() {
+        let name = |alias| find(alias).map(|provider| provider.name);
+        assert_eq!(name("openai-compatible"), Some("openai"));
+        assert_eq!(name("openai_compatible"), Some("openai"));
+        assert_eq!(name("anthropic-compatible"), Some("anthropic"));
+        assert_eq!(name("gateway"), Some("otari"));
         assert!(find("OpenAI").is_none(), "names are case-sensitive");
+    }
+
+    #[test]
+    fn all_but_embedders_serve_every_api() {
+        for provider in PROVIDERS {
+            let expected = provider.family != Family::Voyage;
+            assert_eq!(provider.is_callable(), expected, "{}", provider.name);
+            for protocol in ALL {
+                assert_eq!(provider.serves(protocol), expected, "{}", provider.name);
+            }
+        }
+        assert!(ALL.iter().all(|protocol| !UNKNOWN.serves(*protocol)));
+    }
+
+    #[test]
+    fn what_each_speaks_natively() {
+        let natives = |protocol| -> Vec<&str> {
+            let speaks = PROVIDERS.iter().filter(|provider| provider.has_native(protocol));
+            speaks.map(|provider| provider.name).collect()
+        };
+        let messages =
+            ["anthropic", "azureanthropic", "meta", "mock", "otari", "vertexaianthropic"];
+        assert_eq!(natives(Protocol::Messages), messages);
+        let responses = [
+            "azureopenai",
+            "fireworks",
+            "gmi",
+            "groq",
+            "huggingface",
+            "meta",
+            "mock",
+            "neosantara",
+            "openai",
+            "openrouter",
+            "otari",
+        ];
+        assert_eq!(natives(Protocol::Responses), responses);
+        let chat = natives(Protocol::Chat);
+        let others = [
+            "anthropic",
+            "azureanthropic",
+            "bedrock",
+            "cohere",
+            "gemini",
+            "mistral",
+            "ollama",
+            "sagemaker",
+            "vertexai",
+            "vertexaianthropic",
+            "voyage",
+            "watsonx",
+        ];
+        assert_eq!(chat.len() + others.len(), PROVIDERS.len());
+        assert!(others.iter().all(|name| !chat.contains(name)));
+    }
+
+    #[test]
+    fn credentials_go_where_each_provider_wants_them() {
+        for (name, auth) in [
+            ("openai", Auth::Bearer),
+            ("anthropic", Auth::XApiKey),
+            ("azureanthropic", Auth::ApiKey),
+            ("azureopenai", Auth::ApiKey),
+            ("azure", Auth::BearerAndApiKey),
+            ("gemini", Auth::GoogApiKey),
+            ("vertexaianthropic", Auth::Google),
+            ("bedrock", Auth::Aws),
+            ("watsonx", Auth::Ibm),
+            ("cohere", Auth::Bearer),
+        ] {
+            assert_eq!(find(name).unwrap().auth(), auth, "{name}");
+        }
+    }
+
+    #[test]
+    fn operations_are_told_apart() {
+        let named = |name| -> Vec<&str> {
+            find(name).unwrap().operations.iter().map(Operation::as_str).collect()
+        };
+        assert_eq!(named("cerebras"), ["chat", "stream", "reasoning", "list-models"]);
+        assert_eq!(named("voyage"), ["embeddings"]);
+        assert_eq!(named("otari").len(), Operation::ALL.len());
+        assert_eq!(Operations::of(&Operation::ALL).iter().count(), Operation::ALL.len());
     }
 }

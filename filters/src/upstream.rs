@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST, InvalidHeaderValue, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, InvalidHeaderValue, USER_AGENT,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-use crate::protocol::Protocol;
-use crate::providers::{Auth, Family, Provider};
+use crate::providers::{self, Auth, Family, Provider};
 use crate::secret::Secret;
 
 mod class;
@@ -74,7 +73,7 @@ pub struct Upstream {
     pub origin: Box<str>,
     /// Path of the base URL, without a slash at its end.
     base_path: Box<str>,
-    /// Paths that do not depend on the model, by [`Protocol`].
+    /// Paths that do not depend on the model: chat, messages, responses.
     paths: [PathAndQuery; 3],
     /// Every header of a call but its length and what callers may add. Sensitive values are marked so.
     pub headers: HeaderMap,
@@ -150,7 +149,7 @@ impl Upstream {
         for (name, value) in draft.client_settings {
             (name, value.expose()).hash(&mut hasher);
         }
-        let base = uri.path().trim_end_matches('/');
+        let base = draft.kind.rooted(uri.path().trim_end_matches('/'));
         Ok(Self {
             instance: draft.instance.into(),
             kind: draft.kind,
@@ -158,8 +157,8 @@ impl Upstream {
             host: host.into(),
             port,
             origin: origin.into(),
-            base_path: base.into(),
-            paths: way::fixed_paths(draft.kind.family, base).ok_or(BadDraft::Url)?,
+            base_path: base.as_ref().into(),
+            paths: way::fixed_paths(draft.kind.family, &base).ok_or(BadDraft::Url)?,
             headers,
             api_key: draft.api_key.cloned(),
             client_settings: draft.client_settings.into(),
@@ -175,31 +174,30 @@ impl Upstream {
 
 /// The headers in which a credential goes as it is. Signed calls and short-lived tokens get theirs when they are made.
 fn credentials(draft: &Draft<'_>, headers: &mut HeaderMap) -> Result<(), InvalidHeaderValue> {
-    let bearer = HeaderName::from_static("authorization");
-    if let Some(key) = draft.api_key.map(Secret::expose) {
-        let with = |text: &str| {
-            let mut value = HeaderValue::from_str(text)?;
-            value.set_sensitive(true);
-            Ok(value)
-        };
-        let name = HeaderName::from_static;
-        match draft.kind.auth() {
-            Auth::Bearer | Auth::Aws => headers.insert(bearer, with(&format!("Bearer {key}"))?),
-            Auth::XApiKey => headers.insert(name("x-api-key"), with(key)?),
-            Auth::ApiKey => headers.insert(name("api-key"), with(key)?),
-            Auth::GoogApiKey => headers.insert(name("x-goog-api-key"), with(key)?),
-            Auth::BearerAndApiKey => {
-                headers.insert(name("api-key"), with(key)?);
-                headers.insert(bearer, with(&format!("Bearer {key}"))?)
-            }
-            Auth::Google | Auth::Ibm | Auth::None => None,
-        };
-    } else if let Some((_, token)) =
-        draft.client_settings.iter().find(|(name, _)| name == "azure_ad_token")
-    {
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))?;
+    let value = |text: &str| {
+        let mut value = HeaderValue::from_str(text)?;
         value.set_sensitive(true);
-        headers.insert(bearer, value);
+        Ok(value)
+    };
+    let setting = |name| providers::setting(draft.client_settings, name);
+    let (auth, key) = (draft.kind.auth(), draft.api_key.map(Secret::expose));
+    let bearer = match (auth, key) {
+        (Auth::Bearer | Auth::BearerAndApiKey, key) => key,
+        (Auth::Aws, key) => key.filter(|_| setting("aws_access_key_id").is_none()),
+        (Auth::ApiKey, None) => setting("azure_ad_token"),
+        _ => None,
+    };
+    if let Some(token) = bearer {
+        headers.insert(AUTHORIZATION, value(&format!("Bearer {token}"))?);
+    }
+    let name = match auth {
+        Auth::XApiKey => "x-api-key",
+        Auth::ApiKey | Auth::BearerAndApiKey => "api-key",
+        Auth::GoogApiKey => "x-goog-api-key",
+        Auth::Bearer | Auth::Aws | Auth::Google | Auth::Ibm | Auth::None => return Ok(()),
+    };
+    if let Some(key) = key {
+        headers.insert(HeaderName::from_static(name), value(key)?);
     }
     Ok(())
 }

@@ -142,7 +142,7 @@ fn first_set<'a>(names: &[&str], env: &'a Env) -> Option<&'a str> {
 
 /// `api_base`, else the row's variable, else its default; a problem when a callable provider has none.
 fn base_url(
-    kind: &Provider,
+    kind: &'static Provider,
     parent: &Node,
     node: Option<&Node>,
     env: &Env,
@@ -162,15 +162,15 @@ fn base_url(
                 .ok();
         }
     }
-    if kind.base_url.is_none() && kind.is_callable() && kind.family != Family::Mock {
-        let cures: Vec<String> = [format!("{}.api_base", parent.path)]
-            .into_iter()
-            .chain(kind.base_env.iter().map(|&name| name.to_owned()))
-            .collect();
-        let text = format!("{}: has no address. Set {}.", parent.path, cures.join(" or "));
-        report.problem(&parent.key_place, text);
+    match kind.base(&[]) {
+        Ok(base) => Some(base.into_owned()),
+        Err(_) if !kind.is_callable() || kind.family == Family::Mock => None,
+        Err(missing) => {
+            let text = format!("{}: has no address: {missing}.", parent.path);
+            report.problem(&parent.key_place, text);
+            None
+        }
     }
-    kind.base_url.map(str::to_owned)
 }
 
 fn base_from_variable(text: &str, kind: &Provider) -> Result<String, String> {
@@ -253,7 +253,7 @@ fn from_environment(
                 return None;
             }
         },
-        None => kind.base_url?.to_owned(),
+        None => kind.base(&[]).ok()?.into_owned(),
     };
     Some(ProviderConfig {
         instance: kind.name.to_owned(),

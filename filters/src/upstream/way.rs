@@ -6,8 +6,8 @@ use http::uri::PathAndQuery;
 
 use super::Upstream;
 use crate::protocol::{Protocol, Request};
-use crate::providers::Family;
-use crate::translate::{Spoken, Wire, quirks};
+use crate::providers::{self, DEFAULT_LOCATION, Family};
+use crate::translate::{Spoken, Wire};
 
 /// Azure OpenAI's API version where none is set.
 const AZURE_VERSION: &str = "preview";
@@ -15,9 +15,6 @@ const AZURE_VERSION: &str = "preview";
 const INFERENCE_VERSION: &str = "2024-05-01-preview";
 /// watsonx.ai's.
 const WATSONX_VERSION: &str = "2024-10-08";
-
-/// Where Vertex AI computes unless it is told.
-const VERTEX_LOCATION: &str = "us-central1";
 
 /// One call's way.
 #[derive(Clone, Debug)]
@@ -67,7 +64,7 @@ impl Upstream {
         let has_same_format = wire == Wire::from(protocol) && !self.is_own_dialect();
         // Tags in the text become what they stand for. Only one choice is read.
         let has_tags =
-            quirks::has_reasoning_tags(self.kind.name, request.stream) && request.choices == 1;
+            false && request.choices == 1;
         Ok(Way {
             spoken: Spoken { wire, provider: self.kind.name },
             path: self.path(wire, model, request.stream)?,
@@ -82,10 +79,7 @@ impl Upstream {
             Family::Unknown | Family::Voyage => return Err(NoWay::Unserved),
             Family::Anthropic | Family::VertexAnthropic => Wire::Messages,
             Family::Gemini | Family::Vertex => Wire::Gemini,
-            Family::Bedrock => Wire::Converse,
-            Family::SageMaker => Wire::SageMaker,
-            Family::Cohere => Wire::Cohere,
-            Family::Ollama => Wire::Ollama,
+            Family::Bedrock|Family::SageMaker|Family::Cohere|Family::Ollama => return Err(NoWay::Unserved),
             Family::Mistral | Family::Watsonx | Family::AzureInference => Wire::Chat,
             Family::OpenAi | Family::AzureOpenAi | Family::Mock => {
                 if self.kind.has_native(protocol) {
@@ -170,7 +164,7 @@ impl Upstream {
             account.ok().map(|account| account.project_id)
         });
         let project = plain("project", project.ok_or(NoWay::Setting("project"))?)?;
-        let location = plain("location", self.setting("location").unwrap_or(VERTEX_LOCATION).into())?;
+        let location = plain("location", self.setting("location").unwrap_or(DEFAULT_LOCATION).into())?;
         Ok(format!("/{version}/projects/{project}/locations/{location}"))
     }
 
@@ -180,11 +174,9 @@ impl Upstream {
         if is_plain(version) { Ok(version) } else { Err(NoWay::Setting("api_version")) }
     }
 
-    /// A setting of the provider's client, unless it is empty.
+    /// A setting of the provider's client; blank is none.
     pub fn setting(&self, name: &str) -> Option<&str> {
-        let mut settings = self.client_settings.iter();
-        let found = settings.find(|(known, _)| known == name)?.1.expose();
-        (!found.is_empty()).then_some(found)
+        providers::setting(&self.client_settings, name)
     }
 }
 
@@ -200,10 +192,6 @@ fn fixed(wire: Wire) -> usize {
 /// The paths that do not depend on the model, in the order of [`Protocol`].
 pub(super) fn fixed_paths(family: Family, base: &str) -> Option<[PathAndQuery; 3]> {
     let [chat, messages, responses] = match family {
-        // Anthropic's base has no version in it, OpenAI's has.
-        Family::Anthropic if is_versioned(base, &["v1"]) => ["", "/messages", ""],
-        Family::Anthropic => ["", "/v1/messages", ""],
-        Family::Mistral if !is_versioned(base, &["v1"]) => ["/v1/chat/completions", "", ""],
         Family::Cohere if is_versioned(base, &["v2"]) => ["/chat", "", ""],
         Family::Cohere => ["/v2/chat", "", ""],
         Family::Ollama if base.ends_with("/api") => ["/chat", "", ""],

@@ -116,7 +116,7 @@ impl Local {
             }
             found => found?,
         };
-        if !attempt.upstream.kind.generates() {
+        if !attempt.upstream.kind.is_callable() {
             return Err(unserved(&attempt.upstream));
         }
         Ok(Attempt { is_alias: target.is_some(), ..attempt })

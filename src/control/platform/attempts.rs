@@ -1,5 +1,6 @@
 //! From what the platform offers to attempts that can be made.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,11 @@ impl Timeouts {
     fn upstream(&self, offer: &Offer) -> Result<Upstream, Rejection> {
         let known = providers::find(&offer.provider);
         let instance = known.map_or(providers::UNKNOWN.name, |kind| kind.name);
+        let base = |kind: &'static Provider| match &offer.api_base {
+            Some(base) => Some(Cow::Borrowed(base.as_str())),
+            None => kind.base(&offer.client_settings).ok(),
+        };
+        let addressed = known.and_then(|kind| Some((kind, base(kind)?)));
         let draft = |kind: &'static Provider, base_url| Draft {
             instance,
             kind,
@@ -86,8 +92,7 @@ impl Timeouts {
             idle_timeout: self.idle,
             address: None,
         };
-        let base = |kind: &Provider| offer.api_base.as_deref().or(kind.base_url);
-        if let Some((kind, base_url)) = known.and_then(|kind| Some((kind, base(kind)?))) {
+        if let Some((kind, base_url)) = &addressed {
             let made = Upstream::new(&Draft {
                 api_key: offer.api_key.as_ref(),
                 client_settings: &offer.client_settings,

@@ -43,9 +43,8 @@ pub(super) fn prepare(call: &Call, attempt: &Attempt, id: &str) -> Result<Outgoi
         let rewrite = Rewrite {
             model: &attempt.model,
             keep_user: call.keeps_user,
-            provider: upstream.kind.name,
+            keeps_codex_metadata: upstream.kind.name == "openai",
         };
-        request.refuse(&rewrite).map_err(refused)?;
         let translated = (!way.same_answer).then(|| inbound(known(AsCaller::default())));
         return Ok(Outgoing {
             path: way.path,
