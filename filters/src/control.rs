@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use crate::allow::AllowList;
 use crate::money::MicroUsd;
 use crate::prices::Prices;
-use crate::protocol::Protocol;
 use crate::rejection::Rejection;
 use crate::secret::Secret;
 use crate::settle::{Cost, Finished};

@@ -43,8 +43,6 @@ pub struct Draft<'a> {
     pub headers: &'a [(HeaderName, HeaderValue)],
     /// See [`Upstream::client_settings`].
     pub client_settings: &'a [(String, Secret)],
-    /// See [`Upstream::ambient`].
-    pub ambient: bool,
     /// See [`Upstream::max_retries`].
     pub max_retries: u32,
     /// See [`Upstream::first_byte_timeout`].
@@ -82,9 +80,6 @@ pub struct Upstream {
     /// Further settings of the provider's client, such as `region_name` and `aws_access_key_id`: the operator's, or with
     /// a platform's credentials the platform's. They never become fields of a request.
     pub client_settings: Arc<[(String, Secret)]>,
-    /// Whether this machine's own identity may stand in for a credential: its environment, its files, its metadata
-    /// service. Never with a platform's credentials.
-    pub ambient: bool,
     /// Repeats of a call that failed before its first byte.
     pub max_retries: u32,
     /// From the sent request to the first byte of the body.
@@ -162,7 +157,6 @@ impl Upstream {
             headers,
             api_key: draft.api_key.cloned(),
             client_settings: draft.client_settings.into(),
-            ambient: draft.ambient,
             max_retries: draft.max_retries,
             first_byte_timeout: draft.first_byte_timeout,
             idle_timeout: draft.idle_timeout,

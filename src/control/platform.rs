@@ -18,15 +18,11 @@ use otari_filters::control::{
     Billed, Caller, Claim, ControlPlane, Plan, Reservation, Settling, Wanted,
 };
 use otari_filters::money::MicroUsd;
-use otari_filters::platform::plan::Offers;
 use otari_filters::platform::tools::{CodeExecution, McpServer, WebSearch};
-use otari_filters::protocol::Protocol;
-use otari_filters::providers;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::secret::Secret;
-use otari_filters::settle::{Finished, Report, ReportStatus};
+use otari_filters::settle::Finished;
 
-use crate::clock;
 use crate::config::{Limits, PlatformConfig};
 use crate::control::journal::Journal;
 use crate::telemetry::metrics::Metrics;
@@ -36,7 +32,6 @@ pub use client::Wires;
 use reporter::{Pace, Reporter};
 
 /// Longest name of a provider that a refusal repeats.
-const MAX_NAME_CHARS: usize = 64;
 
 /// Connected mode.
 pub struct Connected {

@@ -40,19 +40,6 @@ pub enum NoWay {
     Setting(&'static str),
 }
 
-impl Way {
-    /// The name of an answer to which the provider gives none: the request's, with the prefix of the caller's format.
-    pub fn answer_id(&self, protocol: Protocol, request_id: &str) -> String {
-        let prefix = match protocol {
-            Protocol::Chat => "chatcmpl-",
-            Protocol::Messages => "msg_",
-            Protocol::Responses => "resp_",
-        };
-        let id = request_id.bytes().filter(u8::is_ascii_alphanumeric).map(char::from);
-        prefix.chars().chain(id).collect()
-    }
-}
-
 impl Upstream {
     /// The way of `request` to the provider's `model`.
     ///
@@ -63,8 +50,7 @@ impl Upstream {
         let wire = self.wire(protocol)?;
         let has_same_format = wire == Wire::from(protocol) && !self.is_own_dialect();
         // Tags in the text become what they stand for. Only one choice is read.
-        let has_tags =
-            false && request.choices == 1;
+        let has_tags = false && request.choices == 1;
         Ok(Way {
             spoken: Spoken { wire, provider: self.kind.name },
             path: self.path(wire, model, request.stream)?,
@@ -79,14 +65,12 @@ impl Upstream {
             Family::Unknown | Family::Voyage => return Err(NoWay::Unserved),
             Family::Anthropic | Family::VertexAnthropic => Wire::Messages,
             Family::Gemini | Family::Vertex => Wire::Gemini,
-            Family::Bedrock|Family::SageMaker|Family::Cohere|Family::Ollama => return Err(NoWay::Unserved),
+            Family::Bedrock | Family::SageMaker | Family::Cohere | Family::Ollama => {
+                return Err(NoWay::Unserved);
+            }
             Family::Mistral | Family::Watsonx | Family::AzureInference => Wire::Chat,
             Family::OpenAi | Family::AzureOpenAi | Family::Mock => {
-                if self.kind.has_native(protocol) {
-                    Wire::from(protocol)
-                } else {
-                    Wire::Chat
-                }
+                if self.kind.has_native(protocol) { Wire::from(protocol) } else { Wire::Chat }
             }
         })
     }
@@ -101,9 +85,12 @@ impl Upstream {
         let base = &*self.base_path;
         let made = match self.kind.family {
             Family::Gemini => {
-                let version = if is_versioned(base, &["v1", "v1beta", "v1alpha"]) { "" } else { "/v1beta" };
+                let version =
+                    if is_versioned(base, &["v1", "v1beta", "v1alpha"]) { "" } else { "/v1beta" };
                 let model = match model.split_once('/') {
-                    Some((kind @ ("models" | "tunedModels"), name)) => format!("{kind}/{}", segment(name)?),
+                    Some((kind @ ("models" | "tunedModels"), name)) => {
+                        format!("{kind}/{}", segment(name)?)
+                    }
                     _ => format!("models/{}", segment(model)?),
                 };
                 format!("{base}{version}/{model}:{}", generate(stream))
@@ -133,7 +120,9 @@ impl Upstream {
                     Wire::Responses => format!("{base}/openai/responses?api-version={version}"),
                     _ => {
                         let model = segment(model)?;
-                        format!("{base}/openai/deployments/{model}/chat/completions?api-version={version}")
+                        format!(
+                            "{base}/openai/deployments/{model}/chat/completions?api-version={version}"
+                        )
                     }
                 }
             }
@@ -164,7 +153,8 @@ impl Upstream {
             account.ok().map(|account| account.project_id)
         });
         let project = plain("project", project.ok_or(NoWay::Setting("project"))?)?;
-        let location = plain("location", self.setting("location").unwrap_or(DEFAULT_LOCATION).into())?;
+        let location =
+            plain("location", self.setting("location").unwrap_or(DEFAULT_LOCATION).into())?;
         Ok(format!("/{version}/projects/{project}/locations/{location}"))
     }
 
@@ -204,7 +194,8 @@ pub(super) fn fixed_paths(family: Family, base: &str) -> Option<[PathAndQuery; 3
         Family::Ollama => base.strip_suffix("/v1").unwrap_or(base),
         _ => base,
     };
-    let path = |tail: &str| format!("{base}{}", if tail.is_empty() { "/" } else { tail }).parse().ok();
+    let path =
+        |tail: &str| format!("{base}{}", if tail.is_empty() { "/" } else { tail }).parse().ok();
     Some([path(chat)?, path(messages)?, path(responses)?])
 }
 

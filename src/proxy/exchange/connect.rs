@@ -5,9 +5,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::header::{CONTENT_LENGTH, HOST};
-use http::{HeaderName, Method, Uri};
-use otari_filters::protocol::Protocol;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use otari_filters::providers::Family;
 use otari_filters::upstream::{Failure, Upstream};
 use pingora_core::prelude::ErrorType;
@@ -18,10 +17,19 @@ use pingora_proxy::Session;
 
 use crate::app::App;
 
+use super::outgoing::Outgoing;
 use super::{Failed, Step, Watch, out_of_time, stopped};
 
 /// Upstream writes are unbuffered: larger pieces than this are cut, so that an early answer is noticed in between.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// What a call is proved with, beside the headers that every call of an upstream has.
+pub(super) enum Proof {
+    /// Those are enough.
+    Known,
+    /// A token.
+    Bearer(HeaderValue),
+}
 
 /// A connection to the first of the addresses that takes one, and whether it is from the pool.
 pub(super) async fn connect(
@@ -148,7 +156,7 @@ fn header(
     } else {
         Uri::from(path)
     };
-    prove(&mut parts.headers, upstream, outgoing, proof)?;
+    prove(&mut parts.headers, proof);
     for name in of_caller(upstream) {
         for value in s.req_header().headers.get_all(&name) {
             match name.as_str() {
@@ -162,31 +170,11 @@ fn header(
 }
 
 /// Puts in what proves who calls, where the upstream's own headers do not.
-fn prove(
-    headers: &mut HeaderMap,
-    upstream: &Upstream,
-    outgoing: &Outgoing,
-    proof: &Proof,
-) -> pingora_core::Result<()> {
+fn prove(headers: &mut HeaderMap, proof: &Proof) {
     match proof {
         Proof::Known => {}
         Proof::Bearer(value) => drop(headers.insert(AUTHORIZATION, value.clone())),
-        Proof::Keys(keys) => {
-            let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-            let signed = sign::sign(&Signing {
-                keys,
-                region: upstream.region().unwrap_or_default(),
-                service: upstream.signed_service(),
-                host,
-                path: outgoing.path.as_str(),
-                body: &outgoing.body,
-                now_s: clock::now_us() / 1_000_000,
-            });
-            let signed = signed.or_err(ErrorType::InternalError, "a call cannot be signed")?;
-            headers.extend(signed);
-        }
     }
-    Ok(())
 }
 
 /// What a caller may say in headers to the provider it belongs to: which version and which trials of its API the body

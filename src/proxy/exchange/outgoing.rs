@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use otari_filters::control::Attempt;
-use otari_filters::protocol::Rewrite;
+use otari_filters::protocol::{Protocol, Rewrite};
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::translate;
 use otari_filters::translate::neutral::{AsCaller, Target};
@@ -31,13 +31,16 @@ pub(super) struct Outgoing {
 pub(super) fn prepare(call: &Call, attempt: &Attempt, id: &str) -> Result<Outgoing, Failed> {
     let (request, upstream) = (&call.request, &*attempt.upstream);
     let way = upstream.way(request, &attempt.model).map_err(|why| no_way(upstream, &why))?;
-    let inbound = |caller| Inbound { spoken: way.spoken, to: request.protocol, caller };
-    let known = |caller: AsCaller| AsCaller {
-        // The meter hides it from callers who did not ask.
-        include_usage: true,
-        now: u64::try_from(clock::now_us() / 1_000_000).unwrap_or(0),
-        id: way.answer_id(request.protocol, id),
-        ..caller
+    let inbound = |caller: AsCaller| Inbound {
+        spoken: way.spoken,
+        to: request.protocol,
+        caller: AsCaller {
+            // The meter hides it from callers who did not ask.
+            include_usage: true,
+            now: u64::try_from(clock::now_us() / 1_000_000).unwrap_or(0),
+            id: answer_id(request.protocol, id),
+            ..caller
+        },
     };
     if way.same_request {
         let rewrite = Rewrite {
@@ -45,7 +48,7 @@ pub(super) fn prepare(call: &Call, attempt: &Attempt, id: &str) -> Result<Outgoi
             keep_user: call.keeps_user,
             keeps_codex_metadata: upstream.kind.name == "openai",
         };
-        let translated = (!way.same_answer).then(|| inbound(known(AsCaller::default())));
+        let translated = (!way.same_answer).then(|| inbound(AsCaller::default()));
         return Ok(Outgoing {
             path: way.path,
             body: request.write_same(&call.body, &rewrite),
@@ -70,9 +73,20 @@ pub(super) fn prepare(call: &Call, attempt: &Attempt, id: &str) -> Result<Outgoi
     Ok(Outgoing {
         path: way.path,
         body: vec![written.body],
-        inbound: Some(inbound(known(caller))),
+        inbound: Some(inbound(caller)),
         dropped: written.dropped.header(),
     })
+}
+
+/// The name of an answer to which the provider gives none: the request's, with the prefix of the caller's format.
+fn answer_id(protocol: Protocol, request_id: &str) -> String {
+    let prefix = match protocol {
+        Protocol::Chat => "chatcmpl-",
+        Protocol::Messages => "msg_",
+        Protocol::Responses => "resp_",
+    };
+    let id = request_id.bytes().filter(u8::is_ascii_alphanumeric).map(char::from);
+    prefix.chars().chain(id).collect()
 }
 
 /// The provider cannot be asked this: nothing was sent.

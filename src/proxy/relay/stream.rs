@@ -184,7 +184,11 @@ async fn relay(
             break;
         }
         // True after an error as well: errors have returned above.
-        let next = if answer.up.response_done() { Ok(None) } else { wait(app, s, watch, answer, stream).await };
+        let next = if answer.up.response_done() {
+            Ok(None)
+        } else {
+            wait(app, s, watch, answer, stream).await
+        };
         match next {
             Ok(Some(piece)) => {
                 let (piece, error) = join(answer, piece);
