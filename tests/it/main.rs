@@ -15,6 +15,8 @@ mod responses;
 #[cfg(test)]
 mod formats;
 #[cfg(test)]
+mod translated;
+#[cfg(test)]
 mod format_endings;
 #[cfg(test)]
 mod format_clients;

@@ -232,3 +232,6 @@ fn segment(name: &str) -> Result<String, NoWay> {
     }
     Ok(segment)
 }
+
+#[cfg(test)]
+mod tests;
