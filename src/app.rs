@@ -17,6 +17,7 @@ use crate::control::journal::JournalError;
 use crate::control::local::RateLimiter;
 use crate::control::platform::Connected;
 use crate::control::settings::Settings;
+use crate::credentials::Credentials;
 use crate::life::{Calls, Life};
 use crate::proxy::addresses::Addresses;
 use crate::proxy::breaker::Breakers;
@@ -53,6 +54,8 @@ pub struct App {
     pub addresses: Addresses,
     /// Providers that fail.
     pub breakers: Breakers,
+    /// Short-lived credentials of providers.
+    pub credentials: Credentials,
     /// Requests in flight, draining.
     pub life: Arc<Life>,
 }
@@ -135,6 +138,7 @@ impl App {
             plain: v1::Connector::new(Some(ConnectorOptions::from_server_conf(server))),
             addresses: Addresses::default(),
             breakers: Breakers::new(config.circuit_breaker),
+            credentials: Credentials::new(config.ambient.clone()),
             life: Arc::new(Life::default()),
             config,
         })

@@ -23,6 +23,7 @@ mod providers;
 mod prices;
 mod price_file;
 mod aliases;
+mod ambient;
 mod policies;
 mod url;
 mod platform;
@@ -33,6 +34,7 @@ mod check;
 #[cfg(test)]
 mod tests;
 
+pub use ambient::{Ambient, AmbientAws, AmbientGoogle};
 pub use env::Env;
 pub use layers::{Flags, Sources};
 pub use log::{LogFormat, LogLevel};
@@ -96,6 +98,8 @@ pub struct Config {
 
     /// Provider instances by name, in the file's order.
     pub providers: Vec<ProviderConfig>,
+    /// What this machine offers as a credential of cloud providers; `None` in connected mode.
+    pub ambient: Option<Ambient>,
     /// `pricing:` of the file: seeds for models that have no price yet.
     pub pricing: Vec<PriceSeed>,
 

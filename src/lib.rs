@@ -9,6 +9,7 @@ pub mod life;
 pub mod period;
 pub mod routes;
 pub mod proxy;
+pub mod credentials;
 pub mod api;
 pub mod control;
 pub mod store;

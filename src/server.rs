@@ -17,6 +17,7 @@ use pingora_core::services::listening::Service;
 use crate::app::{App, Mode, Standalone, StartError};
 use crate::config::{Config, LogLevel};
 use crate::control::platform::Connected;
+use crate::credentials::Credentials;
 use crate::demo::Kind;
 use crate::mock;
 use crate::mock::platform::Platform;
@@ -76,6 +77,8 @@ pub fn run(config: Config, beside: Beside) -> Result<(), StartError> {
             server.add_service(background_service("reports", ReportService(mode.clone())));
         }
     }
+    let credentials = CredentialsService(app.credentials.clone());
+    server.add_service(background_service("credentials", credentials));
     if let Some((_, mock)) = mock {
         server.add_service(background_service("mock", mock));
     }
@@ -192,6 +195,17 @@ impl BackgroundService for FollowService {
     async fn start(&self, _: ShutdownWatch) {
         // Does not stop at the signal either: requests that drain still hold budget.
         self.0.follower.run().await;
+    }
+}
+
+/// Asks for the short-lived credentials of providers for as long as the process lives.
+struct CredentialsService(Credentials);
+
+#[async_trait]
+impl BackgroundService for CredentialsService {
+    async fn start(&self, _: ShutdownWatch) {
+        // Does not stop at the signal: requests that drain still need them.
+        self.0.run().await;
     }
 }
 

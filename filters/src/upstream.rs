@@ -18,6 +18,7 @@ mod class;
 mod failure;
 mod redact;
 mod way;
+pub mod sign;
 
 pub use class::ErrorClass;
 pub use failure::{Failure, class_of, exhausted, is_retryable, refusal};
@@ -163,6 +164,28 @@ impl Upstream {
             address: draft.address.or(literal),
             fingerprint: hasher.finish(),
         })
+    }
+}
+
+/// What proves to a provider who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// A header that every call has, or nothing.
+    Header,
+    /// A token that is valid for a while.
+    Token,
+    /// A signature of each call.
+    Signature,
+}
+
+impl Upstream {
+    /// What its calls are proved with.
+    pub fn proof(&self) -> Proof {
+        match self.kind.auth() {
+            Auth::Google | Auth::Ibm => Proof::Token,
+            Auth::Aws if !self.headers.contains_key(AUTHORIZATION) => Proof::Signature,
+            _ => Proof::Header,
+        }
     }
 }
 

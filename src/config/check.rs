@@ -11,9 +11,9 @@ use super::layers::{Fields, Sources};
 use super::mode::{self, Mode};
 use super::problem::Report;
 use super::{
-    CircuitBreaker, Config, Limits, Listen, LogFormat, LogLevel, MissingUsage, PlatformConfig,
-    PriceSeed, ProviderConfig, Secret, aliases, database, platform, policies, prices, providers,
-    unused,
+    Ambient, CircuitBreaker, Config, Limits, Listen, LogFormat, LogLevel, MissingUsage,
+    PlatformConfig, PriceSeed, ProviderConfig, Secret, aliases, database, platform, policies,
+    prices, providers, unused,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
@@ -30,6 +30,8 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         }
     };
     unused::check(fields, report);
+    // A platform's credentials are never mixed with this machine's.
+    let ambient = platform.is_none().then(|| Ambient::read(&sources.env));
     Config {
         platform,
         file: sources.file.clone(),
@@ -53,6 +55,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         log_level: word::<LogLevel>(fields, "log_level", report),
         log_format: word::<LogFormat>(fields, "log_format", report),
         providers,
+        ambient,
         pricing,
         // Whether a list price is what a provider charges here is the operator's to say.
         default_pricing: fields.flag("default_pricing", false, report),

@@ -10,6 +10,7 @@ mod receive;
 mod incoming;
 
 pub(super) use connect::give_back;
+use connect::Proof;
 use outgoing::Outgoing;
 
 use std::borrow::Cow;
@@ -31,12 +32,15 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::app::App;
+use crate::credentials::CredentialFailure;
 use crate::proxy::RequestContext;
 use crate::proxy::call::{Call, Stop};
 use crate::proxy::open::Ending;
 
 /// Pause before the first repeat on the same provider; doubles, with jitter.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+/// How long a credential is waited for at most.
+const CREDENTIAL_TIMEOUT: Duration = Duration::from_secs(15);
 /// All pauses of one request together.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
@@ -381,7 +385,7 @@ async fn try_once(
 ) -> Result<Answer, Failed> {
     let upstream = &*attempt.upstream;
     let protocol = call.request.protocol;
-    let proof = connect::Proof::Known;
+    let proof = authorize(app, s, watch, upstream).await?;
     let limits = &app.config.limits;
     let known = app.addresses.find(upstream, limits.connect_timeout, Instant::now()).await?;
     let (mut up, peer, reused) = connect::connect(app, s, watch, &known.peers).await?;
@@ -414,6 +418,45 @@ async fn try_once(
             })
         }
     }
+}
+
+/// What proves who calls, where a credential is not a header by itself. It is nearly always here already.
+async fn authorize(
+    app: &App,
+    s: &mut Session,
+    watch: &mut Watch,
+    upstream: &Upstream,
+) -> Result<Proof, Failed> {
+    let proof = async {
+        Ok(match upstream.proof() {
+            upstream::Proof::Header => Proof::Known,
+            upstream::Proof::Token => Proof::Bearer(app.credentials.bearer(upstream).await?),
+            upstream::Proof::Signature => Proof::Keys(app.credentials.aws(upstream).await?),
+        })
+    };
+    // It is bounded itself; our own bound is a net below it.
+    let until = Instant::now() + CREDENTIAL_TIMEOUT;
+    match watch.step(s, until, proof).await {
+        Step::Got(proof) => proof.map_err(|failure: CredentialFailure| unproved(upstream, &failure)),
+        Step::Gone(error) => Err(Failed::CallerGone(error)),
+        Step::Stopped => Err(stopped()),
+        Step::Timeout if watch.is_over() => Err(out_of_time()),
+        Step::Timeout => Err(unproved(upstream, &CredentialFailure::Timeout)),
+    }
+}
+
+/// There is no credential: nothing was sent.
+fn unproved(upstream: &Upstream, failure: &CredentialFailure) -> Failed {
+    tracing::warn!(provider = &*upstream.instance, cause = %failure, "no credential for a provider");
+    Failed::Attempt(Box::new(FailedAttempt {
+        reason: failure.as_str().into(),
+        status: None,
+        rejection: failure.rejection(),
+        class: failure.class(),
+        had_begun: false,
+        repeatable: false,
+        stale: false,
+    }))
 }
 
 /// The provider answered with an error status.

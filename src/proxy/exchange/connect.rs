@@ -8,14 +8,16 @@ use futures_util::FutureExt as _;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use otari_filters::providers::Family;
+use otari_filters::upstream::sign::AwsKeys;
 use otari_filters::upstream::{Failure, Upstream};
-use pingora_core::prelude::ErrorType;
+use pingora_core::prelude::{ErrorType, OrErr as _};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::{HttpPeer, Scheme};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use crate::app::App;
+use crate::clock;
 
 use super::outgoing::Outgoing;
 use super::{Failed, Step, Watch, out_of_time, stopped};
@@ -29,6 +31,8 @@ pub(super) enum Proof {
     Known,
     /// A token.
     Bearer(HeaderValue),
+    /// A signature with these keys.
+    Keys(Arc<AwsKeys>),
 }
 
 /// A connection to the first of the addresses that takes one, and whether it is from the pool.
@@ -156,7 +160,7 @@ fn header(
     } else {
         Uri::from(path)
     };
-    prove(&mut parts.headers, proof);
+    prove(&mut parts.headers, upstream, outgoing, proof)?;
     for name in of_caller(upstream) {
         for value in s.req_header().headers.get_all(&name) {
             match name.as_str() {
@@ -170,11 +174,22 @@ fn header(
 }
 
 /// Puts in what proves who calls, where the upstream's own headers do not.
-fn prove(headers: &mut HeaderMap, proof: &Proof) {
+fn prove(
+    headers: &mut HeaderMap,
+    upstream: &Upstream,
+    outgoing: &Outgoing,
+    proof: &Proof,
+) -> pingora_core::Result<()> {
     match proof {
         Proof::Known => {}
         Proof::Bearer(value) => drop(headers.insert(AUTHORIZATION, value.clone())),
+        Proof::Keys(keys) => {
+            let now_s = u64::try_from(clock::now_us() / 1_000_000).unwrap_or(0);
+            let signed = upstream.sign(keys, &outgoing.path, &outgoing.body, now_s);
+            headers.extend(signed.or_err(ErrorType::InternalError, "a call cannot be signed")?);
+        }
     }
+    Ok(())
 }
 
 /// What a caller may say in headers to the provider it belongs to: which version and which trials of its API the body
