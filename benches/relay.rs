@@ -93,16 +93,30 @@ pub(crate) struct Scenario {
     prompt_bytes: usize,
     /// `None`: as many as `--connections` says.
     connections: Option<usize>,
+    /// Also to providers of other formats.
+    is_translated: bool,
 }
 
+/// Providers of other formats than chat: the target's name, and the provider's in a model's name.
+const TRANSLATED: [(&str, &str); 2] =
+    [("otari, to messages", "messages:"), ("otari, to gemini", "gemini:")];
+
 const SCENARIOS: [Scenario; 4] = [
-    Scenario { name: "chat", model: "gpt", stream: false, prompt_bytes: 512, connections: None },
+    Scenario {
+        name: "chat",
+        model: "gpt",
+        stream: false,
+        prompt_bytes: 512,
+        connections: None,
+        is_translated: true,
+    },
     Scenario {
         name: "chat, 1 connection",
         model: "gpt",
         stream: false,
         prompt_bytes: 512,
         connections: Some(1),
+        is_translated: false,
     },
     // The role, 97 words, the finish and `[DONE]`.
     Scenario {
@@ -111,6 +125,7 @@ const SCENARIOS: [Scenario; 4] = [
         stream: true,
         prompt_bytes: 512,
         connections: None,
+        is_translated: true,
     },
     Scenario {
         name: "1 MB body",
@@ -118,6 +133,7 @@ const SCENARIOS: [Scenario; 4] = [
         stream: false,
         prompt_bytes: 1024 * 1024,
         connections: None,
+        is_translated: false,
     },
 ];
 
@@ -150,7 +166,7 @@ async fn measure(arguments: &Arguments) -> Outcome<()> {
     let bare = Process::bare(mock.address, arguments.threads).await?;
     let gateway = match arguments.without_gateway {
         true => None,
-        false => Some(Gateway::start(mock.address, arguments.threads, &SCENARIOS).await?),
+        false => Some(Gateway::start(mock.address, arguments.threads).await?),
     };
     let connected = match arguments.without_gateway {
         true => None,
@@ -163,6 +179,10 @@ async fn measure(arguments: &Arguments) -> Outcome<()> {
         let connections = scenario.connections.unwrap_or(arguments.connections);
         let mut targets = vec![Target::Direct(&mock), Target::Bare(&bare)];
         targets.extend(gateway.as_ref().map(Target::Gateway));
+        if scenario.is_translated {
+            let to = |to| gateway.as_ref().map(|gateway| Target::Translated(gateway, to));
+            targets.extend(TRANSLATED.iter().filter_map(to));
+        }
         targets.extend(connected.as_ref().map(Target::Connected));
         for round in 0..rounds {
             // Nobody always goes first: neighbours on the machine come and go.
@@ -181,6 +201,8 @@ enum Target<'a> {
     Direct(&'a Process),
     Bare(&'a Process),
     Gateway(&'a Gateway),
+    /// The gateway, to a provider of another format.
+    Translated(&'a Gateway, &'static (&'static str, &'static str)),
     Connected(&'a Connected),
 }
 
@@ -188,7 +210,7 @@ impl Target<'_> {
     fn process(&self) -> &Process {
         match self {
             Self::Direct(process) | Self::Bare(process) => process,
-            Self::Gateway(gateway) => &gateway.process,
+            Self::Gateway(gateway) | Self::Translated(gateway, _) => &gateway.process,
             Self::Connected(gateway) => &gateway.process,
         }
     }
@@ -198,6 +220,7 @@ impl Target<'_> {
             Self::Direct(_) => report::DIRECT,
             Self::Bare(_) => report::BARE,
             Self::Gateway(_) => report::GATEWAY,
+            Self::Translated(_, (name, _)) => name,
             Self::Connected(_) => report::CONNECTED,
         }
     }
@@ -211,10 +234,11 @@ impl Target<'_> {
     ) -> Outcome<Sample> {
         // A caller of its own for each round, so that its rows can be counted.
         let caller = match self {
-            Self::Gateway(gateway) => Some(gateway.caller().await?),
+            Self::Gateway(gateway) | Self::Translated(gateway, _) => Some(gateway.caller().await?),
             _ => None,
         };
         let (key, prefix) = match (self, &caller) {
+            (Self::Translated(_, (_, prefix)), Some(caller)) => (caller.key.as_str(), *prefix),
             (_, Some(caller)) => (caller.key.as_str(), "mock:"),
             (Self::Connected(_), None) => ("tk_bench", "openai:"),
             _ => ("none", ""),
@@ -234,7 +258,7 @@ impl Target<'_> {
         let used = process.cpu()? - cpu;
         let memory = process.memory()?;
         let rows = match (self, &caller) {
-            (Self::Gateway(gateway), Some(caller)) => {
+            (Self::Gateway(gateway) | Self::Translated(gateway, _), Some(caller)) => {
                 let expected = tried.requests() + warmed.requests() + run.requests();
                 let unsure = warmed.errors + run.errors;
                 Some(Rows { expected, unsure, found: gateway.rows(caller, expected).await? })

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::load::{Connection, request};
 use crate::process::{Process, free_address};
-use crate::{Outcome, Scenario};
+use crate::{Outcome, SCENARIOS, TRANSLATED};
 
 const MASTER_KEY: &str = "bench-master-key-0123456789";
 
@@ -37,16 +37,12 @@ pub(crate) struct Caller {
 }
 
 impl Gateway {
-    /// Starts it in front of the mock, with a price for every scenario's model.
-    pub(crate) async fn start(
-        mock: SocketAddr,
-        threads: usize,
-        scenarios: &[Scenario],
-    ) -> Outcome<Self> {
+    /// Starts it in front of the mock, with a price for every model of the scenarios.
+    pub(crate) async fn start(mock: SocketAddr, threads: usize) -> Outcome<Self> {
         let folder = tempfile::tempdir()?;
         let address = free_address()?;
         let file = folder.path().join("otari.yml");
-        fs::write(&file, config(address, mock, threads, scenarios, folder.path()))?;
+        fs::write(&file, config(address, mock, threads, folder.path()))?;
         let process = serve(folder.path(), address, &[]).await?;
         let gateway = Self { process, _folder: folder, callers: AtomicU32::new(0) };
         gateway.ask("GET", "/health", None).await?;
@@ -154,12 +150,15 @@ fn config(
     address: SocketAddr,
     mock: SocketAddr,
     threads: usize,
-    scenarios: &[Scenario],
     folder: &Path,
 ) -> String {
     let price = json!({"input_price_per_million": 0.15, "output_price_per_million": 0.6});
+    let of = |prefix: &str, model: &str| (format!("{prefix}{model}"), price.clone());
+    let prefixes = || TRANSLATED.iter().map(|(_, prefix)| *prefix).chain(["mock:"]);
     let prices: serde_json::Map<_, _> =
-        scenarios.iter().map(|s| (format!("mock:{}", s.model), price.clone())).collect();
+        SCENARIOS.iter().flat_map(|s| prefixes().map(move |prefix| of(prefix, s.model))).collect();
+    let provider =
+        |kind: &str, base: String| json!({"provider_type": kind, "api_base": base, "api_key": "x"});
     json!({
         "host": address.ip().to_string(),
         "port": address.port(),
@@ -168,11 +167,11 @@ fn config(
         "master_key": MASTER_KEY,
         "bootstrap_api_key": false,
         "rate_limit_rpm": 1_000_000_000,
-        "providers": {"mock": {
-            "provider_type": "openai",
-            "api_base": format!("http://{mock}/v1"),
-            "api_key": "x",
-        }},
+        "providers": {
+            "mock": provider("openai", format!("http://{mock}/v1")),
+            "messages": provider("anthropic", format!("http://{mock}/v1")),
+            "gemini": provider("gemini", format!("http://{mock}/v1beta")),
+        },
         "pricing": prices,
     })
     .to_string()

@@ -89,6 +89,7 @@ impl Report {
             self.threads, self.rounds, self.secs
         )?;
         self.table(&mut out)?;
+        self.translated(&mut out)?;
         writeln!(out, "\nRaw numbers: {}", file.display())?;
         let errors: u64 = self.samples.iter().map(|s| s.errors).sum();
         if errors > 0 {
@@ -107,12 +108,9 @@ impl Report {
         let mut scenarios: Vec<_> = self.samples.iter().map(|s| s.scenario).collect();
         scenarios.dedup();
         for scenario in scenarios {
-            for target in [DIRECT, BARE, GATEWAY, CONNECTED] {
+            for target in self.targets(scenario) {
                 let of = |target| self.of(scenario, target);
                 let (mine, direct, bare) = (of(target), of(DIRECT), of(BARE));
-                if mine.is_empty() {
-                    continue;
-                }
                 // Compared within a round, so that a slow minute of the machine hits both alike.
                 let against = |other: &[&Sample], f: fn(&Sample, &Sample) -> f64| {
                     median(mine.iter().zip(other).map(|(a, b)| f(a, b)))
@@ -135,6 +133,37 @@ impl Report {
             }
         }
         Ok(())
+    }
+
+    /// What a translated call reaches of one that passes as it is.
+    fn translated(&self, out: &mut impl std::io::Write) -> Outcome<()> {
+        let mut scenarios: Vec<_> = self.samples.iter().map(|s| s.scenario).collect();
+        scenarios.dedup();
+        for scenario in scenarios {
+            for (target, _) in crate::TRANSLATED {
+                let (mine, passed) = (self.of(scenario, target), self.of(scenario, GATEWAY));
+                if mine.is_empty() || passed.is_empty() {
+                    continue;
+                }
+                let against = |f: fn(&Sample, &Sample) -> f64| {
+                    median(mine.iter().zip(&passed).map(|(a, b)| f(a, b)))
+                };
+                let (rps, cpu) =
+                    (against(|a, b| a.rps / b.rps), against(|a, b| a.cpu_us / b.cpu_us));
+                writeln!(
+                    out,
+                    "\n{scenario}, {target}: {rps:.2} of the req/s and {cpu:.2} of the CPU of {GATEWAY}"
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The targets of a scenario, in the table's order.
+    fn targets(&self, scenario: &str) -> Vec<&'static str> {
+        let translated = crate::TRANSLATED.iter().map(|(name, _)| *name);
+        let all = [DIRECT, BARE, GATEWAY].into_iter().chain(translated).chain([CONNECTED]);
+        all.filter(|target| !self.of(scenario, target).is_empty()).collect()
     }
 
     /// The samples of one cell, in the order of rounds.

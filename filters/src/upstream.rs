@@ -187,6 +187,20 @@ impl Upstream {
             _ => Proof::Header,
         }
     }
+
+    /// The headers that sign a call.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn sign(
+        &self,
+        _keys: &sign::AwsKeys,
+        _path: &PathAndQuery,
+        _body: &[bytes::Bytes],
+        _now_s: u64,
+    ) -> Result<Vec<(HeaderName, HeaderValue)>, std::fmt::Error> {
+        Err(std::fmt::Error)
+    }
 }
 
 /// The headers in which a credential goes as it is. Signed calls and short-lived tokens get theirs when they are made.
