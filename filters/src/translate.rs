@@ -15,21 +15,29 @@ pub mod chat;
 pub mod messages;
 pub mod responses;
 pub mod gemini;
+pub mod cohere;
+pub mod ollama;
 pub mod text;
 
 mod fields;
 mod frames;
+mod lines;
 mod names;
 mod object;
 mod out;
-mod quirks;
-mod schema;
+pub(crate) mod quirks;
+pub(crate) mod schema;
 mod seal;
+mod tags;
 
 use frames::Frames;
+use lines::Lines;
 pub use names::ToolName;
 use neutral::{Answer, AsCaller, Conversation, Dropped, Event, Failure, Target, Usage, Written};
 pub use object::{Fault, Object};
+pub use quirks::{Dialect, dialect};
+use tags::Tags;
+use text::Text;
 
 /// A format that a provider speaks: one that callers speak too, or one of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +50,10 @@ pub enum Wire {
     Responses,
     /// Google Gemini `generateContent`.
     Gemini,
+    /// Cohere chat, version 2.
+    Cohere,
+    /// Ollama chat.
+    Ollama,
 }
 
 impl From<Protocol> for Wire {
@@ -61,6 +73,12 @@ pub struct Spoken {
     pub wire: Wire,
     /// The provider's name in the provider table; empty for the format as its inventor has it.
     pub provider: &'static str,
+}
+
+impl Spoken {
+    fn tagged(self) -> quirks::Tagged {
+        quirks::tagged(if self.wire == Wire::Ollama { "ollama" } else { self.provider })
+    }
 }
 
 impl From<Wire> for Spoken {
@@ -98,7 +116,8 @@ pub fn request(
 ) -> Result<Request, Rejection> {
     let conversation = read_request(from, body)?;
     let Written { body, dropped } = write_request(to, &conversation, target)?;
-    Ok(Request { body, dropped, caller: as_caller(from, &conversation) })
+    let caller = AsCaller { model: target.model.to_owned(), ..as_caller(from, &conversation) };
+    Ok(Request { body, dropped, caller })
 }
 
 /// An answer in the caller's format.
@@ -120,7 +139,10 @@ pub fn answer(
     body: &[u8],
     caller: &AsCaller,
 ) -> Result<Answered, Failure> {
-    let answer = read_answer(from, body)?;
+    let mut answer = read_answer(from, body)?;
+    if answer.model.is_none() && !caller.model.is_empty() {
+        answer.model = Some(Text::of(&caller.model));
+    }
     Ok(Answered { body: write_answer(to, &answer, caller), usage: answer.usage })
 }
 
@@ -163,6 +185,8 @@ pub fn write_request(
         Wire::Messages => messages::write_request(conversation, target),
         Wire::Responses => responses::write_request(conversation, target),
         Wire::Gemini => gemini::write_request(conversation, target),
+        Wire::Cohere => cohere::write_request(conversation, target),
+        Wire::Ollama => ollama::write_request(conversation, target),
     }
 }
 
@@ -172,12 +196,15 @@ pub fn write_request(
 /// When the document is none, or says that the provider failed.
 pub fn read_answer(from: impl Into<Spoken>, body: &[u8]) -> Result<Answer<'_>, Failure> {
     let from = from.into();
-    match from.wire {
+    let answer = match from.wire {
         Wire::Chat => chat::read_answer(body, from.provider),
         Wire::Messages => messages::read_answer(body),
         Wire::Responses => responses::read_answer(body),
         Wire::Gemini => gemini::read_answer(body),
-    }
+        Wire::Cohere => cohere::read_answer(body),
+        Wire::Ollama => ollama::read_answer(body),
+    }?;
+    Ok(if from.tagged().whole { tags::take_out(answer) } else { answer })
 }
 
 /// Reads a body that reports an error; `None` when it reports none.
@@ -187,6 +214,8 @@ pub fn read_error(from: impl Into<Spoken>, body: &[u8]) -> Option<Failure> {
         Wire::Messages => messages::read_error(body),
         Wire::Responses => responses::read_error(body),
         Wire::Gemini => gemini::read_error(body),
+        Wire::Cohere => cohere::read_error(body),
+        Wire::Ollama => ollama::read_error(body),
     }
 }
 
@@ -202,14 +231,23 @@ pub fn write_answer(format: Protocol, answer: &Answer<'_>, caller: &AsCaller) ->
 /// Reads a provider's event stream. Holds no more than the unfinished event, up to 1 MiB.
 #[derive(Debug)]
 pub struct StreamReader {
-    frames: Frames,
+    framing: Framing,
     format: ReaderOf,
     seen: Seen,
+}
+
+/// How a stream is cut into events.
+#[derive(Debug)]
+enum Framing {
+    Events(Frames),
+    Lines(Lines),
 }
 
 /// What the events said so far.
 #[derive(Debug, Default)]
 struct Seen {
+    /// Takes thoughts out of the text, where a provider leaves them there.
+    tags: Option<Tags>,
     state: State,
     has_stop: bool,
     usage: Option<Usage>,
@@ -221,6 +259,8 @@ enum ReaderOf {
     Messages(messages::StreamReader),
     Responses(responses::StreamReader),
     Gemini(gemini::StreamReader),
+    Cohere(cohere::StreamReader),
+    Ollama(ollama::StreamReader),
 }
 
 /// How far a stream has come.
@@ -244,8 +284,15 @@ impl StreamReader {
             Wire::Messages => ReaderOf::Messages(messages::StreamReader::default()),
             Wire::Responses => ReaderOf::Responses(responses::StreamReader::default()),
             Wire::Gemini => ReaderOf::Gemini(gemini::StreamReader::default()),
+            Wire::Cohere => ReaderOf::Cohere(cohere::StreamReader::default()),
+            Wire::Ollama => ReaderOf::Ollama(ollama::StreamReader::default()),
         };
-        Self { frames: Frames::new(), format, seen: Seen::default() }
+        let framing = match from.wire {
+            Wire::Ollama => Framing::Lines(Lines::default()),
+            _ => Framing::Events(Frames::new()),
+        };
+        let tags = from.tagged().streams.then(Tags::default);
+        Self { framing, format, seen: Seen { tags, ..Seen::default() } }
     }
 
     /// How far the stream has come.
@@ -260,8 +307,12 @@ impl StreamReader {
 
     /// Gives `each` the events that `piece` completes. After an end or an error there are none.
     pub fn read(&mut self, piece: Bytes, each: &mut dyn FnMut(Event<'_>)) {
-        let Self { frames, format, seen } = self;
-        let pushed = frames.push(piece, |name, data| step(format, seen, name, data, each));
+        let Self { framing, format, seen } = self;
+        let read = |name: &[u8], data: &[u8]| step(format, seen, name, data, each);
+        let pushed = match framing {
+            Framing::Events(frames) => frames.push(piece, read),
+            Framing::Lines(lines) => lines.push(piece, read),
+        };
         if pushed.is_err() && self.seen.state == State::Going {
             self.fail("An event of the provider is longer than 1 MiB", each);
         }
@@ -269,8 +320,12 @@ impl StreamReader {
 
     /// The provider has closed the stream: an answer that said why it ends is whole without a last word.
     pub fn finish(&mut self, each: &mut dyn FnMut(Event<'_>)) {
-        let Self { frames, format, seen } = self;
-        frames.finish(|name, data| step(format, seen, name, data, each));
+        let Self { framing, format, seen } = self;
+        let read = |name: &[u8], data: &[u8]| step(format, seen, name, data, each);
+        match framing {
+            Framing::Events(frames) => frames.finish(read),
+            Framing::Lines(lines) => lines.finish(read),
+        }
         if self.seen.state != State::Going {
             return;
         }
@@ -314,13 +369,20 @@ fn step(
     data: &[u8],
     each: &mut dyn FnMut(Event<'_>),
 ) {
-    let mut note = |event: Event<'_>| seen.note(event, each);
+    let mut tags = seen.tags.take();
+    let mut note = |event: Event<'_>| match &mut tags {
+        Some(tags) => tags.event(event, &mut |event| seen.note(event, each)),
+        None => seen.note(event, each),
+    };
     match format {
         ReaderOf::Chat(reader) => reader.read(name, data, &mut note),
         ReaderOf::Messages(reader) => reader.read(name, data, &mut note),
         ReaderOf::Responses(reader) => reader.read(name, data, &mut note),
         ReaderOf::Gemini(reader) => reader.read(name, data, &mut note),
+        ReaderOf::Cohere(reader) => reader.read(name, data, &mut note),
+        ReaderOf::Ollama(reader) => reader.read(name, data, &mut note),
     }
+    seen.tags = tags;
 }
 
 /// Writes a caller's event stream.
@@ -351,10 +413,19 @@ impl StreamWriter {
     /// Writes what `event` becomes to the end of `out`: whole frames. Of an error nothing is written; the end of such
     /// a stream is [`Rejection::stream_end`].
     pub fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
-        match &mut self.format {
-            WriterOf::Chat(writer) => writer.write(event, &self.caller, out),
-            WriterOf::Messages(writer) => writer.write(event, &self.caller, out),
-            WriterOf::Responses(writer) => writer.write(event, &self.caller, out),
+        let Self { format, caller } = self;
+        let named = match event {
+            Event::Start { id, model: None, created } if !caller.model.is_empty() => {
+                let model = Some(Text::of(&caller.model));
+                Some(Event::Start { id: id.clone(), model, created: *created })
+            }
+            _ => None,
+        };
+        let event = named.as_ref().unwrap_or(event);
+        match format {
+            WriterOf::Chat(writer) => writer.write(event, caller, out),
+            WriterOf::Messages(writer) => writer.write(event, caller, out),
+            WriterOf::Responses(writer) => writer.write(event, caller, out),
         }
     }
 }

@@ -4,11 +4,13 @@
 
 mod read;
 mod write;
+mod turns;
 mod answer;
 mod stream;
 
 pub use answer::{read_answer, read_error, write_answer};
 pub use read::read_request;
 pub use stream::{StreamReader, StreamWriter};
-pub(super) use write::url;
+pub(super) use turns::{Messages, url, write_calls};
+pub(super) use write::refuse_uploads;
 pub use write::write_request;

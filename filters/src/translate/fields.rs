@@ -144,10 +144,24 @@ pub(super) fn file_name<'t>(name: Option<&'t Text<'_>>, media: &Text<'_>) -> Tex
     }
 }
 
-/// Reads `usage` into `seen`, which holds what was reported before.
-pub(super) fn read_usage(seen: &mut Option<SeenUsage>, of: &Object<'_>, counting: CacheCounting) {
-    let Some(raw) = of.get("usage") else { return };
-    let Ok(wire) = serde_json::from_str::<meter::WireUsage>(raw.get()) else { return };
+/// Reads `usage` into `seen`, which holds what was reported before. Says whether there was any.
+pub(super) fn read_usage(
+    seen: &mut Option<SeenUsage>,
+    of: &Object<'_>,
+    counting: CacheCounting,
+) -> bool {
+    // Groq's streams say it in a place of its own.
+    let usage = of.get("usage").or_else(|| of.maybe_object("x_groq").get("usage"));
+    usage.is_some_and(|raw| read_counts(seen, raw, counting))
+}
+
+/// Reads a usage object into `seen`. Says whether it was one.
+pub(super) fn read_counts(
+    seen: &mut Option<SeenUsage>,
+    raw: &RawValue,
+    counting: CacheCounting,
+) -> bool {
+    let Ok(wire) = serde_json::from_str::<meter::WireUsage>(raw.get()) else { return false };
     let seen = seen
         .get_or_insert_with(|| SeenUsage { counts: meter::Usage::new(counting), reasoning: None });
     seen.counts.merge(&wire);
@@ -156,6 +170,7 @@ pub(super) fn read_usage(seen: &mut Option<SeenUsage>, of: &Object<'_>, counting
     let mut details = details.map(|name| usage.maybe_object(name));
     let told = details.find_map(|details| details.count("reasoning_tokens"));
     seen.reasoning = told.or(seen.reasoning);
+    true
 }
 
 /// What was reported so far.
@@ -180,6 +195,18 @@ pub(super) fn error_message<'a>(document: &Object<'a>) -> Option<(Option<Text<'a
     let error = Object::read(error)?;
     let kind = ["type", "code", "status"].into_iter().find_map(|name| error.maybe_text(name));
     Some((kind, error.maybe_text("message").unwrap_or_default()))
+}
+
+/// The sentence of an error that stands at the top: `message`, or `detail`, a text or a list of findings.
+pub(super) fn plain_error<'a>(document: &Object<'a>) -> Option<(Option<Text<'a>>, Text<'a>)> {
+    let detail = || {
+        let findings = document.maybe_objects("detail");
+        let finding = findings.first().and_then(|finding| finding.maybe_text("msg"));
+        document.maybe_text("detail").or(finding)
+    };
+    let message = document.maybe_text("message").or_else(detail)?;
+    let kind = ["type", "code"].into_iter().find_map(|name| document.maybe_text(name));
+    Some((kind, message))
 }
 
 /// A JSON schema for a provider that wants `type: object` at its root.

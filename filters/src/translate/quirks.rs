@@ -13,6 +13,71 @@ pub(super) enum Effort {
     Object,
 }
 
+/// Which formats of an answer it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Formats {
+    /// Both, and a schema has a name: this, where the caller gives none.
+    All(&'static str),
+    /// Schemas alone; strict, unless the caller says otherwise.
+    Schema,
+    /// None: the answer would not be what was asked for.
+    Refused,
+    /// None, but it says so to nobody: the reference leaves the field out.
+    Dropped,
+}
+
+/// How thoughts go back to who thought them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replay {
+    /// Not at all.
+    Nothing,
+    /// With calls of tools, as `reasoning_content`.
+    WithCalls,
+    /// With their seal, as a part of the content.
+    Chunks,
+}
+
+/// Which answers have thoughts between tags in their text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tagged {
+    /// Whole ones.
+    pub(super) whole: bool,
+    /// Streams.
+    pub(super) streams: bool,
+}
+
+/// Shared fields that OpenAI has.
+const OPENAI: &[&str] = &[
+    "n",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "metadata",
+    "store",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "verbosity",
+    "service_tier",
+    "seed",
+];
+
+/// Shared fields that Mistral has; it refuses what it does not know.
+const MISTRAL: &[&str] = &["n", "presence_penalty", "frequency_penalty", "metadata", "seed"];
+
+/// Shared fields that watsonx has.
+const WATSONX: &[&str] = &[
+    "n",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "seed",
+];
+
 /// What is peculiar about a provider.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quirks {
@@ -22,48 +87,138 @@ pub(super) struct Quirks {
     pub(super) no_stream_options: bool,
     /// How it is told how much to think.
     pub(super) effort: Effort,
-    /// It refuses `response_format`.
-    pub(super) no_response_format: bool,
-    /// Thoughts go back to it with calls of tools, as `reasoning_content`.
-    pub(super) replays_reasoning: bool,
+    /// What it makes of `response_format`.
+    pub(super) formats: Formats,
+    /// How its thoughts go back to it.
+    pub(super) replays: Replay,
+    /// Shared fields that it has.
+    pub(super) accepts: &'static [&'static str],
     /// Its name for `seed`.
     pub(super) seed: &'static str,
+    /// It refuses `user`.
+    pub(super) no_user: bool,
+    /// It refuses `parallel_tool_calls`.
+    pub(super) no_parallel: bool,
+    /// A tool's result must be answered before the user speaks again.
+    pub(super) answers_tools: bool,
+    /// The address says whether the answer is a stream, the settings say whose project it is, and the model is called
+    /// `model_id`: watsonx.
+    pub(super) is_watsonx: bool,
+    /// It has a switch for thinking: DeepSeek.
+    pub(super) switches_thinking: bool,
+    /// A schema's properties must have a type beside `oneOf`: Llama.
+    pub(super) types_one_of: bool,
 }
 
 /// Of the provider called `name`.
 pub(super) fn of(name: &str) -> Quirks {
-    let is_one_of = |names: &[&str]| names.contains(&name);
     Quirks {
-        keeps_max_tokens: is_one_of(&[
-            "azure",
-            "cerebras",
-            "cohere",
-            "deepseek",
-            "github",
-            "gmi",
-            "groq",
-            "huggingface",
-            "minimax",
-            "mistral",
-            "ollama",
-            "otari",
-            "gateway",
-            "portkey",
-            "sambanova",
-            "together",
-            "watsonx",
-        ]),
-        no_stream_options: is_one_of(&[
-            "azure", "cerebras", "cohere", "groq", "mistral", "ollama", "together", "watsonx",
-        ]),
+        keeps_max_tokens: keeps_max_tokens(name),
+        no_stream_options: refuses_stream_options(name),
         effort: match name {
-            "azure" | "groq" => Effort::NoNone,
+            "azure" | "groq" | "deepseek" => Effort::NoNone,
             "mistral" => Effort::High,
             "openrouter" | "requesty" => Effort::Object,
             _ => Effort::Plain,
         },
-        no_response_format: is_one_of(&["zai", "inception", "minimax", "llamafile"]),
-        replays_reasoning: name == "deepseek",
+        formats: match name {
+            _ if refuses_formats(name) => Formats::Refused,
+            "azure" => Formats::Schema,
+            "watsonx" => Formats::Dropped,
+            "together" => Formats::All("response_schema"),
+            _ => Formats::All("structured_output"),
+        },
+        replays: match name {
+            "deepseek" => Replay::WithCalls,
+            "mistral" => Replay::Chunks,
+            _ => Replay::Nothing,
+        },
+        accepts: match name {
+            "mistral" => MISTRAL,
+            "watsonx" => WATSONX,
+            _ => OPENAI,
+        },
         seed: if name == "mistral" { "random_seed" } else { "seed" },
+        no_user: matches!(name, "mistral" | "watsonx"),
+        no_parallel: matches!(name, "huggingface" | "watsonx"),
+        answers_tools: name == "mistral",
+        is_watsonx: name == "watsonx",
+        switches_thinking: name == "deepseek",
+        types_one_of: name == "llama",
+    }
+}
+
+fn keeps_max_tokens(name: &str) -> bool {
+    matches!(
+        name,
+        "azure"
+            | "cerebras"
+            | "cohere"
+            | "deepseek"
+            | "github"
+            | "gmi"
+            | "groq"
+            | "huggingface"
+            | "minimax"
+            | "mistral"
+            | "ollama"
+            | "otari"
+            | "gateway"
+            | "portkey"
+            | "sambanova"
+            | "together"
+            | "watsonx"
+    )
+}
+
+/// Whether the provider refuses `stream_options`; its streams say their usage without.
+pub(crate) fn refuses_stream_options(name: &str) -> bool {
+    matches!(
+        name,
+        "azure" | "cerebras" | "cohere" | "groq" | "mistral" | "ollama" | "together" | "watsonx"
+    )
+}
+
+/// Whether the provider refuses `response_format`, or passes over it so that the answer is not what was asked for.
+pub(crate) fn refuses_formats(name: &str) -> bool {
+    matches!(name, "zai" | "inception" | "minimax" | "llamafile")
+}
+
+/// What switches thinking of DeepSeek's `model`, given the level that is asked for; `None`: the model has no switch.
+pub(crate) fn thinking_switch(model: &str, effort: Option<&str>) -> Option<&'static str> {
+    if matches!(model, "deepseek-chat" | "deepseek-reasoner") {
+        return None;
+    }
+    let is_on = effort.is_some_and(|effort| !matches!(effort, "none" | "auto"));
+    Some(if is_on { "enabled" } else { "disabled" })
+}
+
+/// In which answers of the provider the text holds thoughts.
+pub(super) fn tagged(name: &str) -> Tagged {
+    let is_both = matches!(name, "minimax" | "sambanova" | "portkey");
+    Tagged {
+        whole: is_both || matches!(name, "llamafile" | "ollama" | "fireworks"),
+        streams: is_both || name == "huggingface",
+    }
+}
+
+/// How far a provider of the chat format is from what OpenAI's clients know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Requests pass with edits, answers pass as they are.
+    Plain,
+    /// Requests pass with edits; of answers the text holds thoughts between tags, which only a translation takes out.
+    TaggedAnswers,
+    /// Requests and answers must be translated, also for callers of the chat format.
+    Own,
+}
+
+/// The dialect of the provider called `name`, of those whose format is chat.
+pub fn dialect(name: &str) -> Dialect {
+    let tagged = tagged(name);
+    match name {
+        "mistral" | "watsonx" => Dialect::Own,
+        _ if tagged.whole || tagged.streams => Dialect::TaggedAnswers,
+        _ => Dialect::Plain,
     }
 }

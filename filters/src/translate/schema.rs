@@ -1,7 +1,8 @@
 //! JSON schemas of answers, for a provider that takes a part of the language: Anthropic.
 //!
 //! As its own client does it: objects are closed, and what is not known there moves into the description, where the
-//! model can read it. This is the one place where a schema is taken apart; a schema of arguments is never touched.
+//! model can read it. This is the one place where a schema is taken apart; a schema of arguments is touched for one
+//! provider alone, which refuses a property without a type.
 
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -78,6 +79,27 @@ fn close(schema: Map<String, Value>) -> Map<String, Value> {
         kept.insert("description".to_owned(), format!("{said}{{{}}}", moved.join(", ")).into());
     }
     kept
+}
+
+/// A schema of arguments in which properties that have `oneOf` and no `type` are strings, as Llama's API wants it;
+/// unchanged where there is none.
+pub(crate) fn with_types(schema: &RawValue) -> String {
+    if memchr::memmem::find(schema.get().as_bytes(), b"oneOf").is_none() {
+        return schema.get().to_owned();
+    }
+    let Ok(Value::Object(mut fields)) = serde_json::from_str(schema.get()) else {
+        return schema.get().to_owned();
+    };
+    let mut is_changed = false;
+    let properties = fields.get_mut("properties").and_then(Value::as_object_mut);
+    for property in properties.into_iter().flat_map(Map::values_mut) {
+        let Value::Object(property) = property else { continue };
+        if property.contains_key("oneOf") && !property.contains_key("type") {
+            property.insert("type".to_owned(), "string".into());
+            is_changed = true;
+        }
+    }
+    if is_changed { Value::Object(fields).to_string() } else { schema.get().to_owned() }
 }
 
 #[cfg(test)]

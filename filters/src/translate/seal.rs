@@ -17,6 +17,7 @@ impl Origin {
             Self::Anthropic => "anthropic",
             Self::OpenAi => "openai",
             Self::Google => "google",
+            Self::Mistral => "mistral",
         }
     }
 }
@@ -35,7 +36,7 @@ pub(super) fn carry(seal: &Seal<'_>, home: Origin, is_redacted: bool) -> Text<'s
 /// The seal in a field of `home`'s format, and whether it stands for thoughts that cannot be read.
 pub(super) fn open<'a>(field: &Text<'a>, home: Origin) -> (Seal<'a>, bool) {
     let carried = field.strip_prefix(PREFIX).and_then(|rest| {
-        [Origin::Anthropic, Origin::OpenAi, Origin::Google]
+        [Origin::Anthropic, Origin::OpenAi, Origin::Google, Origin::Mistral]
             .into_iter()
             .find_map(|origin| Some((origin, rest.strip_prefix(origin.word())?.strip_prefix(".")?)))
     });

@@ -31,6 +31,11 @@ impl<'a> Text<'a> {
         Self(Cow::Owned(inside.to_owned()))
     }
 
+    /// A text that stands between quotes as it is.
+    pub(super) fn from_escaped(escaped: &'a str) -> Self {
+        Self(Cow::Borrowed(escaped))
+    }
+
     /// A plain text of our own making.
     pub fn owned(plain: &str) -> Text<'static> {
         Text::of(plain).into_owned()

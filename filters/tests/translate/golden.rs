@@ -1,8 +1,8 @@
 //! Golden pairs: every file under `fixtures/<from>-<to>/`.
 //!
 //! `request-<case>` goes from a caller to a provider, `answer-<case>` and `<case>.stream` come back: there `from` is the
-//! provider. `<case>.with.json` says what else is known: `provider`, `stream`, `include_usage`, `request` (of which the
-//! answer is one), `exact` (texts that must be in the output as they stand), and `dropped`, the names that must be. An `.out.json` with `refused` wants a 400 that holds the text.
+//! provider. A side is a format, or the name of a provider with a dialect of the chat format. `<case>.with.json` says what else is known: `provider`, `stream`, `include_usage`, `request` (of which the
+//! answer is one), `exact` (texts that must be in the output as they stand), `settings` (of the provider's client), `usage` (what must have been counted: input, read from the cache, written to it, of that for an hour, output), and `dropped`, the names that must be. An `.out.json` with `refused` wants a 400 that holds the text.
 //! An output that is not there is written, and the test fails: read it, then run again.
 
 use std::fs;
@@ -10,33 +10,60 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use otari_filters::protocol::Protocol;
-use otari_filters::translate::neutral::{AsCaller, Target};
-use otari_filters::translate::{self, State, Stream, Wire};
+use otari_filters::secret::Secret;
+use otari_filters::translate::neutral::{AsCaller, Target, Usage};
+use otari_filters::translate::{self, Spoken, State, Stream, Wire};
 use serde_json::Value;
 
-fn wire(name: &str) -> Wire {
-    match name {
+/// Providers with a dialect of the chat format.
+const DIALECTS: [&str; 15] = [
+    "azure",
+    "deepseek",
+    "fireworks",
+    "groq",
+    "huggingface",
+    "llama",
+    "llamafile",
+    "minimax",
+    "mistral",
+    "openrouter",
+    "portkey",
+    "sambanova",
+    "together",
+    "watsonx",
+    "zai",
+];
+
+fn spoken(name: &str) -> Spoken {
+    let wire = match name {
         "chat" => Wire::Chat,
         "messages" => Wire::Messages,
         "responses" => Wire::Responses,
         "gemini" => Wire::Gemini,
-        other => panic!("{other}: no such format"),
-    }
+        "cohere" => Wire::Cohere,
+        "ollama" => Wire::Ollama,
+        other => {
+            let provider = DIALECTS.into_iter().find(|provider| *provider == other);
+            let provider = provider.unwrap_or_else(|| panic!("{other}: no such format"));
+            return Spoken { wire: Wire::Chat, provider };
+        }
+    };
+    wire.into()
 }
 
 /// A format of a caller.
-fn protocol(wire: Wire) -> Protocol {
-    match wire {
+fn protocol(spoken: Spoken) -> Protocol {
+    match spoken.wire {
         Wire::Chat => Protocol::Chat,
         Wire::Messages => Protocol::Messages,
         Wire::Responses => Protocol::Responses,
-        Wire::Gemini => panic!("no caller speaks it"),
+        other => panic!("{other:?}: no caller speaks it"),
     }
 }
 
 struct Case {
-    from: Wire,
-    to: Wire,
+    from: Spoken,
+    to: Spoken,
     path: PathBuf,
     name: String,
     with: Value,
@@ -56,6 +83,19 @@ impl Case {
         }
     }
 
+    fn settings(&self) -> Vec<(String, Secret)> {
+        let settings = self.with["settings"].as_object().into_iter().flatten();
+        settings.map(|(name, value)| (name.clone(), Secret::new(value.as_str().unwrap()))).collect()
+    }
+
+    /// What must have been counted.
+    fn check_usage(&self, got: Option<Usage>) {
+        let Some(want) = self.with["usage"].as_array() else { return };
+        let got = got.unwrap_or_default();
+        let got = [got.input, got.cache_read, got.cache_write, got.cache_write_1h, got.output];
+        assert_eq!(*want, got, "{}: usage", self.path.display());
+    }
+
     /// The caller of an answer: as the fixture says, or one that asked for usage.
     fn caller(&self) -> AsCaller {
         let mut caller = match &self.with["request"] {
@@ -70,6 +110,7 @@ impl Case {
         };
         caller.include_usage = self.with["include_usage"].as_bool().unwrap_or(true);
         caller.id = "id-1".to_owned();
+        caller.model = "asked".to_owned();
         caller
     }
 }
@@ -88,7 +129,7 @@ fn cases(ending: &str) -> Vec<Case> {
             let Some(name) = name.strip_suffix(ending) else { continue };
             let with = fs::read(folder.join(format!("{name}.with.json"))).ok();
             let with = with.map_or(Value::Null, |with| serde_json::from_slice(&with).unwrap());
-            let (from, to) = (wire(from), wire(to));
+            let (from, to) = (spoken(from), spoken(to));
             cases.push(Case { from, to, name: name.to_owned(), with, path: path.clone() });
         }
     }
@@ -111,13 +152,15 @@ fn documents_become_what_they_should() {
     for case in cases(".in.json") {
         let body = fs::read(&case.path).unwrap();
         let got: Value = if case.name.starts_with("request-") {
+            let settings = case.settings();
+            let own = if case.to.provider.is_empty() { "otari" } else { case.to.provider };
             let target = Target {
                 model: case.with["model"].as_str().unwrap_or("m"),
-                provider: case.with["provider"].as_str().unwrap_or("otari"),
+                provider: case.with["provider"].as_str().unwrap_or(own),
                 stream: case.is_flag("stream"),
-                ..Target::default()
+                settings: &settings,
             };
-            match translate::request(protocol(case.from), case.to, &body, &target) {
+            match translate::request(protocol(case.from), case.to.wire, &body, &target) {
                 Ok(request) => {
                     let dropped: Vec<_> = request.dropped.names().collect();
                     let want = case.with["dropped"].as_array().cloned().unwrap_or_default();
@@ -134,6 +177,7 @@ fn documents_become_what_they_should() {
             match translate::answer(case.from, protocol(case.to), &body, &case.caller()) {
                 Ok(answer) => {
                     case.check_exact(&answer.body);
+                    case.check_usage(answer.usage);
                     serde_json::from_slice(&answer.body).unwrap()
                 }
                 Err(failure) => {
@@ -158,6 +202,7 @@ fn run(case: &Case, pieces: &[&[u8]]) -> String {
         out.extend_from_slice(&stream.push(Bytes::copy_from_slice(piece)));
     }
     out.extend_from_slice(&stream.finish());
+    case.check_usage(stream.usage());
     let mut out = String::from_utf8(out).unwrap();
     if let State::Failed(failure) = stream.state() {
         out += &format!("FAILED {:?} {}\n", failure.kind, failure.message);

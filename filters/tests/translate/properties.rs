@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 const FORMATS: [Protocol; 3] = [Chat, Messages, Responses];
-const WIRES: [Wire; 4] = [Wire::Chat, Wire::Messages, Wire::Responses, Wire::Gemini];
+const WIRES: [Wire; 6] =
+    [Wire::Chat, Wire::Messages, Wire::Responses, Wire::Gemini, Wire::Cohere, Wire::Ollama];
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![".{1,12}", "[a-z\\\\\"\n/é😀]{1,12}"]

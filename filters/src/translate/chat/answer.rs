@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::super::fields::{error_message, read_usage};
+use super::super::fields::{error_message, plain_error, read_usage};
 use super::super::neutral::{
     Answer, Arguments, AsCaller, Failure, Kind, Origin, Part, Seal, Stop, ToolCall, Usage,
 };
@@ -21,7 +21,7 @@ const THOUGHTS: [&str; 5] =
 ///
 /// # Errors
 /// When the document is none, or says that the provider failed.
-pub fn read_answer<'a>(body: &'a [u8], _provider: &str) -> Result<Answer<'a>, Failure> {
+pub fn read_answer<'a>(body: &'a [u8], provider: &str) -> Result<Answer<'a>, Failure> {
     let top = Object::document(body).map_err(|fault| Failure::new(&fault.to_string()))?;
     if let Some(failure) = read_error(body).filter(|_| top.get("choices").is_none()) {
         return Err(failure);
@@ -36,9 +36,13 @@ pub fn read_answer<'a>(body: &'a [u8], _provider: &str) -> Result<Answer<'a>, Fa
     if let Some(part) = thinking(&message) {
         parts.push(part);
     }
-    said(&message, &mut parts);
+    said(&message, provider, &mut parts);
     for (at, call) in message.maybe_objects("tool_calls").iter().enumerate() {
         parts.push(Kind::ToolCall(tool_call(call, at)).into());
+    }
+    let reason = choice.maybe_text("finish_reason");
+    if let Some(failure) = reason.as_ref().and_then(failed) {
+        return Err(failure);
     }
     let mut usage = None;
     read_usage(&mut usage, &top, CacheCounting::Inclusive);
@@ -47,7 +51,7 @@ pub fn read_answer<'a>(body: &'a [u8], _provider: &str) -> Result<Answer<'a>, Fa
         model: top.maybe_text("model"),
         created: top.get("created").and_then(seconds),
         parts,
-        stop: choice.maybe_text("finish_reason").map_or(Stop::End, |reason| stop(&reason)),
+        stop: reason.map_or(Stop::End, |reason| stop(&reason)),
         usage: usage.map(|seen| seen.usage()),
         is_null_without_text: false,
     })
@@ -56,7 +60,7 @@ pub fn read_answer<'a>(body: &'a [u8], _provider: &str) -> Result<Answer<'a>, Fa
 /// Reads a body that reports an error.
 pub fn read_error(body: &[u8]) -> Option<Failure> {
     let top = Object::document(body).ok()?;
-    let (kind, message) = error_message(&top)?;
+    let (kind, message) = error_message(&top).or_else(|| plain_error(&top))?;
     Some(Failure {
         kind: kind.map(|kind| kind.plain().into_owned()),
         message: message.plain().into_owned(),
@@ -85,7 +89,7 @@ fn thinking<'a>(message: &Object<'a>) -> Option<Part<'a>> {
 }
 
 /// The text of a message, which some providers send in parts.
-fn said<'a>(message: &Object<'a>, parts: &mut Vec<Part<'a>>) {
+fn said<'a>(message: &Object<'a>, provider: &str, parts: &mut Vec<Part<'a>>) {
     if let Some(text) = message.maybe_text("content").filter(|text| !text.is_empty()) {
         parts.push(Kind::Text(text).into());
     }
@@ -95,12 +99,35 @@ fn said<'a>(message: &Object<'a>, parts: &mut Vec<Part<'a>>) {
         } else if part.kind().is("thinking") {
             let pieces = part.maybe_objects("thinking");
             let pieces: Vec<_> = pieces.iter().filter_map(|one| one.maybe_text("text")).collect();
-            parts.push(Kind::Thinking(Text::join(&pieces, "\n"), None).into());
+            let seal = mistral_seal(&part, provider);
+            parts.push(Kind::Thinking(Text::join(&pieces, "\n"), seal).into());
         }
+    }
+    if provider == "mistral" && !parts.iter().any(|part| matches!(part.kind, Kind::Text(_))) {
+        let answer = parts.iter().find_map(|part| match &part.kind {
+            Kind::Thinking(text, _) => within_response(text),
+            _ => None,
+        });
+        parts.extend(answer.map(|text| Kind::Text(text).into()));
     }
     if let Some(refusal) = message.maybe_text("refusal").filter(|text| !text.is_empty()) {
         parts.push(Kind::Refusal(refusal).into());
     }
+}
+
+/// Mistral's seal on a thought.
+pub(super) fn mistral_seal<'a>(part: &Object<'a>, provider: &str) -> Option<Seal<'a>> {
+    let value =
+        part.maybe_text("signature").filter(|text| !text.is_empty() && provider == "mistral");
+    Some(Seal { origin: Origin::Mistral, value: value? })
+}
+
+/// The answer that a model has given within its thoughts.
+fn within_response(thought: &Text<'_>) -> Option<Text<'static>> {
+    let plain = thought.plain();
+    let (_, rest) = plain.split_once("<response>")?;
+    let (answer, _) = rest.split_once("</response>")?;
+    Some(Text::owned(answer.trim()))
 }
 
 fn tool_call<'a>(call: &Object<'a>, at: usize) -> ToolCall<'a> {
@@ -115,6 +142,14 @@ fn tool_call<'a>(call: &Object<'a>, at: usize) -> ToolCall<'a> {
         },
         seal: google_seal(call),
     }
+}
+
+/// A reason to end that is none.
+pub(super) fn failed(reason: &Text<'_>) -> Option<Failure> {
+    matches!(reason.escaped(), "error" | "network_error").then(|| Failure {
+        kind: Some(reason.escaped().to_owned()),
+        message: "The provider ended the answer with an error".to_owned(),
+    })
 }
 
 /// Why the answer ended, in the words of the providers of this format.

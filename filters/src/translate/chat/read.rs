@@ -156,9 +156,15 @@ fn thoughts<'a>(message: &Object<'a>) -> Vec<Part<'a>> {
         (Origin::Anthropic, anthropic.maybe_text("signature")),
         (Origin::OpenAi, extra.maybe_object("openai").maybe_text("signature")),
         (Origin::Google, extra.maybe_object("google").maybe_text("thought_signature")),
+        (Origin::Mistral, extra.maybe_object("mistral").maybe_text("signature")),
     ];
     let seal = seal.into_iter().find_map(|(origin, value)| Some(Seal { origin, value: value? }));
-    let text = message.maybe_text("reasoning").or_else(|| message.maybe_text("reasoning_content"));
+    let deepseek = extra.maybe_object("deepseek");
+    let text = message
+        .maybe_text("reasoning")
+        .or_else(|| message.maybe_object("reasoning").maybe_text("content"))
+        .or_else(|| message.maybe_text("reasoning_content"))
+        .or_else(|| deepseek.maybe_text("reasoning_content"));
     if text.is_none() && seal.is_none() {
         return Vec::new();
     }

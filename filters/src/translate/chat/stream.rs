@@ -1,12 +1,14 @@
 //! Reading and writing a streamed chat completion.
 
-use super::super::fields::{SeenUsage, error_message, read_usage};
+use super::super::fields::{SeenUsage, error_message, plain_error, read_usage};
 use super::super::frames::frame;
 use super::super::neutral::{AsCaller, Event, Failure, Origin, Seal, Stop, Usage};
 use super::super::object::Object;
 use super::super::out::{self, Fields};
 use super::super::text::Text;
-use super::answer::{finish_reason, seconds, stop, thoughts, write_seal, write_usage};
+use super::answer::{
+    failed, finish_reason, mistral_seal, seconds, stop, thoughts, write_seal, write_usage,
+};
 use super::read::google_seal;
 use crate::prices::CacheCounting;
 
@@ -14,18 +16,28 @@ use crate::prices::CacheCounting;
 const MAX_CALLS: usize = 1024;
 
 /// Reads the events of a stream, one at a time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StreamReader {
+    provider: &'static str,
     has_started: bool,
-    /// The provider's numbers of the calls, in the order in which they began.
-    calls: Vec<u64>,
+    /// The calls in the order in which they began.
+    calls: Vec<Call>,
     usage: Option<SeenUsage>,
 }
 
+/// What the provider calls a call.
+#[derive(Debug)]
+struct Call {
+    /// Its number, where there is one.
+    index: Option<u64>,
+    /// Its name, kept where there is no number.
+    id: String,
+}
+
 impl StreamReader {
-    /// Nothing was read yet of `provider`.
-    pub fn new(_provider: &'static str) -> Self {
-        Self::default()
+    /// Nothing was read yet of `provider`, whose name may be empty.
+    pub fn new(provider: &'static str) -> Self {
+        Self { provider, has_started: false, calls: Vec::new(), usage: None }
     }
 
     /// Reads the data of one event.
@@ -45,10 +57,13 @@ impl StreamReader {
             let kind = kind.map(|kind| kind.plain().into_owned());
             return each(Event::Error(Failure { kind, message: message.plain().into_owned() }));
         }
-        if chunk.get("usage").is_some() {
-            read_usage(&mut self.usage, &chunk, CacheCounting::Inclusive);
+        if let Some((kind, message)) = plain_error(&chunk).filter(|_| is_bare(&chunk)) {
+            let kind = kind.map(|kind| kind.plain().into_owned());
+            return each(Event::Error(Failure { kind, message: message.plain().into_owned() }));
         }
-        if let Some(seen) = self.usage.filter(|_| chunk.get("usage").is_some()) {
+        if read_usage(&mut self.usage, &chunk, CacheCounting::Inclusive)
+            && let Some(seen) = self.usage
+        {
             each(Event::Usage(seen.usage()));
         }
         let choices = chunk.maybe_objects("choices");
@@ -63,7 +78,7 @@ impl StreamReader {
         }
         self.read_delta(&choice.maybe_object("delta"), each);
         if let Some(reason) = choice.maybe_text("finish_reason").filter(|text| !text.is_empty()) {
-            each(Event::Stop(stop(&reason)));
+            each(failed(&reason).map_or_else(|| Event::Stop(stop(&reason)), Event::Error));
         }
     }
 
@@ -88,19 +103,29 @@ impl StreamReader {
                     each(Event::Thinking(text));
                 }
             }
+            if let Some(seal) = mistral_seal(&part, self.provider) {
+                each(Event::Seal(seal));
+            }
         }
         if let Some(text) = delta.maybe_text("refusal").filter(filled) {
             each(Event::Refusal(text));
         }
-        for (at, call) in delta.maybe_objects("tool_calls").iter().enumerate() {
-            self.read_call(call, at, each);
+        for call in delta.maybe_objects("tool_calls") {
+            self.read_call(&call, each);
         }
     }
 
-    fn read_call(&mut self, call: &Object<'_>, at: usize, each: &mut dyn FnMut(Event<'_>)) {
+    fn read_call(&mut self, call: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
         let function = call.maybe_object("function");
-        let index = call.count("index").unwrap_or(at as u64);
-        let known = self.calls.iter().position(|known| *known == index);
+        let index = call.count("index");
+        let id = call.maybe_text("id").filter(|id| !id.is_empty());
+        let known = match (index, &id) {
+            (Some(_), _) => self.calls.iter().position(|known| known.index == index),
+            (None, Some(id)) => self.calls.iter().position(|known| known.id == id.escaped()),
+            // More of the last one, or a whole one that has no name of its own.
+            (None, None) if function.get("name").is_some() => None,
+            (None, None) => self.calls.len().checked_sub(1),
+        };
         let number = known.unwrap_or(self.calls.len());
         if known.is_none() {
             if number >= MAX_CALLS {
@@ -109,8 +134,9 @@ impl StreamReader {
                 )));
             }
             let Some(name) = function.maybe_text("name") else { return };
-            self.calls.push(index);
-            let id = call.maybe_text("id").filter(|id| !id.is_empty());
+            let own = id.as_ref().filter(|_| index.is_none());
+            let own = own.map_or(String::new(), |id| id.escaped().to_owned());
+            self.calls.push(Call { index, id: own });
             each(Event::ToolStart {
                 call: number as u32,
                 id: id.unwrap_or_else(|| Text::owned(&format!("call_{number}"))),
@@ -125,6 +151,11 @@ impl StreamReader {
             each(Event::ToolArguments { call: number as u32, json });
         }
     }
+}
+
+/// Whether a chunk has nothing that chunks have.
+fn is_bare(chunk: &Object<'_>) -> bool {
+    ["choices", "usage", "x_groq"].into_iter().all(|name| chunk.get(name).is_none())
 }
 
 /// Writes the chunks of a stream.

@@ -126,7 +126,9 @@ pub(super) fn part<'a>(block: &Object<'a>) -> Result<Part<'a>, Fault> {
             let (seal, _) = seal::open(&block.needs_text("data")?, Origin::Anthropic);
             match seal.origin {
                 Origin::Anthropic => Kind::Redacted(seal),
-                Origin::OpenAi | Origin::Google => Kind::Thinking(Text::default(), Some(seal)),
+                Origin::OpenAi | Origin::Google | Origin::Mistral => {
+                    Kind::Thinking(Text::default(), Some(seal))
+                }
             }
         }
         _ => Kind::Opaque(block.clone()),

@@ -205,6 +205,8 @@ pub struct AsCaller {
     pub tools: Vec<ToolName>,
     /// Fields of the request that an answer repeats, as JSON without braces.
     pub echo: String,
+    /// The model that was asked, where the provider does not say which answers.
+    pub model: String,
     /// Seconds since 1970: when the answer was made, where the provider does not say.
     pub now: u64,
     /// The answer's name, where the provider gives none. It must need no escape.

@@ -199,6 +199,8 @@ pub enum Origin {
     OpenAi,
     /// Google.
     Google,
+    /// Mistral.
+    Mistral,
 }
 
 /// A provider's seal on a thought: only who made it can use it, and it must come back byte for byte.
