@@ -10,9 +10,11 @@ use otari_filters::translate::{self, State, Stream, Wire};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
+use super::packets;
+
 const FORMATS: [Protocol; 3] = [Chat, Messages, Responses];
-const WIRES: [Wire; 6] =
-    [Wire::Chat, Wire::Messages, Wire::Responses, Wire::Gemini, Wire::Cohere, Wire::Ollama];
+const WIRES: [Wire; 8] =
+    [Wire::Chat, Wire::Messages, Wire::Responses, Wire::Gemini, Wire::Cohere, Wire::Ollama, Wire::Converse, Wire::SageMaker];
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![".{1,12}", "[a-z\\\\\"\n/é😀]{1,12}"]
@@ -305,8 +307,10 @@ proptest! {
         body in damaged(".stream.in.txt"),
         cut in any::<prop::sample::Index>(),
     ) {
-        let at = cut.index(body.len() + 1);
+        let text = body;
         for from in WIRES {
+            let body = if packets::are_spoken_by(from) { packets::stream(&text) } else { text.clone() };
+            let at = cut.index(body.len() + 1);
             for to in FORMATS {
                 let whole = streamed(from, to, &[&body]);
                 prop_assert_eq!(&whole, &streamed(from, to, &[&body[..at], &body[at..]]));
@@ -321,6 +325,112 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_damaged_packet_fails_the_stream_however_it_is_cut(
+        text in prop::sample::select(fixtures(".stream.in.txt")),
+        at in any::<prop::sample::Index>(),
+        with in 1u8..,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let whole = packets::stream(&text);
+        prop_assume!(!whole.is_empty());
+        let mut body = whole.clone();
+        body[at.index(whole.len())] ^= with;
+        let cut = cut.index(body.len() + 1);
+        for from in [Wire::Converse, Wire::SageMaker] {
+            let (out, state) = streamed(from, Chat, &[&body]);
+            prop_assert_eq!((&out, &state), (&streamed(from, Chat, &[&body[..cut], &body[cut..]]).0, &state));
+            // Unless it was over before: nothing behind an end is read.
+            let is_same = (out, state.clone()) == streamed(from, Chat, &[&whole]);
+            prop_assert!(is_same || matches!(state, State::Failed(_)), "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_chat_survives_converse(body in conversation()) {
+        let mut body = body;
+        for message in body["messages"].as_array_mut().unwrap() {
+            for part in message["content"].as_array_mut().into_iter().flatten() {
+                if part["image_url"]["url"].as_str().is_some_and(|url| url.starts_with("http")) {
+                    *part = json!({"type": "text", "text": "a picture"});
+                }
+            }
+        }
+        body.as_object_mut().unwrap().remove("response_format");
+        let target = Target { model: "anthropic.claude", provider: "bedrock", stream: false, settings: &[] };
+        let request = serde_json::to_vec(&body).unwrap();
+        let there = translate::request(Chat, Wire::Converse, &request, &target).unwrap();
+        let there: Converse<'_> = serde_json::from_slice(&there.body).unwrap();
+        // The sides take turns, beginning with the user.
+        for (at, message) in there.messages.iter().enumerate() {
+            prop_assert_eq!(&message.role, if at % 2 == 0 { "user" } else { "assistant" });
+        }
+        // What the assistant says comes back as it was.
+        let mut said = there.messages.iter().filter(|message| message.role == "assistant");
+        let (mut text, mut calls) = (String::new(), Vec::new());
+        let messages = body["messages"].as_array().unwrap();
+        let mut turns = messages.iter().filter(|message| !matches!(message["role"].as_str(), Some("system" | "developer"))).peekable();
+        while let Some(message) = turns.next() {
+            if message["role"] == "assistant" {
+                text += message["content"].as_str().unwrap_or_default();
+                for call in message["tool_calls"].as_array().into_iter().flatten() {
+                    let arguments = call["function"]["arguments"].as_str().unwrap();
+                    calls.push((call["id"].clone(), if arguments.is_empty() { "{}" } else { arguments }));
+                }
+            }
+            if turns.peek().is_some_and(|next| next["role"] == "assistant") || (text.is_empty() && calls.is_empty()) {
+                continue;
+            }
+            let echo = format!(r#"{{"output":{{"message":{{"content":{}}}}},"stopReason":"tool_use"}}"#, said.next().unwrap().content);
+            let back = translate::answer(Wire::Converse, Chat, echo.as_bytes(), &AsCaller::default()).unwrap();
+            let back: Value = serde_json::from_slice(&back.body).unwrap();
+            let back = &back["choices"][0]["message"];
+            prop_assert_eq!(back["content"].as_str().unwrap_or_default(), &text);
+            let got: Vec<_> = back["tool_calls"].as_array().into_iter().flatten()
+                .map(|call| (call["id"].clone(), call["function"]["arguments"].as_str().unwrap())).collect();
+            prop_assert_eq!(got, calls);
+            (text, calls) = (String::new(), Vec::new());
+        }
+        prop_assert!(said.next().is_none());
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Converse<'a> {
+    #[serde(borrow)]
+    messages: Vec<Said<'a>>,
+}
+
+#[derive(serde::Deserialize)]
+struct Said<'a> {
+    role: String,
+    #[serde(borrow)]
+    content: &'a serde_json::value::RawValue,
+}
+
+#[test]
+fn an_endless_packet_is_not_kept() {
+    for (length, problem) in [(u32::MAX, "1 MiB"), ((1 << 20) + 1, "1 MiB"), (15, "checksum")] {
+        let mut stream = Stream::new(Wire::Converse, Chat, AsCaller::default());
+        stream.push(Bytes::copy_from_slice(&length.to_be_bytes()));
+        assert_eq!(stream.state(), &State::Going);
+        stream.push(Bytes::from_static(&[0; 8]));
+        let State::Failed(failure) = stream.state() else { panic!("{length}") };
+        assert!(failure.message.contains(problem), "{}", failure.message);
+    }
+    // Parts of a container's stream are no more than that together.
+    let mut part = Vec::new();
+    packets::packet(&mut part, &[(":event-type", "PayloadPart")], &[b'a'; 64 << 10]);
+    let mut stream = Stream::new(Wire::SageMaker, Chat, AsCaller::default());
+    for _ in 0..17 {
+        stream.push(Bytes::from(part.clone()));
+    }
+    assert!(matches!(stream.state(), State::Failed(_)));
 }
 
 #[test]
