@@ -73,11 +73,12 @@ fn read_block<'a>(block: &Object<'a>, parts: &mut Vec<Part<'a>>) {
     let Some(call) = block.get("toolUse").and_then(Object::read).filter(is_ours) else { return };
     let name = call.maybe_text("name").unwrap_or_default();
     let input = call.get("input");
+    let id = call.maybe_text("toolUseId").filter(|id| !id.is_empty());
     parts.push(if name.is(STRUCTURED) {
         Kind::Text(Text::of(input.map_or("{}", |input| input.get()))).into()
     } else {
         Kind::ToolCall(ToolCall {
-            id: call.maybe_text("toolUseId").unwrap_or_default(),
+            id: id.unwrap_or_else(|| Text::owned(&format!("call_{}", parts.len()))),
             name,
             arguments: input.map_or(Arguments::Quoted(Text::default()), Arguments::Json),
             seal: None,

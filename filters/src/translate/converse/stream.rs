@@ -6,6 +6,15 @@ use super::super::text::Text;
 use super::STRUCTURED;
 use super::answer::{is_ours, seal, stop, usage};
 
+/// The events that are read.
+const KNOWN: [&[u8]; 6] = [
+    b"messageStart",
+    b"contentBlockStart",
+    b"contentBlockDelta",
+    b"contentBlockStop",
+    b"messageStop",
+    b"metadata",
+];
 /// More blocks open at once than that are no answer.
 const MAX_OPEN: usize = 1024;
 
@@ -34,6 +43,9 @@ enum Block {
 impl StreamReader {
     /// Reads the data of one event.
     pub fn read(&mut self, name: &[u8], data: &[u8], each: &mut dyn FnMut(Event<'_>)) {
+        if !KNOWN.contains(&name) {
+            return;
+        }
         let Ok(event) = Object::document(data) else {
             return each(Event::Error(Failure::new(
                 "An event of the provider is not a JSON object",

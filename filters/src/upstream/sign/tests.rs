@@ -1,3 +1,5 @@
+//! The official test vectors, and what Bedrock asks for beyond them.
+
 use bytes::Bytes;
 
 use super::*;
