@@ -146,12 +146,7 @@ pub(crate) async fn serve(
 }
 
 /// The configuration as JSON, which is YAML too.
-fn config(
-    address: SocketAddr,
-    mock: SocketAddr,
-    threads: usize,
-    folder: &Path,
-) -> String {
+fn config(address: SocketAddr, mock: SocketAddr, threads: usize, folder: &Path) -> String {
     let price = json!({"input_price_per_million": 0.15, "output_price_per_million": 0.6});
     let of = |prefix: &str, model: &str| (format!("{prefix}{model}"), price.clone());
     let prefixes = || TRANSLATED.iter().map(|(_, prefix)| *prefix).chain(["mock:"]);

@@ -37,9 +37,8 @@ mod tags;
 pub use names::ToolName;
 use neutral::{Answer, AsCaller, Conversation, Dropped, Failure, Target, Usage, Written};
 pub use object::{Fault, Object};
-pub use quirks::{Dialect, dialect};
-use text::Text;
 pub use stream::{State, Stream, StreamReader, StreamWriter};
+use text::Text;
 
 /// A format that a provider speaks: one that callers speak too, or one of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

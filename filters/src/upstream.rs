@@ -188,18 +188,37 @@ impl Upstream {
         }
     }
 
-    /// The headers that sign a call.
+    /// The headers that sign a call. `now_s`: seconds since 1970.
     ///
     /// # Errors
     /// When it cannot be signed.
     pub fn sign(
         &self,
-        _keys: &sign::AwsKeys,
-        _path: &PathAndQuery,
-        _body: &[bytes::Bytes],
-        _now_s: u64,
-    ) -> Result<Vec<(HeaderName, HeaderValue)>, std::fmt::Error> {
-        Err(std::fmt::Error)
+        keys: &sign::AwsKeys,
+        path: &PathAndQuery,
+        body: &[bytes::Bytes],
+        now_s: u64,
+    ) -> Result<Vec<(HeaderName, HeaderValue)>, sign::SignError> {
+        let host = self.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let request = sign::Signable {
+            region: self.region().ok_or(sign::SignError::Address)?,
+            service: if self.kind.family == Family::SageMaker { "sagemaker" } else { "bedrock" },
+            method: "POST",
+            host,
+            path_and_query: path.as_str(),
+            headers: &[],
+            body,
+        };
+        sign::sign(keys, &request, now_s)
+    }
+
+    /// Amazon's region: the one that is set, else the one in the host's name.
+    fn region(&self) -> Option<&str> {
+        self.setting("region_name").or_else(|| {
+            let mut labels = self.host.split('.').skip(1);
+            let region = labels.next()?;
+            self.host.contains(".amazonaws.com").then_some(region)
+        })
     }
 }
 

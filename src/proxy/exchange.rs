@@ -9,8 +9,8 @@ mod connect;
 mod receive;
 mod incoming;
 
-pub(super) use connect::give_back;
 use connect::Proof;
+pub(super) use connect::give_back;
 use outgoing::Outgoing;
 
 use std::borrow::Cow;
@@ -437,7 +437,9 @@ async fn authorize(
     // It is bounded itself; our own bound is a net below it.
     let until = Instant::now() + CREDENTIAL_TIMEOUT;
     match watch.step(s, until, proof).await {
-        Step::Got(proof) => proof.map_err(|failure: CredentialFailure| unproved(upstream, &failure)),
+        Step::Got(proof) => {
+            proof.map_err(|failure: CredentialFailure| unproved(upstream, &failure))
+        }
         Step::Gone(error) => Err(Failed::CallerGone(error)),
         Step::Stopped => Err(stopped()),
         Step::Timeout if watch.is_over() => Err(out_of_time()),

@@ -179,7 +179,10 @@ async fn a_model_cannot_steer_where_the_credential_goes() {
         if answer.status == 200 {
             let sent = provider.requests().pop().expect("a call");
             let tail = sent.path.strip_prefix("/v1beta/models/").expect("within the models");
-            assert!(tail.ends_with(":generateContent") && !tail.contains(['/', '?', '#']), "{tail}");
+            assert!(
+                tail.ends_with(":generateContent") && !tail.contains(['/', '?', '#']),
+                "{tail}"
+            );
         }
     }
     for nothing in ["..", "."] {
@@ -201,7 +204,8 @@ async fn costs_come_from_the_providers_own_counts(start: Builder) {
         let (usage, delta) = (message["usage"].take(), json!({"type": "text_delta", "text": "ok"}));
         let block = json!({"type": "text", "text": ""});
         let mut events = format::message_stream(&block, vec![delta], "end_turn");
-        let mut start: Value = serde_json::from_str(&events[0][events[0].find('{').unwrap()..]).unwrap();
+        let mut start: Value =
+            serde_json::from_str(&events[0][events[0].find('{').unwrap()..]).unwrap();
         start["message"]["usage"] = usage;
         start["message"]["usage"]["output_tokens"] = json!(1);
         events[0] = format::event(&start);
@@ -277,10 +281,16 @@ async fn an_alias_is_shown_in_the_place_of_the_model() {
 async fn a_providers_refusal_is_told_in_the_callers_words() {
     let provider = Provider::start(|request| {
         let (status, body) = match request.path.as_str() {
-            "/v1/messages" => (429, json!({"type": "error",
-                "error": {"type": "rate_limit_error", "message": "slow down"}})),
-            _ => (400, json!({"error": {"code": 400, "message": "temperature is too high",
-                "status": "INVALID_ARGUMENT"}})),
+            "/v1/messages" => (
+                429,
+                json!({"type": "error",
+                "error": {"type": "rate_limit_error", "message": "slow down"}}),
+            ),
+            _ => (
+                400,
+                json!({"error": {"code": 400, "message": "temperature is too high",
+                "status": "INVALID_ARGUMENT"}}),
+            ),
         };
         Reply::json(status, &body).header("retry-after", "3")
     });
@@ -312,7 +322,8 @@ fn failing(request: &Request, text: &str) -> Reply {
             let frame = gemini(text, Value::Null, false);
             steps.push(Step::Send(format!("data: {frame}\n\n").into()));
         }
-        let error = json!({"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}});
+        let error =
+            json!({"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}});
         steps.push(Step::Send(format!("data: {error}\n\n").into()));
     }
     Reply::events(steps)
@@ -323,7 +334,9 @@ async fn a_failure_in_a_stream_ends_it_in_the_callers_dialect(start: Builder) {
     let gateway = before(start, &provider).await;
     let key = gateway.key("u").await;
     let mut rows = 0;
-    for (name, route) in [("a", ROUTES[0]), ("a", ROUTES[2]), ("g", ROUTES[0]), ("g", ROUTES[1]), ("g", ROUTES[2])] {
+    for (name, route) in
+        [("a", ROUTES[0]), ("a", ROUTES[2]), ("g", ROUTES[0]), ("g", ROUTES[1]), ("g", ROUTES[2])]
+    {
         let body = ask(route, &format!("{name}:m"), true).to_string();
         let answer = gateway.post(&key, route, body).await.expect(200).text();
         assert_eq!(streamed(route, &answer), "half", "{name} {route}: {answer}");
@@ -341,7 +354,8 @@ async fn a_stream_that_is_cut_is_told_from_one_that_is_whole() {
     let provider = Provider::start(|request| match request.path.as_str() {
         "/v1/messages" => {
             let events = Format::Messages.events(&["half"]);
-            let mut steps: Vec<_> = events[..4].iter().map(|it| Step::Send(it.clone().into())).collect();
+            let mut steps: Vec<_> =
+                events[..4].iter().map(|it| Step::Send(it.clone().into())).collect();
             steps.push(Step::CutNow);
             Reply::events(steps)
         }
@@ -352,7 +366,9 @@ async fn a_stream_that_is_cut_is_told_from_one_that_is_whole() {
     });
     let gateway = before(Gateway::start(), &provider).await;
     let key = gateway.key("u").await;
-    for (rows, (name, route)) in [("a", ROUTES[0]), ("g", ROUTES[1]), ("g", ROUTES[2])].into_iter().enumerate() {
+    for (rows, (name, route)) in
+        [("a", ROUTES[0]), ("g", ROUTES[1]), ("g", ROUTES[2])].into_iter().enumerate()
+    {
         let body = ask(route, &format!("{name}:m"), true).to_string();
         let answer = gateway.post(&key, route, body).await.expect(200).text();
         assert_eq!(streamed(route, &answer), "half", "{answer}");
@@ -371,8 +387,10 @@ async fn targets_of_several_formats_follow_one_another() {
         _ => answer(request, &["at ", "last"]),
     });
     let routing = "routing: {policies: {any: {select: [{default: \"a:m\"}], on_failure: [\"g:m\", \"c:m\"]}}}";
-    let gateway =
-        before(Gateway::start(), &provider).config(routing).config("circuit_breaker_failures: 0").await;
+    let gateway = before(Gateway::start(), &provider)
+        .config(routing)
+        .config("circuit_breaker_failures: 0")
+        .await;
     let key = gateway.key("u").await;
     for (at, route) in ROUTES.into_iter().enumerate() {
         let body = ask(route, "any", true).to_string();
@@ -382,8 +400,7 @@ async fn targets_of_several_formats_follow_one_another() {
         let rows = gateway.usage(3 * (at + 1)).await;
         let facts: Vec<_> =
             rows[..3].iter().map(|row| json!([row["provider"], row["status"]])).collect();
-        let want =
-            [json!(["c", "success"]), json!(["g", "absorbed"]), json!(["a", "absorbed"])];
+        let want = [json!(["c", "success"]), json!(["g", "absorbed"]), json!(["a", "absorbed"])];
         assert_eq!(facts, want, "{route}");
     }
 }
@@ -411,7 +428,8 @@ async fn what_a_provider_cannot_be_asked_is_refused_before_it_is() {
 async fn a_caller_who_leaves_pays_for_what_was_made(start: Builder) {
     let gate = Gate::closed();
     let held = gate.clone();
-    let provider = Provider::start(move |request| answer(request, &["twelve chars", "more"]).gated(1, &held));
+    let provider =
+        Provider::start(move |request| answer(request, &["twelve chars", "more"]).gated(1, &held));
     let gateway = before(start, &provider).await;
     let key = gateway.key("u").await;
     let body = ask(ROUTES[1], "g:m", true).to_string();
@@ -447,7 +465,7 @@ async fn a_platform_is_told_and_says_what_it_cost() {
         let said = if stream { streamed(route, &text) } else { text_of(route, &answer.json()) };
         assert_eq!(said, "Hello", "{route}");
         let reports = platform.eventually_reports(at + 1).await;
-        let report = &reports[at].body;
+        let report = reports[at].json();
         assert_eq!(report["status"], "success", "{report}");
         let usage = &report["usage"];
         let told = json!([usage["prompt_tokens"], usage["completion_tokens"]]);

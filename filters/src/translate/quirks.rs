@@ -1,5 +1,7 @@
 //! Where providers of the chat format differ from OpenAI: data, by the provider's name.
 
+use super::Wire;
+
 /// How a level of reasoning is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effort {
@@ -202,23 +204,25 @@ pub(super) fn tagged(name: &str) -> Tagged {
     }
 }
 
-/// How far a provider of the chat format is from what OpenAI's clients know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// Requests pass with edits, answers pass as they are.
-    Plain,
-    /// Requests pass with edits; of answers the text holds thoughts between tags, which only a translation takes out.
-    TaggedAnswers,
-    /// Requests and answers must be translated, also for callers of the chat format.
-    Own,
+/// Whether answers of this provider in this format may have thoughts between tags in their text.
+pub(crate) fn has_tags(name: &str, wire: Wire, stream: bool) -> bool {
+    let tagged = tagged(name);
+    match wire {
+        // Its chat completions tell thoughts apart.
+        Wire::Chat if name == "fireworks" => false,
+        Wire::Chat => {
+            if stream {
+                tagged.streams
+            } else {
+                tagged.whole
+            }
+        }
+        Wire::Responses => name == "fireworks" && !stream,
+        _ => false,
+    }
 }
 
-/// The dialect of the provider called `name`, of those whose format is chat.
-pub fn dialect(name: &str) -> Dialect {
-    let tagged = tagged(name);
-    match name {
-        "mistral" | "watsonx" => Dialect::Own,
-        _ if tagged.whole || tagged.streams => Dialect::TaggedAnswers,
-        _ => Dialect::Plain,
-    }
+/// Whether a provider's chat completions differ so much that requests and answers are translated.
+pub(crate) fn is_own_dialect(name: &str) -> bool {
+    matches!(name, "mistral" | "watsonx")
 }

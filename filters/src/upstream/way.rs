@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use super::Upstream;
 use crate::protocol::{Protocol, Request};
 use crate::providers::{self, DEFAULT_LOCATION, Family};
-use crate::translate::{Spoken, Wire};
+use crate::translate::{Spoken, Wire, quirks};
 
 /// Azure OpenAI's API version where none is set.
 const AZURE_VERSION: &str = "preview";
@@ -48,14 +48,15 @@ impl Upstream {
     pub fn way(&self, request: &Request, model: &str) -> Result<Way, NoWay> {
         let protocol = request.protocol;
         let wire = self.wire(protocol)?;
-        let has_same_format = wire == Wire::from(protocol) && !self.is_own_dialect();
-        // Tags in the text become what they stand for. Only one choice is read.
-        let has_tags = false && request.choices == 1;
+        let has_same_format =
+            wire == Wire::from(protocol) && !quirks::is_own_dialect(self.kind.name);
+        // What stands between tags in a text becomes what it stands for. Only one choice is read.
+        let has_tags = quirks::has_tags(self.kind.name, wire, request.stream);
         Ok(Way {
             spoken: Spoken { wire, provider: self.kind.name },
             path: self.path(wire, model, request.stream)?,
             same_request: has_same_format,
-            same_answer: has_same_format && !has_tags,
+            same_answer: has_same_format && !(has_tags && request.choices == 1),
         })
     }
 
@@ -65,19 +66,15 @@ impl Upstream {
             Family::Unknown | Family::Voyage => return Err(NoWay::Unserved),
             Family::Anthropic | Family::VertexAnthropic => Wire::Messages,
             Family::Gemini | Family::Vertex => Wire::Gemini,
-            Family::Bedrock | Family::SageMaker | Family::Cohere | Family::Ollama => {
-                return Err(NoWay::Unserved);
-            }
+            Family::Bedrock => Wire::Converse,
+            Family::SageMaker => Wire::SageMaker,
+            Family::Cohere => Wire::Cohere,
+            Family::Ollama => Wire::Ollama,
             Family::Mistral | Family::Watsonx | Family::AzureInference => Wire::Chat,
             Family::OpenAi | Family::AzureOpenAi | Family::Mock => {
                 if self.kind.has_native(protocol) { Wire::from(protocol) } else { Wire::Chat }
             }
         })
-    }
-
-    /// Whether its chat completions differ so much that they are translated, too.
-    fn is_own_dialect(&self) -> bool {
-        matches!(self.kind.family, Family::Mistral | Family::Watsonx)
     }
 
     /// Where calls of this format go.

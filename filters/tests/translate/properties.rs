@@ -13,8 +13,16 @@ use serde_json::{Map, Value, json};
 use super::packets;
 
 const FORMATS: [Protocol; 3] = [Chat, Messages, Responses];
-const WIRES: [Wire; 8] =
-    [Wire::Chat, Wire::Messages, Wire::Responses, Wire::Gemini, Wire::Cohere, Wire::Ollama, Wire::Converse, Wire::SageMaker];
+const WIRES: [Wire; 8] = [
+    Wire::Chat,
+    Wire::Messages,
+    Wire::Responses,
+    Wire::Gemini,
+    Wire::Cohere,
+    Wire::Ollama,
+    Wire::Converse,
+    Wire::SageMaker,
+];
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![".{1,12}", "[a-z\\\\\"\n/é😀]{1,12}"]

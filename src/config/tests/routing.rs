@@ -50,7 +50,7 @@ routing:
     let names: Vec<&str> = policies.iter().map(|policy| &*policy.name).collect();
     assert_eq!(names, ["steady", "balanced", "gpt-4o", "plain"]);
     assert_eq!(policies[0].select, Select::Default("openai:gpt-4o".into()));
-    assert_eq!(policies[0].on_failure, ["vllm:a".into(), "mini".into()]);
+    assert_eq!(policies[0].on_failure, [Box::<str>::from("vllm:a"), "mini".into()]);
     assert_eq!(
         policies[1].select,
         Select::Weighted {

@@ -39,6 +39,7 @@ pub(super) fn prepare(call: &Call, attempt: &Attempt, id: &str) -> Result<Outgoi
             include_usage: true,
             now: u64::try_from(clock::now_us() / 1_000_000).unwrap_or(0),
             id: answer_id(request.protocol, id),
+            model: attempt.model.to_string(),
             ..caller
         },
     };

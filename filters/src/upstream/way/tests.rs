@@ -175,7 +175,9 @@ fn the_same_format_passes_and_others_are_translated() {
 #[test]
 fn a_models_name_stays_in_its_place() {
     let google = [("project", "p"), ("region_name", "us-east-1")];
-    for provider in ["gemini", "vertexai", "vertexaianthropic", "bedrock", "sagemaker", "azureopenai"] {
+    for provider in
+        ["gemini", "vertexai", "vertexaianthropic", "bedrock", "sagemaker", "azureopenai"]
+    {
         let upstream = upstream(provider, Some("https://h.example"), &google);
         let way = |model: &str| upstream.way(&request(Protocol::Chat, ""), model);
         for evil in ["..", ".", ""] {

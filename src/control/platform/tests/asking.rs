@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use http::header::{AUTHORIZATION, RETRY_AFTER};
 use otari_filters::control::{ControlPlane as _, Plan, Wanted};
-use otari_filters::protocol::Protocol;
 use otari_filters::providers::Family;
 use otari_filters::rejection::{Code, Rejection};
 use serde_json::{Value, json};
@@ -111,7 +110,6 @@ async fn an_offer_becomes_an_attempt_with_the_platforms_credential() {
         (&*own.upstream.instance, &*own.upstream.origin),
         ("openai", "https://own.example:8443")
     );
-    assert_eq!(own.upstream.path(Protocol::Chat), "/llm/v1/chat/completions");
     assert_eq!(own.upstream.client_settings[0].0, "region_name");
     for (attempt, instance) in [(homeless, "gateway"), (unknown, "unknown"), (bad, "openai")] {
         assert_eq!(attempt.upstream.kind.family, Family::Unknown, "{instance}");
