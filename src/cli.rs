@@ -16,7 +16,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Database, Flags, LogFormat, LogLevel, Secret, Sources};
+use crate::config::{
+    self, Config, CredentialSource, Database, Flags, LogFormat, LogLevel, Secret, Sources,
+};
 
 /// It worked.
 pub const EXIT_OK: u8 = 0;
@@ -313,12 +315,13 @@ fn summary(config: &Config, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn describe(provider: &config::ProviderConfig) -> String {
-    let state = match (&provider.api_key, provider.kind.keyless) {
+    let state = match &provider.credential {
         _ if !provider.kind.is_callable() => "not callable yet",
-        (Some(_), _) if provider.from_environment => "key from the environment",
-        (Some(_), _) => "key",
-        (None, true) => "no key needed",
-        (None, false) => "no credential",
+        CredentialSource::Machine => "credentials of this machine",
+        CredentialSource::NotNeeded => "no key needed",
+        CredentialSource::Missing => "no credential",
+        _ if provider.from_environment => "key from the environment",
+        _ => "key",
     };
     format!("{} ({state})", provider.instance)
 }

@@ -242,8 +242,13 @@ pub struct ProviderConfig {
     pub instance: String,
     /// The row of the provider table it is an instance of.
     pub kind: &'static Provider,
-    /// `api_key`, else the first of the row's environment variables that is set.
+    /// `api_key` or what `api_key_file` holds, else the first of the row's environment variables that is set.
     pub api_key: Option<Secret>,
+    /// What its client is told beyond that, by the names of [`Provider::settings`]: from the entry, its `client_args`
+    /// or the environment. `credentials` is always JSON, never a path.
+    pub settings: Vec<(String, Secret)>,
+    /// Where what it is called with came from.
+    pub credential: CredentialSource,
     /// `api_base`, else the row's base variable, else its default; no trailing slash. `None` only for
     /// `mock` and for families that this build cannot call.
     pub base_url: Option<String>,
@@ -257,6 +262,23 @@ pub struct ProviderConfig {
     pub models: Vec<String>,
     /// Not in `providers:`; its credential is in the environment.
     pub from_environment: bool,
+}
+
+/// Where the credential of a provider came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// Its entry in `providers:`.
+    Entry,
+    /// This environment variable.
+    Variable(&'static str),
+    /// This file, named by the entry or by a variable.
+    File(PathBuf),
+    /// None was given: what Amazon's or Google's machines and tools leave for programs is used.
+    Machine,
+    /// It answers without.
+    NotNeeded,
+    /// Calls will fail.
+    Missing,
 }
 
 /// One entry of `pricing:`.

@@ -119,7 +119,7 @@ pub struct Provider {
     /// Base URL without a trailing slash; `None`: the operator must give one. It may hold `{region}`, `{location}` or
     /// `{resource}`: ask [`Provider::base`].
     pub base_url: Option<&'static str>,
-    /// What its own client adds to a base that does not end so; see [`Provider::rooted`].
+    /// What its own client adds to a base; see [`Provider::rooted`].
     pub prefix: &'static str,
     /// Whether it answers without a credential.
     pub keyless: bool,

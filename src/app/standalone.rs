@@ -251,7 +251,7 @@ fn configured(
         base_url: &base,
         api_key: provider.api_key.as_ref(),
         headers: &provider.headers,
-        client_settings: &[],
+        client_settings: &provider.settings,
         max_retries: provider.max_retries,
         first_byte_timeout: provider.timeout.unwrap_or(timeouts.first_byte_timeout),
         idle_timeout: provider.timeout.unwrap_or(timeouts.idle_timeout),

@@ -77,6 +77,28 @@ impl Node {
         Self::outside(source, path, value)
     }
 
+    /// The same tree without places; `None` when something in it was reported already.
+    pub(super) fn to_json(&self) -> Option<serde_json::Value> {
+        use serde_json::Value as Json;
+        Some(match &self.value {
+            Value::Null => Json::Null,
+            Value::Bool(b) => Json::Bool(*b),
+            Value::Int(n) => Json::Number(serde_json::Number::from_i128(*n)?),
+            Value::Float(x) => Json::Number(serde_json::Number::from_f64(*x)?),
+            Value::Text(text) => Json::String(text.clone()),
+            Value::List(items) => {
+                Json::Array(items.iter().map(Self::to_json).collect::<Option<_>>()?)
+            }
+            Value::Map(entries) => Json::Object(
+                entries
+                    .iter()
+                    .map(|(key, item)| Some((key.clone(), item.to_json()?)))
+                    .collect::<Option<_>>()?,
+            ),
+            Value::Broken => return None,
+        })
+    }
+
     /// Not `null`.
     pub(super) fn is_set(&self) -> bool {
         !matches!(self.value, Value::Null)

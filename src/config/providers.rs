@@ -3,16 +3,22 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use otari_filters::providers::{Family, PROVIDERS, Provider, find};
+use otari_filters::providers::{Auth, Family, PROVIDERS, Provider, find};
 
 use super::env::Env;
 use super::layers::{Fields, LONGEST_S, warn_unknown};
 use super::node::Node;
 use super::problem::{Place, Report, suggestion};
-use super::{ProviderConfig, Secret, url};
+use super::{CredentialSource, ProviderConfig, Secret, url};
 
-/// What an entry may hold; the reference passes everything else to the provider's client.
-const KEYS: &[&str] = &["provider_type", "api_key", "api_base", "client_args", "models"];
+mod credential;
+mod settings;
+
+use settings::Settings;
+
+/// What an entry may hold, beside the settings of the provider's client.
+const KEYS: &[&str] =
+    &["provider_type", "api_key", "api_key_file", "api_base", "client_args", "models"];
 /// Which of `client_args` mean something here.
 const CLIENT_KEYS: &[&str] = &["timeout", "max_retries", "default_headers"];
 /// The reference's SDKs try three times in all.
@@ -47,7 +53,18 @@ pub(super) fn read(fields: &Fields, env: &Env, report: &mut Report) -> Vec<Provi
             providers.push(provider);
         }
     }
+    providers.extend(older_name(&providers, env));
     providers
+}
+
+/// `gateway` is what `otari` was called; selectors with it work where only its old variables are set.
+fn older_name(providers: &[ProviderConfig], env: &Env) -> Option<ProviderConfig> {
+    const OLDER: &str = "gateway";
+    let is_new = env.filled("OTARI_API_KEY").is_some();
+    let is_taken = providers.iter().any(|provider| provider.instance == OLDER);
+    let newer = providers.iter().find(|p| p.instance == "otari" && p.from_environment)?;
+    let older = || ProviderConfig { instance: OLDER.to_owned(), ..newer.clone() };
+    (!is_new && !is_taken).then(older)
 }
 
 /// The names that `provider_type` and a bare key may have.
@@ -86,58 +103,75 @@ fn configured(
     let kind = kind(instance, node, report)?;
     let entries = node.entries(report);
     let entry = |key: &str| entries.iter().find(|(k, n)| k == key && n.is_set()).map(|(_, n)| n);
-    warn_unknown(entries, KEYS, "not used", report);
+    let arguments = entry("client_args").map_or(&[][..], |node| node.entries(report));
+    warn_unknown(entries, &with_settings(KEYS, kind), "not used", report);
 
-    let key_node = entry("api_key");
-    let api_key = key_node
-        .and_then(|n| n.text(report).and_then(|text| credential(n, text, report)))
-        .or_else(|| first_set(kind.credential_env, env).map(Secret::new));
-    let base_url = base_url(kind, node, entry("api_base"), env, report);
+    let key = credential::read(kind, entry("api_key"), entry("api_key_file"), env, report);
+    let written = |name: &str| {
+        let argument = arguments.iter().find(|(key, node)| key == name && node.is_set());
+        entry(name).or(argument.map(|(_, node)| node))
+    };
+    let settings = settings::read(kind, node, &written, key.is_some(), env, report);
+    let base_url = base_url(kind, node, entry("api_base"), &settings.values, env, report);
     let mut provider = ProviderConfig {
-        instance: instance.to_owned(),
-        kind,
         base_url,
-        timeout: None,
-        max_retries: DEFAULT_RETRIES,
-        headers: Vec::new(),
         models: entry("models").map(|n| n.texts(report)).unwrap_or_default(),
         from_environment: false,
-        api_key,
+        ..assembled(instance, kind, key, settings)
     };
-    if let Some(arguments) = entry("client_args") {
-        client_args(&mut provider, arguments.entries(report), report);
-    }
+    client_args(&mut provider, arguments, report);
+    let is_broken =
+        ["api_key", "api_key_file"].iter().any(|key| entry(key).is_some_and(Node::is_broken));
     if !kind.is_callable() {
         let text = format!(
             "provider \"{instance}\" ({}) cannot be called by this version yet.",
             kind.display_name
         );
         report.warn(&node.key_place, text);
-    } else if provider.api_key.is_none() && !kind.keyless && !key_node.is_some_and(Node::is_broken)
-    {
-        let mut cures = vec![format!("{}.api_key", node.path)];
-        cures.extend(kind.credential_env.iter().take(1).map(|&name| name.to_owned()));
-        let text = format!("provider \"{instance}\" has no credential: set {}", cures.join(" or "));
+    } else if provider.credential == CredentialSource::Missing && !is_broken {
+        let cures = credential::cures(kind, &node.path, &provider.settings);
+        let text = format!("provider \"{instance}\" has no credential: set {cures}");
         report.warn(&node.key_place, text);
     }
     Some(provider)
 }
 
-/// A credential that a header can carry. Blank is none; blanks around it come from files and are dropped.
-fn credential(node: &Node, text: &str, report: &mut Report) -> Option<Secret> {
-    let text = text.trim();
-    if text.is_empty() {
-        return None;
-    }
-    if !text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
-        node.wrong(report, "has characters that no header can carry. Copy it again.");
-        return None;
-    }
-    Some(Secret::new(text))
+/// `keys` and what the provider's client can be told.
+fn with_settings(keys: &[&'static str], kind: &'static Provider) -> Vec<&'static str> {
+    keys.iter().copied().chain(kind.settings.iter().map(|setting| setting.name)).collect()
 }
 
-fn first_set<'a>(names: &[&str], env: &'a Env) -> Option<&'a str> {
-    names.iter().find_map(|name| env.filled(name))
+/// A provider with the defaults of everything but its credential.
+fn assembled(
+    instance: &str,
+    kind: &'static Provider,
+    key: Option<credential::Found>,
+    settings: Settings,
+) -> ProviderConfig {
+    let Settings { values, source } = settings;
+    let (api_key, key_source) = key.unzip();
+    let credential = if credential::is_enough(kind, api_key.is_some(), &values) {
+        source.or(key_source).unwrap_or(CredentialSource::Entry)
+    } else if kind.keyless {
+        CredentialSource::NotNeeded
+    } else if matches!(kind.auth(), Auth::Aws | Auth::Google) && source.is_none() {
+        CredentialSource::Machine
+    } else {
+        CredentialSource::Missing
+    };
+    ProviderConfig {
+        instance: instance.to_owned(),
+        kind,
+        api_key,
+        settings: values,
+        credential,
+        base_url: None,
+        timeout: None,
+        max_retries: DEFAULT_RETRIES,
+        headers: Vec::new(),
+        models: Vec::new(),
+        from_environment: true,
+    }
 }
 
 /// `api_base`, else the row's variable, else its default; a problem when a callable provider has none.
@@ -145,6 +179,7 @@ fn base_url(
     kind: &'static Provider,
     parent: &Node,
     node: Option<&Node>,
+    settings: &[(String, Secret)],
     env: &Env,
     report: &mut Report,
 ) -> Option<String> {
@@ -157,35 +192,55 @@ fn base_url(
     for name in kind.base_env {
         if let Some(text) = env.filled(name) {
             let place = Place::named("environment");
-            return base_from_variable(text, kind)
+            return checked_base(text, kind)
                 .map_err(|what| report.problem(&place, format!("{name}: {what}")))
                 .ok();
         }
     }
-    match kind.base(&[]) {
+    match kind.base(settings) {
         Ok(base) => Some(base.into_owned()),
         Err(_) if !kind.is_callable() || kind.family == Family::Mock => None,
+        Err(missing) if missing.is_malformed => {
+            report.problem(&parent.key_place, format!("{}: {missing}.", parent.path));
+            None
+        }
         Err(missing) => {
-            let text = format!("{}: has no address: {missing}.", parent.path);
+            let cures: Vec<String> = [format!("{}.{}", parent.path, missing.name)]
+                .into_iter()
+                .chain(missing.env.iter().map(|&name| name.to_owned()))
+                .collect();
+            let text = format!("{}: has no address. Set {}.", parent.path, cures.join(" or "));
             report.problem(&parent.key_place, text);
             None
         }
     }
 }
 
-fn base_from_variable(text: &str, kind: &Provider) -> Result<String, String> {
-    if kind.family != Family::Ollama || text.contains("://") {
-        return checked_base(text, kind);
+/// The URL that is meant where only a host and perhaps a port are written, as the local servers' own tools take it.
+fn completed(text: &str, kind: &Provider) -> Option<String> {
+    let port = match kind.name {
+        "ollama" => 11434,
+        "lmstudio" => 1234,
+        _ => return None,
+    };
+    if text.contains("://") {
+        return None;
     }
-    // OLLAMA_HOST is also where the server listens: `0.0.0.0`, `host`, `host:port`.
-    let (host, port) = text.split_once(':').unwrap_or((text, "11434"));
-    let host = if host == "0.0.0.0" || host.is_empty() { "127.0.0.1" } else { host };
-    checked_base(&format!("http://{host}:{port}"), kind)
+    // OLLAMA_HOST is also where the server listens: `0.0.0.0`, `:11434`, `host`, `host:port`, `[::1]`.
+    let after_brackets = text.rfind(']').map_or(0, |at| at + 1);
+    let (host, rest) = match text[after_brackets..].find([':', '/']) {
+        Some(at) => text.split_at(after_brackets + at),
+        None => (text, ""),
+    };
+    let host = if matches!(host, "0.0.0.0" | "") { "127.0.0.1" } else { host };
+    let port = if rest.starts_with(':') { String::new() } else { format!(":{port}") };
+    Some(format!("http://{host}{port}{rest}"))
 }
 
 /// An absolute http(s) URL without user information and trailing slashes.
 fn checked_base(text: &str, kind: &Provider) -> Result<String, String> {
-    let text = text.trim();
+    let completed = completed(text.trim(), kind);
+    let text = completed.as_deref().unwrap_or(text.trim());
     url::absolute(text, "Put the credential into api_key.")?;
     if kind.is_callable() && text.contains(['?', '#']) {
         return Err(url::NO_QUERY.into());
@@ -194,7 +249,7 @@ fn checked_base(text: &str, kind: &Provider) -> Result<String, String> {
 }
 
 fn client_args(provider: &mut ProviderConfig, entries: &[(String, Node)], report: &mut Report) {
-    warn_unknown(entries, CLIENT_KEYS, "not used", report);
+    warn_unknown(entries, &with_settings(CLIENT_KEYS, provider.kind), "not used", report);
     for (key, node) in entries {
         match key.as_str() {
             "timeout" => {
@@ -243,27 +298,28 @@ fn from_environment(
     env: &Env,
     report: &mut Report,
 ) -> Option<ProviderConfig> {
-    let api_key = first_set(kind.credential_env, env)?;
+    let mut ignored = |what: String| {
+        report.warn(&Place::named("environment"), format!("{what} Ignored."));
+    };
+    let key = credential::from_environment(kind, env).map_err(&mut ignored).ok()?;
+    let has_project = kind.auth() == Auth::Google && env.filled("GOOGLE_CLOUD_PROJECT").is_some();
+    let may_be_signed = matches!(kind.auth(), Auth::Aws | Auth::ApiKey);
+    if key.is_none() && !has_project && !may_be_signed {
+        return None;
+    }
+    let settings =
+        settings::from_environment(kind, key.is_some(), env).map_err(&mut ignored).ok()?;
+    let provider = assembled(kind.name, kind, key, settings);
+    if !has_project && !credential::is_enough(kind, provider.api_key.is_some(), &provider.settings)
+    {
+        return None;
+    }
     let variable = kind.base_env.iter().find_map(|name| Some((name, env.filled(name)?)));
     let base_url = match variable {
-        Some((name, text)) => match base_from_variable(text, kind) {
-            Ok(base) => base,
-            Err(what) => {
-                report.warn(&Place::named("environment"), format!("{name}: {what} Ignored."));
-                return None;
-            }
-        },
-        None => kind.base(&[]).ok()?.into_owned(),
+        Some((name, text)) => {
+            checked_base(text, kind).map_err(|what| ignored(format!("{name}: {what}"))).ok()?
+        }
+        None => kind.base(&provider.settings).ok()?.into_owned(),
     };
-    Some(ProviderConfig {
-        instance: kind.name.to_owned(),
-        kind,
-        api_key: Some(Secret::new(api_key)),
-        base_url: Some(base_url),
-        timeout: None,
-        max_retries: DEFAULT_RETRIES,
-        headers: Vec::new(),
-        models: Vec::new(),
-        from_environment: true,
-    })
+    Some(ProviderConfig { base_url: Some(base_url), ..provider })
 }

@@ -8,6 +8,7 @@ use otari_filters::prices::{Prices, Tier};
 use super::*;
 
 mod connected;
+mod providers;
 mod routing;
 
 fn sources(yaml: &str, env: &[(&str, &str)]) -> Sources {
@@ -167,7 +168,7 @@ providers:
   anthropic:
     api_key: ${ANTHROPIC_API_KEY:-}
   vertexai:
-    credentials: "/path/to/service_account.json"
+    credentials: "${SERVICE_ACCOUNT}"
     project: my-project
     location: us-central1
   ollama:
@@ -191,7 +192,14 @@ files_enabled: false
 model_capabilities:
   openai:gpt-4o: {supports_image: true}
 "#;
-    let env = [("PORT", "9000"), ("OTARI_MASTER_KEY", "mk"), ("OPENAI_API_KEY", " sk-1 \n")];
+    let account = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&account, r#"{"type": "service_account"}"#).unwrap();
+    let env = [
+        ("PORT", "9000"),
+        ("OTARI_MASTER_KEY", "mk"),
+        ("OPENAI_API_KEY", " sk-1 \n"),
+        ("SERVICE_ACCOUNT", account.path().to_str().unwrap()),
+    ];
     let config = good(yaml, &env);
     assert_eq!(config.listen.port, 9000);
     assert_eq!(config.stream_missing_usage_policy, MissingUsage::AllowFree);
@@ -209,13 +217,12 @@ model_capabilities:
     let warnings = config.warnings.join("\n");
     for part in [
         "provider \"anthropic\" has no credential: set providers.anthropic.api_key or ANTHROPIC_API_KEY",
-        "provider \"ollama\" (Ollama) cannot be called",
-        "providers.vertexai.credentials: unknown key, not used.",
         "Cannot set pricing for model 'mistral:mistral-large': provider 'mistral' is not configured",
         "does not use it yet: cors_allow_origins, model_capabilities, files_enabled",
     ] {
         assert!(warnings.contains(part), "{part}\n{warnings}");
     }
+    assert!(!warnings.contains("ollama") && !warnings.contains("vertexai"), "{warnings}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 
 use crate::app::{App, Mode, Standalone};
-use crate::config::ProviderConfig;
+use crate::config::{CredentialSource, ProviderConfig};
 use crate::control::default_prices;
 use crate::control::settings::MasterKey;
 use crate::demo::Kind;
@@ -165,11 +165,14 @@ fn standalone(mode: &Standalone) -> Vec<String> {
 
 /// `openai (key set)`.
 fn provider(provider: &ProviderConfig) -> String {
-    let state = match (&provider.api_key, provider.kind.keyless) {
+    let state = match &provider.credential {
         _ if !provider.kind.is_callable() => "not callable by this version",
-        (Some(_), _) => "key set",
-        (None, true) => "no key needed",
-        (None, false) => "NO KEY",
+        CredentialSource::Entry | CredentialSource::Variable(_) | CredentialSource::File(_) => {
+            "key set"
+        }
+        CredentialSource::Machine => "credentials of this machine",
+        CredentialSource::NotNeeded => "no key needed",
+        CredentialSource::Missing => "NO KEY",
     };
     format!("{} ({state})", provider.instance)
 }

@@ -79,10 +79,10 @@ impl Provider {
         MissingSetting { name, env, is_malformed: false }
     }
 
-    /// `base` with what the provider's own client adds to one that does not end so: `/v1`, for instance. `base` is a
-    /// URL or its path, without a trailing slash.
+    /// `base` with what the provider's own client adds to it, such as `/openai/v1`; one that ends in `/v1` has it
+    /// already. `base` is a URL or its path, without a trailing slash.
     pub fn rooted<'a>(&self, base: &'a str) -> Cow<'a, str> {
-        if base.ends_with(self.prefix) {
+        if self.prefix.is_empty() || base.ends_with("/v1") {
             return Cow::Borrowed(base);
         }
         Cow::Owned(format!("{base}{}", self.prefix))
@@ -184,6 +184,7 @@ mod tests {
         for (provider, given, expected) in [
             ("groq", "https://api.groq.com", "https://api.groq.com/openai/v1"),
             ("groq", "https://api.groq.com/openai/v1", "https://api.groq.com/openai/v1"),
+            ("groq", "http://proxy/v1", "http://proxy/v1"),
             ("lmstudio", "http://localhost:1234", "http://localhost:1234/v1"),
             ("mistral", "", "/v1"),
             ("anthropic", "/anthropic/v1", "/anthropic/v1"),
