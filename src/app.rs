@@ -26,7 +26,7 @@ use crate::store::StoreError;
 use crate::telemetry::logs::AccessLog;
 use crate::telemetry::metrics::Metrics;
 
-pub use standalone::{Standalone, open_store, rehearse};
+pub use standalone::{Standalone, open_store, rehearse, upstream};
 
 /// Everything a request needs; shared by all of them.
 pub struct App {

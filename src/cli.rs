@@ -8,6 +8,7 @@ mod table;
 mod manage;
 mod import;
 mod init;
+mod providers;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -38,6 +39,7 @@ Examples:
   otari demo                             try it without any account
   otari init                             write a first configuration
   otari check otari.yml                  say what is wrong with a configuration
+  otari providers -c otari.yml           say which providers it has, and try to reach them
   otari serve -c otari.yml               serve it
   OPENAI_API_KEY=sk-... otari serve      serve without a file
   otari migrate -c otari.yml --dry-run   say what an upgrade of the database would do
@@ -65,6 +67,8 @@ pub enum Command {
     Init(init::Init),
     /// Validate a configuration and say what would run.
     Check(Check),
+    /// List the providers of a configuration, and whether they can be reached.
+    Providers(providers::Providers),
     /// Bring the database schema up to date.
     Migrate(Migrate),
     /// Create the database: the same as `migrate`.
@@ -382,6 +386,9 @@ mod tests {
         assert!(matches!(parse("otari init-db --database-url x"), Ok(Command::InitDb(_))));
         assert!(matches!(parse("otari demo"), Ok(Command::Demo(d)) if d.port == 8000));
         assert!(matches!(parse("otari init"), Ok(Command::Init(i)) if !i.force));
+        assert!(
+            matches!(parse("otari providers --offline --check"), Ok(Command::Providers(p)) if !p.all)
+        );
         for line in [
             "keys create",
             "keys list --limit 5",
@@ -453,12 +460,11 @@ mod tests {
         let expected = "\
 warning: otari.yml:1:1  prot: unknown key, ignored. Did you mean \"port\"?
 warning: otari.yml:6:3  provider \"xai\" has no credential: set providers.xai.api_key or XAI_API_KEY
-warning: otari.yml:7:3  provider \"ollama\" (Ollama) cannot be called by this version yet.
 ok: otari.yml
 mode       standalone
 listen     http://[::]:8000
 database   sqlite ./otari-gateway.db
-providers  openai (key), xai (no credential), ollama (not callable yet), vllm (no key needed), groq (key from the environment)
+providers  openai (key), xai (no credential), ollama (no key needed), vllm (no key needed), groq (key from the environment)
 prices     0 in the file
 master key set
 ";

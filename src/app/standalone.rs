@@ -236,6 +236,19 @@ fn configured(
     config: &Config,
     mock: Option<SocketAddr>,
 ) -> Result<Configured, String> {
+    let upstream = upstream(provider, config, mock)?;
+    Ok(Configured { upstream: Arc::new(upstream), models: provider.models.clone() })
+}
+
+/// Where a provider of the configuration is and how it is spoken to.
+///
+/// # Errors
+/// Which key of its entry cannot be used.
+pub fn upstream(
+    provider: &ProviderConfig,
+    config: &Config,
+    mock: Option<SocketAddr>,
+) -> Result<Upstream, String> {
     let name = &provider.instance;
     let own_mock = provider.kind.family == Family::Mock && provider.base_url.is_none();
     let base = match (&provider.base_url, mock) {
@@ -245,7 +258,7 @@ fn configured(
         (None, None) => "http://unset.invalid".to_owned(),
     };
     let timeouts = &config.limits;
-    let upstream = Upstream::new(&Draft {
+    Upstream::new(&Draft {
         instance: name,
         kind: provider.kind,
         base_url: &base,
@@ -262,6 +275,5 @@ fn configured(
         BadDraft::Credential => {
             format!("providers.{name}.api_key holds characters that a header cannot")
         }
-    })?;
-    Ok(Configured { upstream: Arc::new(upstream), models: provider.models.clone() })
+    })
 }

@@ -245,7 +245,7 @@ fn is_local(url: &Url) -> bool {
 }
 
 /// The innermost reason: what is around it names the request, which the reader knows.
-fn sentence(error: &dyn std::error::Error) -> String {
+pub(super) fn sentence(error: &dyn std::error::Error) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {
         inner = source;

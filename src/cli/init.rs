@@ -9,7 +9,7 @@ use otari_filters::providers::{PROVIDERS, Provider};
 
 use super::client::Failure;
 use super::manage::{code, result};
-use crate::config::{Env, token_variable};
+use crate::config::{Env, Secret, token_variable};
 
 /// `otari init`.
 #[derive(Clone, Debug, Args)]
@@ -76,8 +76,16 @@ fn is_set(env: &Env, name: &str) -> bool {
 /// The providers that can be called with what the environment holds, and the variable of each one's key.
 fn found(env: &Env) -> Vec<(&'static Provider, &'static str)> {
     let variable = |provider: &'static Provider| {
-        let is_known =
-            provider.base_url.is_some() || provider.base_env.iter().any(|name| is_set(env, name));
+        let settings: Vec<(String, Secret)> = provider
+            .settings
+            .iter()
+            .filter_map(|setting| {
+                let value = setting.env.iter().find(|name| is_set(env, name))?;
+                Some((setting.name.to_owned(), Secret::new(env.get(value)?)))
+            })
+            .collect();
+        let is_known = provider.base(&settings).is_ok()
+            || provider.base_env.iter().any(|name| is_set(env, name));
         let name = provider.credential_env.iter().copied().find(|name| is_set(env, name))?;
         (provider.is_callable() && is_known).then_some((provider, name))
     };
@@ -164,8 +172,13 @@ mod tests {
 
     #[test]
     fn what_is_written_is_a_configuration_without_warnings() {
-        let env =
-            [("OPENAI_API_KEY", "sk-1"), ("GROQ_API_KEY", "sk-2"), ("ANTHROPIC_API_KEY", "sk-3")];
+        let env = [
+            ("OPENAI_API_KEY", "sk-1"),
+            ("GROQ_API_KEY", "sk-2"),
+            ("ANTHROPIC_API_KEY", "sk-3"),
+            // Without a region nobody knows where it is.
+            ("AWS_BEARER_TOKEN_BEDROCK", "sk-4"),
+        ];
         let config = checked(Env::from_pairs(env));
         let names: Vec<&str> = config.providers.iter().map(|p| p.instance.as_str()).collect();
         assert!(names.contains(&"groq") && names.contains(&"openai"), "{names:?}");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::{Command, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, InitDb, Migrate};
-use super::{import, init, manage};
+use super::{import, init, manage, providers};
 use crate::app::{StartError, open_store, rehearse};
 use crate::config::{self, Config, Flags, Sources};
 use crate::mock::platform::{BASE_PATH, Platform, Script};
@@ -35,6 +35,9 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Check(check) => {
             let sources = Sources::from_process(check.file(), Flags::default());
             super::check(&sources, &mut io::stdout().lock()).unwrap_or(EXIT_FAILED)
+        }
+        Command::Providers(options) => {
+            providers::run(&options, || load(options.config.clone(), Flags::default()))
         }
         Command::Migrate(migrate) => migrate_schema(&migrate),
         Command::InitDb(init) => init_db(&init),

@@ -127,6 +127,7 @@ fn every_command_in_the_readme_exists() {
         "budgets",
         "usage",
         "import",
+        "providers",
     ];
     let mut seen = 0;
     for line in blocks(&readme, None).iter().flat_map(|block| block.lines()) {

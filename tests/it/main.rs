@@ -53,6 +53,8 @@ mod pricing;
 #[cfg(test)]
 mod costs;
 #[cfg(test)]
+mod providers;
+#[cfg(test)]
 mod models;
 #[cfg(test)]
 mod usage;

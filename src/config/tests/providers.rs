@@ -222,3 +222,33 @@ fn the_environment_alone_makes_a_provider_only_when_it_says_enough() {
     let older = [("GATEWAY_API_KEY", "k"), ("GATEWAY_API_BASE", "https://g.example/v1")];
     assert_eq!(found(&older), ["otari", "gateway"]);
 }
+
+#[test]
+fn the_providers_of_the_reference_file_are_valid_when_they_are_uncommented() {
+    let text = include_str!("../../../conf/otari.yml");
+    let (_, after) = text.split_once("\nproviders: {}\n").unwrap();
+    let block = after.lines().take_while(|line| line.starts_with('#'));
+    let mut yaml = "providers:\n".to_owned();
+    block.for_each(|line| yaml += &format!("{}\n", &line[1..]));
+    let folder = tempfile::tempdir().unwrap();
+    for (path, held) in [("/run/secrets/groq", "gsk"), ("/run/secrets/account.json", "{}")] {
+        let file = folder.path().join(path.rsplit('/').next().unwrap());
+        fs::write(&file, held).unwrap();
+        yaml = yaml.replace(path, file.to_str().unwrap());
+    }
+    let env = [
+        ("OPENAI_API_KEY", "k"),
+        ("AWS_ACCESS_KEY_ID", "AK"),
+        ("AWS_SECRET_ACCESS_KEY", "SK"),
+        ("AZURE_OPENAI_AD_TOKEN", "t"),
+        ("AZURE_ANTHROPIC_API_KEY", "k"),
+        ("WATSONX_API_KEY", "k"),
+    ];
+    let config = good(&yaml, &env);
+    let named: Vec<_> =
+        config.providers.iter().filter(|provider| !provider.from_environment).collect();
+    assert!(named.len() >= 9, "{named:?}");
+    // Only the entry of one's own has no key.
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    assert!(config.warnings[0].contains("\"local\" has no credential"), "{:?}", config.warnings);
+}
