@@ -24,7 +24,7 @@ pub fn write_request(
     target: &Target<'_>,
 ) -> Result<Written, Rejection> {
     let quirks = quirks::of(target.provider);
-    check(conversation, &quirks)?;
+    check(conversation, &quirks, target.provider)?;
     let mut dropped = conversation.dropped.clone();
     drop_cache_marks(&mut dropped, conversation);
     let mut body = Vec::with_capacity(4096);
@@ -39,12 +39,16 @@ pub fn write_request(
 }
 
 /// What would have to be left out though the answer depends on it.
-fn check(conversation: &Conversation<'_>, quirks: &Quirks) -> Result<(), Fault> {
+fn check(
+    conversation: &Conversation<'_>,
+    quirks: &Quirks,
+    provider: &str,
+) -> Result<(), Fault> {
     refuse_choices(conversation)?;
     let wrong = match (quirks.formats, &conversation.output) {
-        (Formats::Refused, Some(_)) => Some("is not supported by this model's provider"),
+        (Formats::Refused, Some(_)) => Some(format!("is not supported by `{provider}`")),
         (Formats::Schema, Some(Output::Json)) => {
-            Some("must be json_schema: this model's provider knows no other")
+            Some(format!("must be of type json_schema: `{provider}` knows no other"))
         }
         _ => None,
     };
