@@ -10,6 +10,7 @@ pub mod sse;
 pub mod name;
 pub mod cost;
 
+mod dialect;
 pub(crate) mod top;
 mod text;
 mod check;

@@ -16,7 +16,16 @@ struct WireChunk {
     choices: Option<Vec<IgnoredAny>>,
     #[serde(default)]
     usage: Lenient<WireUsage>,
+    #[serde(default)]
+    x_groq: Lenient<WireGroq>,
     error: Option<IgnoredAny>,
+}
+
+/// Where Groq's streams say their usage: in the last chunk, beside its choice.
+#[derive(Deserialize)]
+struct WireGroq {
+    #[serde(default)]
+    usage: Lenient<WireUsage>,
 }
 
 /// Whether a line, which may be unfinished, is of the event that ends the answer.
@@ -30,7 +39,8 @@ pub(super) fn read_data(data: &[u8], seen: &mut Seen) {
         return;
     }
     seen.output_chars += delta_chars(data, &TEXTS);
-    if !mentions(data, b"\"usage\"") && !mentions(data, b"\"error\"") {
+    let fields: [&[u8]; 3] = [b"\"usage\"", b"\"error\"", b"\"x_groq\""];
+    if !fields.into_iter().any(|field| mentions(data, field)) {
         return;
     }
     let Ok(chunk) = serde_json::from_slice::<WireChunk>(data) else { return };
@@ -39,5 +49,7 @@ pub(super) fn read_data(data: &[u8], seen: &mut Seen) {
     if let Some(usage) = chunk.usage.0 {
         seen.report(&usage);
         seen.is_usage_only |= chunk.choices.is_some_and(|choices| choices.is_empty());
+    } else if let Some(usage) = chunk.x_groq.0.and_then(|groq| groq.usage.0) {
+        seen.report(&usage);
     }
 }

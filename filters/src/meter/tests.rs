@@ -156,6 +156,29 @@ fn usage_beside_content_is_read_and_passes() {
 }
 
 #[test]
+fn usage_is_read_in_the_places_of_groq_and_in_the_words_of_deepseek() {
+    for (text, counted) in [
+        (
+            "data: {\"usage\":null,\"choices\":[{}],\"x_groq\":{\"id\":\"r\"}}\n\n\
+             data: {\"usage\":null,\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}],\"x_groq\":{\"id\":\"r\",\
+             \"usage\":{\"queue_time\":0.1,\"prompt_tokens\":9,\"completion_tokens\":4,\"total_tokens\":13}}}\n\n",
+            (9, 4, 0),
+        ),
+        (
+            "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":4,\
+             \"prompt_cache_hit_tokens\":8,\"prompt_cache_miss_tokens\":1}}\n\n",
+            (9, 4, 8),
+        ),
+    ] {
+        let (passed, stream) = run(Protocol::Chat, false, &[text.as_bytes()]);
+        assert_eq!(passed, text);
+        let usage = stream.usage().unwrap();
+        let got = (usage.prompt_tokens, usage.completion_tokens, usage.cache_read_tokens);
+        assert_eq!(got, counted, "{text}");
+    }
+}
+
+#[test]
 fn an_overlong_event_passes_unread() {
     for (protocol, end) in [
         (Chat, "data: [DONE]\n\n"),

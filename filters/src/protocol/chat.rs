@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::check::{MCP_SERVER_IDS, SESSION_LABEL, WHOLE, tokens};
+use super::dialect;
 use super::json::{Edit, range_of};
 use super::request::{Request, declared_output};
 use super::top::{Format, Top};
@@ -30,8 +31,13 @@ pub const FIELDS: [Field; 15] = [
     SESSION_LABEL,
 ];
 
-pub(super) static FORMAT: Format =
-    Format { fields: &FIELDS, prompt: &["messages"], needs_role: true, codex: &[] };
+pub(super) static FORMAT: Format = Format {
+    fields: &FIELDS,
+    prompt: &["messages"],
+    needs_role: true,
+    codex: &[],
+    noted: dialect::CHAT,
+};
 
 /// What this format alone has.
 pub(super) fn describe(body: &[u8], top: &Top<'_>, request: &mut Request) {

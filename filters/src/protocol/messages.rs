@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::fmt;
 
 use super::check::{self, MCP_SERVER_IDS, SESSION_LABEL, WHOLE};
+use super::dialect;
 use super::json::{is_null, range_of, text};
 use super::repr;
 use super::request::{Request, declared_output};
@@ -50,8 +51,13 @@ pub const FIELDS: [Field; 16] = [
     SESSION_LABEL,
 ];
 
-pub(super) static FORMAT: Format =
-    Format { fields: &FIELDS, prompt: &["messages", "system"], needs_role: false, codex: &[] };
+pub(super) static FORMAT: Format = Format {
+    fields: &FIELDS,
+    prompt: &["messages", "system"],
+    needs_role: false,
+    codex: &[],
+    noted: dialect::MESSAGES,
+};
 
 /// What this format alone has.
 ///
@@ -110,7 +116,7 @@ pub const COUNT_FIELDS: [Field; 8] =
     [MODEL, MESSAGES, SYSTEM, TOOLS, TOOL_CHOICE, THINKING, METADATA, CACHE_CONTROL];
 
 static COUNT_FORMAT: Format =
-    Format { fields: &COUNT_FIELDS, prompt: &[], needs_role: false, codex: &[] };
+    Format { fields: &COUNT_FIELDS, prompt: &[], needs_role: false, codex: &[], noted: &[] };
 
 /// What a request to count tokens asks for, and the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

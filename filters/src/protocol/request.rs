@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 
 use super::json::{Edit, is_null, range_of, removals, splice};
 use super::top::{Format, Top};
@@ -39,6 +40,23 @@ pub struct Request {
     pub(super) usage_edit: Option<Edit>,
     unwanted: Vec<Range<usize>>,
     codex: Vec<Range<usize>>,
+    noted: Vec<Noted>,
+}
+
+/// A field that some provider wants otherwise.
+#[derive(Debug)]
+pub(super) struct Noted {
+    name: &'static str,
+    /// Where its value stands.
+    pub(super) range: Range<usize>,
+    pub(super) is_null: bool,
+}
+
+impl Noted {
+    /// The value, in the body that was read.
+    pub(super) fn value<'b>(&self, body: &'b [u8]) -> Option<&'b RawValue> {
+        serde_json::from_slice(body.get(self.range.clone())?).ok()
+    }
 }
 
 /// How a request differs for the provider that gets it.
@@ -48,8 +66,9 @@ pub struct Rewrite<'a> {
     pub model: &'a str,
     /// The user is the caller's own label and goes on; otherwise it is taken out.
     pub keep_user: bool,
-    /// The provider is OpenAI itself, whose own tool may send it metadata that others refuse.
-    pub keeps_codex_metadata: bool,
+    /// The provider's name in the provider table: some want a body otherwise, and only OpenAI itself gets the metadata
+    /// that its own tool sends.
+    pub provider: &'a str,
 }
 
 impl Request {
@@ -90,6 +109,11 @@ impl Request {
             model_at: top.raw("model").map(at).unwrap_or_default(),
             unwanted: top.unwanted.iter().copied().map(at).collect(),
             codex: top.codex.iter().copied().chain(top.passthrough()).map(at).collect(),
+            noted: top
+                .noted
+                .iter()
+                .map(|(name, raw)| Noted { name, range: at(raw), is_null: is_null(raw) })
+                .collect(),
             ..Self::default()
         }
     }
@@ -99,22 +123,38 @@ impl Request {
         self.protocol == Protocol::Chat && self.stream && !self.wants_usage
     }
 
+    /// Every field `name` that is noted and there.
+    pub(super) fn noted<'r>(&'r self, name: &'r str) -> impl Iterator<Item = &'r Noted> {
+        self.noted.iter().filter(move |field| field.name == name)
+    }
+
     /// The body for a provider that speaks the same format: the caller's bytes with the model's name replaced, the
-    /// gateway's fields taken out and, for streams of chunks, usage asked for. Large stretches are not copied.
+    /// gateway's fields taken out, for streams of chunks usage asked for, and what this provider wants otherwise. Large
+    /// stretches are not copied.
     pub fn write_same(&self, body: &Bytes, rewrite: &Rewrite<'_>) -> Vec<Bytes> {
         let mut gone = self.unwanted.clone();
         if !rewrite.keep_user {
             gone.extend(self.user_at.clone());
         }
-        if self.protocol == Protocol::Responses && !rewrite.keeps_codex_metadata {
+        if self.protocol == Protocol::Responses && rewrite.provider != "openai" {
             gone.extend(self.codex.iter().cloned());
         }
+        for name in self.unknown_to(rewrite.provider) {
+            gone.extend(self.noted(name).map(|field| field.range.clone()));
+        }
+        let hides_model = self.hides_model(rewrite.provider);
+        if hides_model {
+            gone.push(self.model_at.clone());
+        }
         let mut edits = removals(body, gone);
-        let quoted = serde_json::to_vec(rewrite.model).unwrap_or_default();
-        edits.push(Edit { range: self.model_at.clone(), with: quoted.into() });
-        if self.stream {
+        if !hides_model {
+            let quoted = serde_json::to_vec(rewrite.model).unwrap_or_default();
+            edits.push(Edit { range: self.model_at.clone(), with: quoted.into() });
+        }
+        if self.asks_for_usage(rewrite.provider) {
             edits.extend(self.usage_edit.clone());
         }
+        edits.extend(self.edits_for(body, rewrite));
         splice(body, edits)
     }
 }

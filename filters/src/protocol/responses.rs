@@ -26,6 +26,7 @@ pub(super) static FORMAT: Format = Format {
     prompt: &["input", "instructions"],
     needs_role: false,
     codex: &["client_metadata"],
+    noted: &[],
 };
 
 /// What this format alone has.

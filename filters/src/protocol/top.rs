@@ -57,6 +57,8 @@ pub(super) struct Format {
     pub(super) needs_role: bool,
     /// Fields that only OpenAI itself is meant to get.
     pub(super) codex: &'static [&'static str],
+    /// Fields that some provider wants otherwise, declared or not.
+    pub(super) noted: &'static [&'static str],
 }
 
 /// The top level of a request.
@@ -64,6 +66,8 @@ pub(super) struct Format {
 pub(super) struct Top<'a> {
     pub(super) format: &'static Format,
     known: Vec<(&'static str, &'a RawValue)>,
+    /// Those of the fields that are noted, however often they are there.
+    pub(super) noted: Vec<(&'static str, &'a RawValue)>,
     prompt: Vec<(&'static str, Content<'a>)>,
     /// The gateway's own and the steering fields.
     pub(super) unwanted: Vec<&'a RawValue>,
@@ -90,6 +94,7 @@ impl<'a> Top<'a> {
         Self {
             format,
             known: Vec::with_capacity(8),
+            noted: Vec::new(),
             prompt: Vec::with_capacity(2),
             unwanted: Vec::new(),
             codex: Vec::new(),
@@ -163,8 +168,14 @@ impl<'a> Top<'a> {
             self.codex.push(map.next_value()?);
             self.note(name);
         } else if let Some(field) = declared {
-            self.known.push((field.name, map.next_value()?));
+            let raw = map.next_value()?;
+            self.known.push((field.name, raw));
             self.note(field.name);
+            if let Some(name) = named(self.format.noted) {
+                self.noted.push((name, raw));
+            }
+        } else if let Some(name) = named(self.format.noted) {
+            self.noted.push((name, map.next_value()?));
         } else if key == USER {
             // Where a format has no such field it can only be meant for this gateway.
             self.unwanted.push(map.next_value()?);

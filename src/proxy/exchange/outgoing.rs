@@ -47,7 +47,7 @@ pub(super) fn prepare(call: &Call, attempt: &Attempt, id: &str) -> Result<Outgoi
         let rewrite = Rewrite {
             model: &attempt.model,
             keep_user: call.keeps_user,
-            keeps_codex_metadata: upstream.kind.name == "openai",
+            provider: upstream.kind.name,
         };
         let translated = (!way.same_answer).then(|| inbound(AsCaller::default()));
         return Ok(Outgoing {

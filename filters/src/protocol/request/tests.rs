@@ -6,8 +6,8 @@ use super::super::top::{GATEWAY_FIELDS, STEERING_FIELDS};
 use super::Protocol::{Chat, Messages, Responses};
 use super::*;
 
-const PLAIN: Rewrite<'_> = Rewrite { model: "m", keep_user: false, keeps_codex_metadata: false };
-const KEEPING: Rewrite<'_> = Rewrite { model: "m", keep_user: true, keeps_codex_metadata: true };
+const PLAIN: Rewrite<'_> = Rewrite { model: "m", keep_user: false, provider: "other" };
+const KEEPING: Rewrite<'_> = Rewrite { model: "m", keep_user: true, provider: "openai" };
 
 fn read(protocol: Protocol, body: &str) -> Request {
     Request::read(protocol, &Bytes::from(body.to_owned())).unwrap()
@@ -250,7 +250,8 @@ proptest::proptest! {
 
         let body = body_of(&fields, &space);
         let request = Request::read(protocol, &body).unwrap();
-        let rewrite = Rewrite { model: "m", keep_user: keep, keeps_codex_metadata: keep };
+        let provider = if keep { "openai" } else { "other" };
+        let rewrite = Rewrite { model: "m", keep_user: keep, provider };
         let sent = request.write_same(&body, &rewrite).concat();
         let sent: Map<String, Value> = serde_json::from_slice(&sent).unwrap();
 

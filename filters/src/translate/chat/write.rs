@@ -39,11 +39,7 @@ pub fn write_request(
 }
 
 /// What would have to be left out though the answer depends on it.
-fn check(
-    conversation: &Conversation<'_>,
-    quirks: &Quirks,
-    provider: &str,
-) -> Result<(), Fault> {
+fn check(conversation: &Conversation<'_>, quirks: &Quirks, provider: &str) -> Result<(), Fault> {
     refuse_choices(conversation)?;
     let wrong = match (quirks.formats, &conversation.output) {
         (Formats::Refused, Some(_)) => Some(format!("is not supported by `{provider}`")),
