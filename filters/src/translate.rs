@@ -81,8 +81,14 @@ pub struct Spoken {
 }
 
 impl Spoken {
+    /// In which answers the text holds thoughts.
     fn tagged(self) -> quirks::Tagged {
-        quirks::tagged(if self.wire == Wire::Ollama { "ollama" } else { self.provider })
+        match self.wire {
+            Wire::Chat => quirks::tagged(self.provider),
+            Wire::Ollama => quirks::tagged("ollama"),
+            Wire::Responses if self.provider == "fireworks" => quirks::tagged("fireworks"),
+            _ => quirks::Tagged::default(),
+        }
     }
 }
 

@@ -67,6 +67,13 @@ impl Request {
         }
     }
 
+    /// Whether the caller waits for a chunk with the usage that the provider cannot be asked for. It tells its usage in
+    /// another place: a translation of the answer, from chat to chat, writes the chunk.
+    pub fn lacks_usage_chunk(&self, provider: &str) -> bool {
+        let is_chat = self.protocol == Protocol::Chat;
+        is_chat && self.stream && self.wants_usage && refuses_stream_options(provider)
+    }
+
     /// Whether usage must be asked for in the request itself, so that the provider's stream tells it.
     pub(super) fn asks_for_usage(&self, provider: &str) -> bool {
         self.stream && !refuses_stream_options(provider)
@@ -117,7 +124,7 @@ impl Request {
     /// says `?beta=true`.
     ///
     /// # Errors
-    /// `invalid_value` when `betas` is not a list of names.
+    /// `invalid_value` when `betas` is not a list of names, or when there are more than 64 in either place.
     pub fn betas(&self, body: &Bytes, header: Option<&str>) -> Result<Option<String>, Rejection> {
         if self.protocol != Protocol::Messages {
             return Ok(None);
@@ -150,7 +157,13 @@ impl Request {
                 found.into_iter().for_each(|(_, beta)| add(beta));
             }
         }
-        header.into_iter().flat_map(|value| value.split(',')).for_each(|name| add(name.trim()));
+        let own: Vec<_> =
+            header.into_iter().flat_map(|value| value.split(',')).take(MAX_BETAS + 1).collect();
+        if own.len() > MAX_BETAS {
+            let message = "`anthropic-beta` must name at most 64 features";
+            return Err(Rejection::new(Code::InvalidValue, message));
+        }
+        own.iter().for_each(|name| add(name.trim()));
         Ok((!all.is_empty()).then(|| all.join(",")))
     }
 }

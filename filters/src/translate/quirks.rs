@@ -40,7 +40,7 @@ pub(super) enum Replay {
 }
 
 /// Which answers have thoughts between tags in their text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tagged {
     /// Whole ones.
     pub(super) whole: bool,
@@ -195,7 +195,7 @@ pub(crate) fn thinking_switch(model: &str, effort: Option<&str>) -> Option<&'sta
     Some(if is_on { "enabled" } else { "disabled" })
 }
 
-/// In which answers of the provider the text holds thoughts.
+/// In which answers of a provider the text holds thoughts: of one that speaks chat, of Ollama, and of Fireworks' responses.
 pub(super) fn tagged(name: &str) -> Tagged {
     let is_both = matches!(name, "minimax" | "sambanova" | "portkey");
     Tagged {

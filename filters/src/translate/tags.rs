@@ -57,20 +57,27 @@ impl Tags {
             all.push_str(&text);
             Cow::Owned(all)
         };
-        let mut rest = &*all;
-        loop {
-            let found = match self.closing {
-                Some(closing) => rest.find(closing).map(|at| (at, closing.len(), None)),
+        let (mut told, mut at) = (0, 0);
+        while let Some(next) = memchr::memchr(b'<', &all.as_bytes()[at..]) {
+            at += next;
+            let rest = &all[at..];
+            let tag = match self.closing {
+                Some(closing) => rest.starts_with(closing).then_some((closing, None)),
                 None => TAGS
                     .iter()
-                    .filter_map(|(open, close)| Some((rest.find(open)?, open.len(), Some(*close))))
-                    .min_by_key(|(at, ..)| *at),
+                    .find(|(open, _)| rest.starts_with(open))
+                    .map(|(open, close)| (*open, Some(*close))),
             };
-            let Some((at, len, closing)) = found else { break };
-            self.tell(&rest[..at], each);
+            let Some((tag, closing)) = tag else {
+                at += 1;
+                continue;
+            };
+            self.tell(&all[told..at], each);
             self.closing = closing;
-            rest = &rest[at + len..];
+            at += tag.len();
+            told = at;
         }
+        let rest = &all[told..];
         let certain = rest.len() - self.could_begin(rest);
         self.tell(&rest[..certain], each);
         rest[certain..].clone_into(&mut self.held);

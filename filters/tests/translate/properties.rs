@@ -5,8 +5,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use otari_filters::protocol::Protocol::{self, Chat, Messages, Responses};
+use otari_filters::secret::Secret;
 use otari_filters::translate::neutral::{AsCaller, Target};
-use otari_filters::translate::{self, State, Stream, Wire};
+use otari_filters::translate::{self, Spoken, State, Stream, Wire};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -23,6 +24,17 @@ const WIRES: [Wire; 8] = [
     Wire::Converse,
     Wire::SageMaker,
 ];
+
+/// Providers whose dialect of chat is written or read in some way of its own.
+const PROVIDERS: [&str; 9] =
+    ["openai", "mistral", "watsonx", "deepseek", "llama", "azure", "openrouter", "minimax", "groq"];
+
+/// Every format, and the dialects.
+fn spoken() -> impl Iterator<Item = Spoken> {
+    let dialects = PROVIDERS.into_iter().skip(1);
+    let dialects = dialects.map(|provider| Spoken { wire: Wire::Chat, provider });
+    WIRES.into_iter().map(Spoken::from).chain(dialects)
+}
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![".{1,12}", "[a-z\\\\\"\n/é😀]{1,12}"]
@@ -274,7 +286,7 @@ fn is_json(bytes: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
 }
 
-fn streamed(from: Wire, to: Protocol, pieces: &[&[u8]]) -> (Vec<u8>, State) {
+fn streamed(from: Spoken, to: Protocol, pieces: &[&[u8]]) -> (Vec<u8>, State) {
     let mut stream = Stream::new(from, to, AsCaller { include_usage: true, ..AsCaller::default() });
     let mut out = Vec::new();
     for piece in pieces {
@@ -289,17 +301,20 @@ proptest! {
 
     #[test]
     fn a_damaged_document_is_refused_or_becomes_a_document(body in damaged(".in.json")) {
-        let target = Target { model: "m\"", provider: "openai", stream: true, ..Target::default() };
+        let settings = [("project_id".to_owned(), Secret::new("p\"\n"))];
         for from in FORMATS {
             if let Ok(conversation) = translate::read_request(from, &body) {
-                for to in WIRES {
+                let targets = WIRES.into_iter().map(|to| (to, "otari"));
+                let dialects = PROVIDERS.into_iter().map(|provider| (Wire::Chat, provider));
+                for (to, provider) in targets.chain(dialects) {
+                    let target = Target { model: "m\"", provider, stream: true, settings: &settings };
                     if let Ok(written) = translate::write_request(to, &conversation, &target) {
                         prop_assert!(is_json(&written.body), "{from:?} {to:?} {:?}", written.body);
                     }
                 }
             }
         }
-        for from in WIRES {
+        for from in spoken() {
             translate::read_error(from, &body);
             if let Ok(answer) = translate::read_answer(from, &body) {
                 for to in FORMATS {
@@ -316,8 +331,8 @@ proptest! {
         cut in any::<prop::sample::Index>(),
     ) {
         let text = body;
-        for from in WIRES {
-            let body = if packets::are_spoken_by(from) { packets::stream(&text) } else { text.clone() };
+        for from in spoken() {
+            let body = if packets::are_spoken_by(from.wire) { packets::stream(&text) } else { text.clone() };
             let at = cut.index(body.len() + 1);
             for to in FORMATS {
                 let whole = streamed(from, to, &[&body]);
@@ -450,4 +465,64 @@ fn an_endless_event_is_not_kept() {
     }
     assert!(matches!(stream.state(), State::Failed(_)));
     assert!(stream.push(Bytes::from_static(b"\"}\n\ndata: [DONE]\n\n")).is_empty());
+}
+
+#[test]
+fn an_endless_line_is_not_kept() {
+    let mut stream = Stream::new(Wire::Ollama, Messages, AsCaller::default());
+    stream.push(Bytes::from_static(b"{\"x\":\""));
+    for _ in 0..40 {
+        stream.push(Bytes::from(vec![b'a'; 64 << 10]));
+    }
+    assert!(matches!(stream.state(), State::Failed(_)));
+    assert!(stream.push(Bytes::from_static(b"\"}\n{\"done\":true}\n")).is_empty());
+}
+
+/// What a chat stream says and thinks, of a text in these pieces.
+fn said_and_thought(pieces: &[&str]) -> (String, String) {
+    let mut body = String::new();
+    for piece in pieces {
+        let chunk = json!({"id": "a", "choices": [{"index": 0, "delta": {"content": piece}}]});
+        body += &format!("data: {chunk}\n\n");
+    }
+    body += "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let from = Spoken { wire: Wire::Chat, provider: "minimax" };
+    let (out, state) = streamed(from, Chat, &[body.as_bytes()]);
+    assert_eq!(state, State::Ended);
+    let (mut said, mut thought) = (String::new(), String::new());
+    for line in String::from_utf8(out).unwrap().lines() {
+        let Some(chunk) = line.strip_prefix("data: {") else { continue };
+        let chunk: Value = serde_json::from_str(&format!("{{{chunk}")).unwrap();
+        let delta = &chunk["choices"][0]["delta"];
+        said += delta["content"].as_str().unwrap_or_default();
+        thought += delta["reasoning"].as_str().unwrap_or_default();
+    }
+    (said, thought)
+}
+
+proptest! {
+    #[test]
+    fn thoughts_between_tags_are_found_however_the_chunks_are_cut(
+        parts in prop::collection::vec(prop_oneof![
+            Just("<think>".to_owned()), Just("</think>".to_owned()), Just("<thinking>".to_owned()),
+            Just("</thinking>".to_owned()), Just("<".to_owned()), Just("</".to_owned()),
+            Just("<reasoning_content>".to_owned()), text(),
+        ], 0..8),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+    ) {
+        let text = parts.concat();
+        let ends: Vec<_> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+        let mut cuts: Vec<_> = cuts.iter().map(|cut| ends[cut.index(ends.len())]).collect();
+        cuts.sort_unstable();
+        let mut pieces = Vec::new();
+        let mut from = 0;
+        for cut in cuts {
+            pieces.push(&text[from..cut]);
+            from = cut;
+        }
+        pieces.push(&text[from..]);
+        let whole = said_and_thought(&[&text]);
+        prop_assert_eq!(said_and_thought(&pieces), whole.clone());
+        prop_assert!(whole.0.len() + whole.1.len() <= text.len());
+    }
 }

@@ -1,5 +1,7 @@
 //! Edits for a provider, and nothing but them.
 
+use proptest::prelude::Strategy as _;
+
 use super::*;
 
 fn sent(protocol: Protocol, provider: &str, body: &str) -> String {
@@ -29,6 +31,9 @@ fn who_refuses_stream_options_gets_none() {
         assert_eq!(chat(provider, r#","stream_options":{}"#), format!(r#"{{"model":"m",{TURN}}}"#));
     }
     assert!(chat("openai", r#","stream":true"#).contains("include_usage"));
+    let asks = r#"{"model":"m","messages":[{"role":"user"}],"stream":true,"stream_options":{"include_usage":true}}"#;
+    let request = Request::read(Protocol::Chat, &Bytes::from_static(asks.as_bytes())).unwrap();
+    assert!(request.lacks_usage_chunk("groq") && !request.lacks_usage_chunk("openai"));
 }
 
 #[test]
@@ -118,6 +123,8 @@ fn betas_move_into_a_header() {
     assert_eq!(betas("", None).unwrap(), None);
     assert_eq!(betas(r#","betas":null,"context_management":7"#, None).unwrap(), None);
     assert_eq!(betas("", Some("a")).unwrap().as_deref(), Some("a"));
+    let many = "a,".repeat(65);
+    assert!(betas("", Some(&many)).is_err());
     for wrong in [r#""a""#, "[1]", r#"["a\r\nx-api-key: b"]"#, r#"[""]"#, r#"["a,b"]"#] {
         let refused = betas(&format!(r#","betas":{wrong}"#), None).unwrap_err();
         assert_eq!(refused.code.status().as_u16(), 400, "{wrong}");
@@ -147,5 +154,63 @@ fn what_a_provider_does_not_have_is_refused_by_name() {
         assert!(refused(Protocol::Messages, "meta", rest).unwrap().contains("meta"), "{rest}");
         assert_eq!(refused(Protocol::Messages, "anthropic", rest), None);
         assert_eq!(refused(Protocol::Chat, "meta", rest), None);
+    }
+}
+
+/// Every provider that wants something otherwise, and one that does not.
+const PROVIDERS: [&str; 16] = [
+    "azure",
+    "azureanthropic",
+    "anthropic",
+    "cerebras",
+    "cohere",
+    "deepseek",
+    "groq",
+    "huggingface",
+    "llama",
+    "meta",
+    "mistral",
+    "ollama",
+    "openai",
+    "together",
+    "vertexaianthropic",
+    "watsonx",
+];
+
+proptest::proptest! {
+    #[test]
+    fn whatever_the_fields_and_their_order_what_is_sent_is_json_with_all_others(
+        order in proptest::sample::subsequence((0..10).collect::<Vec<usize>>(), 0..10)
+            .prop_shuffle(),
+        space in "[ \n]{0,2}",
+    ) {
+        let fields = [
+            r#""stream":true"#,
+            r#""stream_options":{"include_usage":true}"#,
+            r#""tools":[{"function":{"parameters":{"properties":{"a":{"oneOf":[]}}}}}]"#,
+            r#""parallel_tool_calls":null"#,
+            r#""thinking":{"type":"x"}"#,
+            r#""reasoning_effort":"low""#,
+            r#""betas":["a"]"#,
+            r#""anthropic_version":"x""#,
+            r#""context_management":{"edits":[]}"#,
+            r#""api_key":"k""#,
+        ];
+        let required = [r#""model":"p:m""#, r#""messages":[{"role":"user"}]"#, r#""max_tokens":1"#];
+        let all: Vec<_> = order.iter().map(|at| fields[*at]).chain(required).collect();
+        let body = format!("{space}{{{space}{}{space}}}", all.join(&format!("{space},{space}")));
+        let came: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&body).unwrap();
+        let touched = ["model", "stream_options", "tools", "parallel_tool_calls", "thinking", "betas",
+            "anthropic_version", "api_key"];
+        for protocol in [Protocol::Chat, Protocol::Messages] {
+            for provider in PROVIDERS {
+                let sent: serde_json::Map<String, serde_json::Value> =
+                    serde_json::from_str(&sent(protocol, provider, &body)).unwrap();
+                for (name, value) in came.iter().filter(|(name, _)| !touched.contains(&&***name)) {
+                    proptest::prop_assert_eq!(sent.get(name), Some(value), "{} {}", provider, name);
+                }
+                proptest::prop_assert!(!sent.contains_key("api_key"));
+            }
+        }
     }
 }
