@@ -8,6 +8,7 @@ use super::Protocol;
 use super::json::{Edit, text};
 use super::request::{Request, Rewrite};
 use crate::rejection::{Code, Rejection};
+use crate::translate::messages::VERTEX_VERSION;
 use crate::translate::quirks::{refuses_formats, refuses_stream_options, thinking_switch};
 use crate::translate::schema;
 
@@ -25,11 +26,11 @@ pub(super) const CHAT: &[&str] = &[
 pub(super) const MESSAGES: &[&str] =
     &["betas", "context_management", "anthropic_version", "stop_sequences", "top_k"];
 
-/// The version that Claude on Vertex must be told.
-const VERTEX_VERSION: &[u8] = br#""anthropic_version":"vertex-2023-10-16","#;
-
 /// More features than that nobody asks for at once.
 const MAX_BETAS: usize = 64;
+
+/// Tokens from which on a conversation may be compacted.
+const MIN_COMPACT: u64 = 50_000;
 
 /// Context edits, and the feature that each needs.
 const CONTEXT_EDITS: [(&str, &str); 3] = [
@@ -113,7 +114,7 @@ impl Request {
                 Some(Edit { range: tools.range.clone(), with })
             }
             (Protocol::Messages, "vertexaianthropic") => {
-                Some(insert(Bytes::from_static(VERTEX_VERSION)))
+                Some(insert(format!(r#""anthropic_version":"{VERTEX_VERSION}","#).into()))
             }
             _ => None,
         }
@@ -124,7 +125,8 @@ impl Request {
     /// says `?beta=true`.
     ///
     /// # Errors
-    /// `invalid_value` when `betas` is not a list of names, or when there are more than 64 in either place.
+    /// `invalid_value` when `betas` is not a list of names, or when there are more than 64 in either place; when a
+    /// conversation is to be compacted too early.
     pub fn betas(&self, body: &Bytes, header: Option<&str>) -> Result<Option<String>, Rejection> {
         if self.protocol != Protocol::Messages {
             return Ok(None);
@@ -153,6 +155,7 @@ impl Request {
             // What is no such object is for the provider to refuse.
             let edits = raw.and_then(|raw| serde_json::from_str::<Context>(raw.get()).ok());
             for edit in edits.unwrap_or_default().edits {
+                edit.check()?;
                 let found = CONTEXT_EDITS.iter().find(|(kind, _)| *kind == edit.kind);
                 found.into_iter().for_each(|(_, beta)| add(beta));
             }
@@ -178,6 +181,24 @@ struct Context {
 struct ContextEdit {
     #[serde(rename = "type")]
     kind: String,
+    trigger: Option<serde_json::Value>,
+}
+
+impl ContextEdit {
+    /// The client of Anthropic's API does not send what would compact a short conversation.
+    fn check(&self) -> Result<(), Rejection> {
+        let trigger = self.trigger.as_ref().filter(|_| self.kind == "compact_20260112");
+        let is_wrong = trigger.is_some_and(|trigger| {
+            let tokens = trigger["value"].as_u64();
+            trigger["type"] == "input_tokens" && tokens.is_none_or(|tokens| tokens < MIN_COMPACT)
+        });
+        if !is_wrong {
+            return Ok(());
+        }
+        let message =
+            "`context_management.edits.trigger.value` must be a whole number from 50000 on";
+        Err(Rejection::new(Code::InvalidValue, message))
+    }
 }
 
 fn is_name(name: &str) -> bool {

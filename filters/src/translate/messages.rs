@@ -10,4 +10,5 @@ mod stream;
 pub use answer::{read_answer, read_error, write_answer};
 pub use read::read_request;
 pub use stream::{StreamReader, StreamWriter};
+pub(crate) use write::VERTEX_VERSION;
 pub use write::write_request;

@@ -123,6 +123,12 @@ fn betas_move_into_a_header() {
     assert_eq!(betas("", None).unwrap(), None);
     assert_eq!(betas(r#","betas":null,"context_management":7"#, None).unwrap(), None);
     assert_eq!(betas("", Some("a")).unwrap().as_deref(), Some("a"));
+    for (value, is_fine) in [("50000", true), ("49999", false), ("true", false), ("6e4", false)] {
+        let rest = format!(
+            r#","context_management":{{"edits":[{{"type":"compact_20260112","trigger":{{"type":"input_tokens","value":{value}}}}}]}}"#
+        );
+        assert_eq!(betas(&rest, None).is_ok(), is_fine, "{value}");
+    }
     let many = "a,".repeat(65);
     assert!(betas("", Some(&many)).is_err());
     for wrong in [r#""a""#, "[1]", r#"["a\r\nx-api-key: b"]"#, r#"[""]"#, r#"["a,b"]"#] {

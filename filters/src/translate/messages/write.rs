@@ -15,6 +15,9 @@ use super::super::schema;
 use super::super::text::Text;
 use crate::rejection::Rejection;
 
+/// The version that Claude on Vertex must be told.
+pub(crate) const VERTEX_VERSION: &str = "vertex-2023-10-16";
+
 /// Longest answer where the caller does not say: the provider wants to be told.
 const DEFAULT_MAX_TOKENS: u64 = 8192;
 
@@ -30,7 +33,12 @@ pub fn write_request(
     let mut dropped = conversation.dropped.clone();
     let mut body = Vec::with_capacity(4096);
     out::object(&mut body, |to| {
-        to.text("model", &Text::of(target.model));
+        if target.provider == "vertexaianthropic" {
+            // The address names the model there.
+            to.word("anthropic_version", VERTEX_VERSION);
+        } else {
+            to.text("model", &Text::of(target.model));
+        }
         match conversation.max_output {
             Some(max) => to.raw("max_tokens", max),
             None => to.number("max_tokens", DEFAULT_MAX_TOKENS),
