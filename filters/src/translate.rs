@@ -38,6 +38,7 @@ pub use names::ToolName;
 use neutral::{Answer, AsCaller, Conversation, Dropped, Failure, Target, Usage, Written};
 pub use object::{Fault, Object};
 pub use stream::{State, Stream, StreamReader, StreamWriter};
+pub use tags::may_have_tags;
 use text::Text;
 
 /// A format that a provider speaks: one that callers speak too, or one of its own.

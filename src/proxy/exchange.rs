@@ -271,7 +271,7 @@ async fn repeat(
 ) -> Result<Answer, Failed> {
     let attempt = call.attempt().clone();
     let upstream = &attempt.upstream;
-    let outgoing = match outgoing::prepare(call, &attempt, &ctx.id) {
+    let outgoing = match outgoing::prepare(call, &attempt, betas(s).as_deref(), &ctx.id) {
         Ok(outgoing) => outgoing,
         Err(failed) => {
             call.open.begin(&attempt);
@@ -321,6 +321,13 @@ async fn repeat(
             _ => call.open.absorb(&failed.reason, failed.status(), failed.class, true),
         }
     }
+}
+
+/// The trials of Anthropic's API that the caller's headers ask for.
+fn betas(s: &Session) -> Option<String> {
+    let values = s.req_header().headers.get_all("anthropic-beta");
+    let values: Vec<&str> = values.iter().filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(","))
 }
 
 /// The attempt that failed was the last one.

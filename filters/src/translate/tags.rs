@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use memchr::memmem;
+
 use super::neutral::{Answer, Event, Kind, Part};
 use super::text::Text;
 
@@ -15,6 +17,15 @@ const TAGS: [(&str, &str); 4] = [
     ("<reasoning_content>", "</reasoning_content>"),
     ("<chain_of_thought>", "</chain_of_thought>"),
 ];
+
+/// Whether a document may hold thoughts between tags: what holds none passes as it is.
+pub fn may_have_tags(document: &[u8]) -> bool {
+    ["think", "reasoning_content", "chain_of_thought"].into_iter().any(|name| {
+        memmem::find_iter(document, name).any(|at| {
+            ["<", r"\u003c", r"\u003C"].iter().any(|open| document[..at].ends_with(open.as_bytes()))
+        })
+    })
+}
 
 /// Takes thoughts out of a text that comes in pieces. Holds no more than the beginning of a tag.
 #[derive(Debug, Default)]

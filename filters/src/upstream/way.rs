@@ -52,11 +52,12 @@ impl Upstream {
             wire == Wire::from(protocol) && !quirks::is_own_dialect(self.kind.name);
         // What stands between tags in a text becomes what it stands for. Only one choice is read.
         let has_tags = quirks::has_tags(self.kind.name, wire, request.stream);
+        let lacks_usage = request.lacks_usage_chunk(self.kind.name);
         Ok(Way {
             spoken: Spoken { wire, provider: self.kind.name },
             path: self.path(wire, model, request.stream)?,
             same_request: has_same_format,
-            same_answer: has_same_format && !(has_tags && request.choices == 1),
+            same_answer: has_same_format && !((has_tags || lacks_usage) && request.choices == 1),
         })
     }
 

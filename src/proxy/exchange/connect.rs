@@ -161,10 +161,14 @@ fn header(
         Uri::from(path)
     };
     prove(&mut parts.headers, upstream, outgoing, proof)?;
+    if let Some(betas) = &outgoing.betas {
+        parts.headers.insert(HeaderName::from_static("anthropic-beta"), betas.clone());
+    }
     for name in of_caller(upstream) {
         for value in s.req_header().headers.get_all(&name) {
             match name.as_str() {
                 // One version at a time.
+                "anthropic-beta" if outgoing.betas.is_some() => {}
                 "anthropic-version" => drop(parts.headers.insert(name.clone(), value.clone())),
                 _ => drop(parts.headers.append(name.clone(), value.clone())),
             }

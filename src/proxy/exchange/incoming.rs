@@ -20,6 +20,8 @@ pub(super) struct Inbound {
     pub(super) spoken: Spoken,
     /// What the caller speaks.
     pub(super) to: Protocol,
+    /// The provider speaks the caller's format; only what stands between tags in a text is to be told apart.
+    pub(super) is_same: bool,
     /// What must be known of the request.
     pub(super) caller: AsCaller,
 }
@@ -45,7 +47,7 @@ impl Incoming {
     ) -> Option<Self> {
         let translation = inbound.cloned().map(|inbound| {
             if is_stream {
-                let Inbound { spoken, to, caller } = inbound;
+                let Inbound { spoken, to, caller, is_same: _ } = inbound;
                 Translation::Stream(Box::new(translate::Stream::new(spoken, to, caller)))
             } else {
                 Translation::Document(Box::new(inbound))
@@ -101,6 +103,9 @@ impl Incoming {
         whole: &[u8],
     ) -> Option<Result<(Bytes, Option<Usage>), neutral::Failure>> {
         let Some(Translation::Document(inbound)) = &self.translation else { return None };
+        if inbound.is_same && !translate::may_have_tags(whole) {
+            return None;
+        }
         let answered = translate::answer(inbound.spoken, inbound.to, whole, &inbound.caller);
         Some(answered.map(|answered| (answered.body, answered.usage.map(Usage::from))))
     }
