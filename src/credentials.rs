@@ -12,6 +12,8 @@ mod ibm;
 mod kept;
 mod oauth;
 mod renewal;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +57,8 @@ pub(crate) struct Pace {
     unused: Duration,
     /// Under way at once.
     at_once: usize,
+    /// What is younger is not given up because a provider refuses it.
+    spurn_after: Duration,
 }
 
 impl Default for Pace {
@@ -68,9 +72,13 @@ impl Default for Pace {
             nudge: Duration::from_secs(5),
             unused: Duration::from_secs(3_600),
             at_once: 64,
+            spurn_after: Duration::from_secs(60),
         }
     }
 }
+
+/// Microseconds since 1970.
+type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// Where a credential comes from.
 #[derive(Debug)]
@@ -133,17 +141,17 @@ struct Shared {
     /// Taken by `run`.
     queued: Mutex<Option<mpsc::Receiver<Arc<Kept>>>>,
     pace: Pace,
-    now_us: fn() -> i64,
+    clock: Clock,
 }
 
 impl Credentials {
     /// `ambient`: what this machine offers; `None` in connected mode, where settings are the platform's and nothing of
     /// this machine may go with them: no environment, no files, no metadata server, no addresses to ask.
     pub fn new(ambient: Option<Ambient>) -> Self {
-        Self::with(ambient, Pace::default(), clock::now_us)
+        Self::with(ambient, Pace::default(), Arc::new(clock::now_us))
     }
 
-    fn with(ambient: Option<Ambient>, pace: Pace, now_us: fn() -> i64) -> Self {
+    fn with(ambient: Option<Ambient>, pace: Pace, clock: Clock) -> Self {
         let (queue, queued) = mpsc::channel(QUEUE);
         Self(Arc::new(Shared {
             ambient: ambient.map(Arc::new),
@@ -152,7 +160,7 @@ impl Credentials {
             queue,
             queued: Mutex::new(Some(queued)),
             pace,
-            now_us,
+            clock,
         }))
     }
 
@@ -187,6 +195,15 @@ impl Credentials {
         }
     }
 
+    /// The provider answered 401 to what was issued for this upstream: the next call asks for another. What is younger
+    /// than a minute stays, so that a provider who refuses everything does not have each call ask.
+    pub fn spurn(&self, upstream: &Upstream) {
+        let kept = self.0.kept.pin().get(&upstream.fingerprint).cloned();
+        if let Some(kept) = kept.filter(|kept| kept.is_for(upstream)) {
+            kept.spurn((self.0.clock)(), self.0.pace.spurn_after);
+        }
+    }
+
     /// Asks for what requests want and renews what they used, for as long as it is polled. Only once.
     pub async fn run(&self) {
         let queued = self.0.queued.lock().take();
@@ -196,7 +213,7 @@ impl Credentials {
     }
 
     async fn issued(&self, upstream: &Upstream) -> Result<Arc<Issued>, CredentialFailure> {
-        let now = (self.0.now_us)();
+        let now = (self.0.clock)();
         let kept = self.0.find(upstream, now)?;
         match kept.usable(now) {
             Some(issued) => Ok(issued),
@@ -235,19 +252,25 @@ impl Shared {
     /// Has the credential asked for, unless it is already, and waits for what comes of it.
     async fn wait_for(&self, kept: &Arc<Kept>) -> Result<Arc<Issued>, CredentialFailure> {
         let mut outcomes = kept.outcomes();
-        let now = (self.now_us)();
+        let now = (self.clock)();
         if let Some(issued) = kept.usable(now) {
             return Ok(issued);
         }
         if let Some(failure) = kept.failing(now, self.pace.nudge) {
             return Err(failure);
         }
-        if kept.begin() && self.queue.try_send(kept.clone()).is_err() {
-            // Others may wait for it already.
-            kept.end(Err(CredentialFailure::Busy), now, &self.pace);
+        if kept.begin() {
+            // Between the look and now, others may have asked and been answered.
+            if let Some(issued) = kept.usable(now) {
+                kept.leave();
+                return Ok(issued);
+            }
+            if self.queue.try_send(kept.clone()).is_err() {
+                kept.end(Err(CredentialFailure::Busy), now, &self.pace);
+            }
         }
         match tokio::time::timeout(self.pace.wait, outcomes.changed()).await {
-            Ok(Ok(())) => kept.outcome((self.now_us)()),
+            Ok(Ok(())) => kept.outcome((self.clock)()),
             _ => Err(CredentialFailure::Timeout),
         }
     }

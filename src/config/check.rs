@@ -22,16 +22,11 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
     let fields = &fields;
     let database = database::read(fields, report);
     let journal_dir = database::journal_dir(fields, &database, report);
-    let Targets { providers, pricing, aliases, policies } = match &platform {
+    let Targets { providers, ambient, pricing, aliases, policies } = match &platform {
         None => own_targets(fields, &sources.env, report),
-        Some(_) => {
-            platform::no_providers(fields, report);
-            Targets { policies: policies::names(fields), ..Targets::default() }
-        }
+        Some(_) => names_alone(fields, report),
     };
     unused::check(fields, report);
-    // A platform's credentials are never mixed with this machine's.
-    let ambient = platform.is_none().then(|| Ambient::read(&sources.env));
     Config {
         platform,
         file: sources.file.clone(),
@@ -117,6 +112,8 @@ fn platform(fields: &mut Fields, env: &Env, report: &mut Report) -> Option<Platf
 #[derive(Default)]
 struct Targets {
     providers: Vec<ProviderConfig>,
+    /// Not in connected mode: a platform's credentials are never mixed with this machine's.
+    ambient: Option<Ambient>,
     pricing: Vec<PriceSeed>,
     aliases: Vec<(String, String)>,
     policies: Vec<Policy>,
@@ -127,7 +124,13 @@ fn own_targets(fields: &Fields, env: &Env, report: &mut Report) -> Targets {
     let pricing = prices::read(fields, &providers, report);
     let aliases = aliases::read(fields, &providers, report);
     let policies = policies::read(fields, &providers, &aliases, report);
-    Targets { providers, pricing, aliases, policies }
+    Targets { providers, ambient: Some(Ambient::read(env)), pricing, aliases, policies }
+}
+
+/// Everything else is the platform's.
+fn names_alone(fields: &Fields, report: &mut Report) -> Targets {
+    platform::no_providers(fields, report);
+    Targets { policies: policies::names(fields), ..Targets::default() }
 }
 
 fn circuit_breaker(fields: &Fields, report: &mut Report) -> Option<CircuitBreaker> {

@@ -13,7 +13,7 @@ use otari_filters::upstream::Upstream;
 use otari_filters::upstream::sign::AwsKeys;
 use serde_json::Value;
 
-use super::client::Http;
+use super::client::{self, Http};
 use super::kept::{Held, Issued};
 use super::{CredentialFailure, key, setting};
 use crate::config::{Ambient, AmbientAws};
@@ -125,7 +125,10 @@ fn from_environment(aws: &AmbientAws) -> Result<Option<AwsKeys>, CredentialFailu
 fn from_json(who: &str, body: &Value, now_us: i64) -> Result<Issued, CredentialFailure> {
     let text = |name: &str| body[name].as_str().filter(|text| !text.is_empty());
     let (Some(id), Some(secret)) = (text("AccessKeyId"), text("SecretAccessKey")) else {
-        return Err(CredentialFailure::unavailable(format!("{who} answered without keys")));
+        // The instance's metadata service says why, with a status of success.
+        let why = client::words(&[body["Code"].as_str()], &[]);
+        let text = format!("{who} answered without keys: {why}");
+        return Err(CredentialFailure::unavailable(text));
     };
     let keys = AwsKeys {
         access_key_id: Secret::new(id),

@@ -34,6 +34,8 @@ pub(super) enum Held {
 /// A credential and its times, in microseconds since 1970.
 pub(super) struct Issued {
     pub(super) held: Held,
+    /// When it was asked for.
+    since_us: i64,
     /// `None`: never.
     renew_us: Option<i64>,
     /// `None`: never.
@@ -47,6 +49,7 @@ impl Issued {
         let end = now_us.saturating_add(micros(life));
         Self {
             held,
+            since_us: now_us,
             renew_us: Some(end - micros(AHEAD.min(life / 10))),
             end_us: Some(end - micros(MARGIN.min(life / 20))),
         }
@@ -55,7 +58,7 @@ impl Issued {
     /// A credential that says nothing of an end, to be looked for again after `again`, or never.
     pub(super) fn without_end(held: Held, now_us: i64, again: Option<Duration>) -> Self {
         let renew_us = again.map(|again| now_us.saturating_add(micros(again)));
-        Self { held, renew_us, end_us: None }
+        Self { held, since_us: now_us, renew_us, end_us: None }
     }
 
     fn is_usable(&self, now_us: i64) -> bool {
@@ -95,6 +98,8 @@ struct Trouble {
 
 /// An entry.
 pub(super) struct Kept {
+    /// For messages.
+    pub(super) instance: Box<str>,
     kind: &'static Provider,
     api_key: Option<Secret>,
     settings: Arc<[(String, Secret)]>,
@@ -109,6 +114,7 @@ pub(super) struct Kept {
 impl Kept {
     pub(super) fn new(upstream: &Upstream, source: Source, now_us: i64) -> Self {
         Self {
+            instance: upstream.instance.clone(),
             kind: upstream.kind,
             api_key: upstream.api_key.clone(),
             settings: upstream.client_settings.clone(),
@@ -129,11 +135,6 @@ impl Kept {
                 || self.settings == upstream.client_settings)
     }
 
-    /// For messages: the provider, not the tenant.
-    pub(super) fn name(&self) -> &'static str {
-        self.kind.name
-    }
-
     pub(super) fn touch(&self, now_us: i64) {
         // Hardly ever changes for a busy entry: no write then, which other cores would have to see.
         const FINE_US: i64 = 1_000_000;
@@ -150,6 +151,17 @@ impl Kept {
     pub(super) fn usable(&self, now_us: i64) -> Option<Arc<Issued>> {
         // A look first: most calls find it valid, and only they need a count of their own.
         self.issued.load().as_ref().filter(|issued| issued.is_usable(now_us)).cloned()
+    }
+
+    /// Drops what was issued, unless it is younger than `at_least`.
+    pub(super) fn spurn(&self, now_us: i64, at_least: Duration) {
+        let issued = self.issued.load_full();
+        if let Some(issued) = issued
+            && now_us.saturating_sub(issued.since_us) > micros(at_least)
+        {
+            // Only this one: a newer one may have come.
+            self.issued.compare_and_swap(&issued, None);
+        }
     }
 
     /// Tells of every outcome from now on.
@@ -190,6 +202,12 @@ impl Kept {
         !self.is_asked_for.swap(true, Ordering::AcqRel)
     }
 
+    /// Takes `begin` back: it was not needed any more.
+    pub(super) fn leave(&self) {
+        self.is_asked_for.store(false, Ordering::Release);
+        self.outcomes.send_replace(());
+    }
+
     pub(super) fn is_asked_for(&self) -> bool {
         self.is_asked_for.load(Ordering::Acquire)
     }
@@ -207,7 +225,6 @@ impl Kept {
                 *trouble = Trouble { failure: Some(failure), since_us: now_us, pause };
             }
         }
-        self.is_asked_for.store(false, Ordering::Release);
-        self.outcomes.send_replace(());
+        self.leave();
     }
 }

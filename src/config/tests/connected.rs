@@ -43,6 +43,14 @@ fn mode_and_token_decide_together() {
 }
 
 #[test]
+fn what_the_machine_offers_is_not_for_a_platforms_tenants() {
+    let aws = ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE");
+    let own = good("", &[aws]).ambient.expect("standalone");
+    assert_eq!(own.aws.access_key_id.as_ref().map(Secret::expose), Some(aws.1));
+    assert!(good("", &[aws, TOKEN]).ambient.is_none());
+}
+
+#[test]
 fn a_mode_that_cannot_be_is_refused_with_the_documented_text() {
     const CONFLICT: &str = "Standalone mode conflicts with OTARI_AI_TOKEN being set";
     const NO_TOKEN: &str =

@@ -1,0 +1,7 @@
+//! Issuers on loopback, and what callers get of them.
+
+mod aws;
+mod google;
+mod ibm;
+mod keeping;
+mod support;
