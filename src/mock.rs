@@ -63,6 +63,7 @@ mod chat;
 mod connection;
 mod embeddings;
 mod emit;
+mod families;
 mod http;
 mod messages;
 pub mod platform;
@@ -70,6 +71,7 @@ mod protocol;
 mod record;
 mod responses;
 mod script;
+mod tools;
 #[cfg(test)]
 mod tests;
 

@@ -1,11 +1,11 @@
-//! What is answered, apart from how a protocol writes it: ids, words, tool calls, token counts. The
-//! same request always gets the same answer.
+//! What is answered, apart from how a protocol writes it: ids, thoughts, words, tool calls, token
+//! counts. The same request always gets the same answer.
 
-use serde_json::Value;
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 
-use super::call::{Generation, Speaker};
-use super::script::{Fault, Script, Tools, Usage};
+use super::call::Generation;
+use super::script::{Fault, Script, Thinking, Usage};
+use super::tools::{self, Call};
 
 /// Every answer's `created`: 1 January 2026, 00:00 UTC.
 pub(super) const CREATED: &str = "1767225600";
@@ -13,10 +13,14 @@ pub(super) const CREATED: &str = "1767225600";
 /// A character of four bytes, for `half_utf8`.
 pub(super) const CRAB: &str = "\u{1f980}";
 
-/// Characters of one fragment of tool call arguments.
-const FRAGMENT_CHARS: usize = 5;
+/// What a model signs its thoughts with, where the format has that: standard base64, with the two
+/// characters that the URL-safe alphabet writes differently.
+pub(super) const SIGNATURE: &str = "+/+/bW9ja3NpZw==";
 
-const WORDS: [&str; 16] = [
+/// The word with which a thought begins, so that thoughts and answers read differently.
+const FIRST_THOUGHT: usize = 8;
+
+pub(super) const WORDS: [&str; 16] = [
     "lorem",
     "ipsum",
     "dolor",
@@ -35,18 +39,94 @@ const WORDS: [&str; 16] = [
     "labore",
 ];
 
-/// What the model says.
-pub(super) enum Content {
+/// What an answer is made of, in the order in which the model says it.
+pub(super) enum Kind {
+    Thought,
     Words {
-        count: u32,
         bytes: Option<usize>,
         crab: bool,
     },
-    /// `fragments` are JSON string contents, escaped; together the arguments.
-    Call {
-        name: String,
-        fragments: Vec<String>,
-    },
+    Call(Call),
+}
+
+/// One part of an answer, and which of the answer's pieces are its own.
+pub(super) struct Block {
+    pub(super) kind: Kind,
+    /// The first of its pieces.
+    pub(super) first: u32,
+    pub(super) pieces: u32,
+    /// How many calls stand before it.
+    pub(super) number: u32,
+}
+
+impl Block {
+    /// Appends piece `at` of this block, counted from its own first, as the inside of a JSON string.
+    fn piece(&self, at: u32, out: &mut Vec<u8>) {
+        let space: &[u8] = if at == 0 { b"" } else { b" " };
+        match &self.kind {
+            Kind::Call(call) => out.extend_from_slice(call.fragments[at as usize].as_bytes()),
+            Kind::Thought => {
+                let word = WORDS[(at as usize + FIRST_THOUGHT) % WORDS.len()];
+                out.extend_from_slice(space);
+                out.extend_from_slice(word.as_bytes());
+            }
+            Kind::Words { bytes, crab } => {
+                let word = WORDS[at as usize % WORDS.len()].as_bytes();
+                match bytes {
+                    None => {
+                        out.extend_from_slice(space);
+                        out.extend_from_slice(word);
+                    }
+                    Some(size) => out.extend(space.iter().chain(word.iter().cycle()).take(*size)),
+                }
+                if *crab && at == 0 {
+                    out.extend_from_slice(CRAB.as_bytes());
+                }
+            }
+        }
+    }
+
+    /// Appends all of it as the inside of a JSON string.
+    pub(super) fn text(&self, out: &mut Vec<u8>) {
+        (0..self.pieces).for_each(|at| self.piece(at, out));
+    }
+
+    /// All of it, as it reads.
+    pub(super) fn plain(&self) -> String {
+        let mut out = Vec::new();
+        self.text(&mut out);
+        unescaped(&out)
+    }
+
+    /// Whether piece `index` of the answer is the last of this block.
+    pub(super) fn ends_with(&self, index: u32) -> bool {
+        index + 1 == self.first + self.pieces
+    }
+}
+
+/// What a caller asks for, whatever the protocol calls it.
+pub(super) struct Asked<'a> {
+    pub(super) model: &'a str,
+    pub(super) prompt_tokens: u64,
+    /// The most tokens of output.
+    pub(super) limit: Option<u64>,
+    /// The caller asked for a usage chunk.
+    pub(super) include_usage: bool,
+    /// The tools to call.
+    pub(super) calls: Vec<Call>,
+}
+
+impl<'a> Asked<'a> {
+    /// What a chat, messages or responses call asks for.
+    pub(super) fn of(call: &'a Generation<'_>, script: &Script<'_>) -> Self {
+        Self {
+            model: &call.model,
+            prompt_tokens: call.prompt_tokens(),
+            limit: call.limit(),
+            include_usage: call.include_usage(),
+            calls: tools::calls(call, script),
+        }
+    }
 }
 
 /// One answer, ready for a protocol to write.
@@ -60,71 +140,100 @@ pub(super) struct Answer {
     pub(super) usage: Usage,
     /// The caller asked for a usage chunk.
     pub(super) include_usage: bool,
-    pub(super) content: Content,
+    /// The caller asked for thoughts that only the model can read.
+    pub(super) sealed: bool,
+    /// How chat tells thoughts.
+    pub(super) thinking: Thinking,
+    /// At least one; only a block that stands alone may be without pieces.
+    pub(super) blocks: Vec<Block>,
     /// The output limit cut the answer.
     pub(super) limited: bool,
 }
 
 impl Answer {
-    /// Decides the answer to `call`, whose raw body is `body`.
-    pub(super) fn new(call: &Generation<'_>, script: &Script<'_>, body: &[u8]) -> Self {
-        let prompt_tokens = call.prompt_tokens();
-        let limit = call.max_completion_tokens.or(call.max_tokens).or(call.max_output_tokens);
-        let limit = limit.map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
-        let tool = tool_call(call, script);
-        let limited = tool.is_none() && limit < script.chunks;
-        let content = tool.unwrap_or(Content::Words {
-            count: script.chunks.min(limit),
-            bytes: script.bytes,
-            crab: script.fault == Some(Fault::HalfUtf8),
-        });
+    /// Decides the answer to what was asked in the raw `body`.
+    pub(super) fn new(asked: Asked<'_>, script: &Script<'_>, body: &[u8]) -> Self {
+        let limit = asked.limit.map_or(u32::MAX, |n| u32::try_from(n).unwrap_or(u32::MAX));
+        let calling = !asked.calls.is_empty();
+        let spoken = if calling { script.preface } else { script.chunks };
+        let limited = !calling && limit < spoken;
+        let mut blocks = Vec::with_capacity(1);
+        if script.reasoning > 0 {
+            add(&mut blocks, Kind::Thought, script.reasoning, 0);
+        }
+        let count = spoken.min(limit);
+        if count > 0 || (blocks.is_empty() && !calling) {
+            let crab = script.fault == Some(Fault::HalfUtf8);
+            add(&mut blocks, Kind::Words { bytes: script.bytes, crab }, count, 0);
+        }
+        for (number, call) in asked.calls.into_iter().enumerate() {
+            let pieces = call.fragments.len() as u32;
+            add(&mut blocks, Kind::Call(call), pieces, number as u32);
+        }
         Self {
             id: content_id(body),
-            model: quoted(&call.model),
-            prompt_tokens,
-            cached_tokens: script.cached_tokens.min(prompt_tokens),
+            model: quoted(asked.model),
+            prompt_tokens: asked.prompt_tokens,
+            cached_tokens: script.cached_tokens.min(asked.prompt_tokens),
             usage: script.usage,
-            include_usage: call.stream_options.as_ref().and_then(|o| o.include_usage) == Some(true),
-            content,
+            include_usage: asked.include_usage,
+            sealed: false,
+            thinking: script.thinking,
+            blocks,
             limited,
         }
     }
 
     /// Output chunks, which are also the completion tokens.
     pub(super) fn pieces(&self) -> u32 {
-        match &self.content {
-            Content::Words { count, .. } => *count,
-            Content::Call { fragments, .. } => fragments.len() as u32,
+        self.blocks.last().map_or(0, |block| block.first + block.pieces)
+    }
+
+    /// Of these, the chunks of thought.
+    pub(super) fn thoughts(&self) -> u32 {
+        match self.blocks.first() {
+            Some(Block { kind: Kind::Thought, pieces, .. }) => *pieces,
+            _ => 0,
         }
+    }
+
+    /// Whether it ends in tool calls.
+    pub(super) fn calls(&self) -> bool {
+        matches!(self.blocks.last(), Some(Block { kind: Kind::Call(_), .. }))
+    }
+
+    /// The block to which chunk `index` belongs, and its place among the blocks.
+    pub(super) fn block(&self, index: u32) -> (usize, &Block) {
+        let at = self.blocks.iter().rposition(|block| block.first <= index).unwrap_or_default();
+        (at, &self.blocks[at])
     }
 
     /// Appends chunk `index` as the inside of a JSON string.
     pub(super) fn piece(&self, index: u32, out: &mut Vec<u8>) {
-        match &self.content {
-            Content::Call { fragments, .. } => {
-                out.extend_from_slice(fragments[index as usize].as_bytes());
-            }
-            Content::Words { bytes, crab, .. } => {
-                let word = WORDS[index as usize % WORDS.len()].as_bytes();
-                let space: &[u8] = if index == 0 { b"" } else { b" " };
-                match bytes {
-                    None => {
-                        out.extend_from_slice(space);
-                        out.extend_from_slice(word);
-                    }
-                    Some(size) => out.extend(space.iter().chain(word.iter().cycle()).take(*size)),
-                }
-                if *crab && index == 0 {
-                    out.extend_from_slice(CRAB.as_bytes());
-                }
-            }
-        }
+        let (_, block) = self.block(index);
+        block.piece(index - block.first, out);
     }
 
-    /// Appends all chunks as the inside of a JSON string.
-    pub(super) fn text(&self, out: &mut Vec<u8>) {
-        (0..self.pieces()).for_each(|index| self.piece(index, out));
+    /// Chunk `index`, as it reads.
+    pub(super) fn plain(&self, index: u32) -> String {
+        let mut out = Vec::new();
+        self.piece(index, &mut out);
+        unescaped(&out)
     }
+
+    /// The id of a call or a block behind the first: the answer's, numbered.
+    pub(super) fn numbered(&self, number: usize) -> Cow<'_, str> {
+        if number == 0 {
+            Cow::Borrowed(&self.id)
+        } else {
+            Cow::Owned(format!("{}_{number}", self.id))
+        }
+    }
+}
+
+fn add(blocks: &mut Vec<Block>, kind: Kind, pieces: u32, number: u32) {
+    let first = blocks.last().map_or(0, |block| block.first + block.pieces);
+    blocks.push(Block { kind, first, pieces, number });
 }
 
 /// Appends `parts` in order.
@@ -137,77 +246,13 @@ pub(super) fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("a text is always JSON")
 }
 
+/// What the inside of a JSON string says.
+pub(super) fn unescaped(inside: &[u8]) -> String {
+    let string = [b"\"", inside, b"\""].concat();
+    serde_json::from_slice(&string).expect("pieces are escaped when they are made")
+}
+
 /// An id that depends on the content alone: checksum and length, sixteen hexadecimal digits.
 pub(super) fn content_id(body: &[u8]) -> String {
     format!("{:08x}{:08x}", crc32fast::hash(body), body.len())
-}
-
-/// The tool call to answer with, if the conversation and the script want one.
-fn tool_call(call: &Generation<'_>, script: &Script<'_>) -> Option<Content> {
-    let tools: Vec<Value> = serde_json::from_str(call.tools?.get()).ok()?;
-    let forced = forced_tool(call.tool_choice);
-    let wanted = match (&forced, script.tools, call.conversation().last) {
-        (Forced::Never, ..) => false,
-        (_, Tools::Always, _) => true,
-        (Forced::Any | Forced::Named(_), _, Speaker::User) => true,
-        (Forced::No, Tools::Once, Speaker::User) => true,
-        _ => false,
-    };
-    // Chat nests the definition in `function`, the other protocols do not.
-    let mut definitions = tools.iter().map(|tool| tool.get("function").unwrap_or(tool));
-    let named = |tool: &Value, name: &str| tool.get("name").and_then(Value::as_str) == Some(name);
-    let tool = match &forced {
-        _ if !wanted => return None,
-        Forced::Named(name) => definitions.find(|tool| named(tool, name))?,
-        _ => definitions.find(|tool| tool.get("name").is_some_and(Value::is_string))?,
-    };
-    let schema = tool.get("parameters").or_else(|| tool.get("input_schema"));
-    let arguments: Vec<char> = arguments(schema).to_string().chars().collect();
-    let fragments = arguments.chunks(FRAGMENT_CHARS).map(|part| {
-        let text = quoted(&part.iter().collect::<String>());
-        text[1..text.len() - 1].to_owned()
-    });
-    let name = tool.get("name")?.as_str()?.to_owned();
-    Some(Content::Call { name, fragments: fragments.collect() })
-}
-
-/// What `tool_choice` leaves open.
-enum Forced {
-    Never,
-    No,
-    Any,
-    Named(String),
-}
-
-fn forced_tool(choice: Option<&RawValue>) -> Forced {
-    let choice = choice.and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
-    let Some(choice) = choice else { return Forced::No };
-    let kind = choice.as_str().or_else(|| choice.get("type").and_then(Value::as_str));
-    let name = choice.get("function").unwrap_or(&choice).get("name").and_then(Value::as_str);
-    match (kind, name) {
-        (Some("none"), _) => Forced::Never,
-        (Some("required" | "any"), _) => Forced::Any,
-        (Some("function" | "tool"), Some(name)) => Forced::Named(name.to_owned()),
-        _ => Forced::No,
-    }
-}
-
-/// An object that satisfies the required properties of a flat schema; `{}` for anything else.
-fn arguments(schema: Option<&Value>) -> Value {
-    let required = schema.and_then(|s| s.get("required")).and_then(Value::as_array);
-    let value_of = |name: &str| {
-        let property = schema.and_then(|s| s.get("properties")).and_then(|p| p.get(name));
-        if let Some(first) = property.and_then(|p| p.get("enum")).and_then(|e| e.get(0)) {
-            return first.clone();
-        }
-        match property.and_then(|p| p.get("type")).and_then(Value::as_str) {
-            Some("integer" | "number") => Value::from(1),
-            Some("boolean") => Value::from(true),
-            Some("array") => Value::Array(Vec::new()),
-            Some("object") => Value::Object(serde_json::Map::new()),
-            _ => Value::from(WORDS[0]),
-        }
-    };
-    let names = required.into_iter().flatten().filter_map(Value::as_str);
-    names.map(|name| (name.to_owned(), value_of(name))).collect::<serde_json::Map<_, _>>().into()
 }

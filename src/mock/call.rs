@@ -26,6 +26,8 @@ pub(super) struct Generation<'a> {
     pub(super) input: Option<Turns>,
     pub(super) system: Option<Turns>,
     pub(super) instructions: Option<Turns>,
+    #[serde(borrow)]
+    pub(super) include: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -38,6 +40,21 @@ impl Generation<'_> {
     pub(super) fn prompt_tokens(&self) -> u64 {
         let parts = [self.messages, self.input, self.system, self.instructions];
         tokens(parts.iter().flatten().map(|turns| turns.chars).sum())
+    }
+
+    /// The most tokens of output.
+    pub(super) fn limit(&self) -> Option<u64> {
+        self.max_completion_tokens.or(self.max_tokens).or(self.max_output_tokens)
+    }
+
+    /// Asked for a usage chunk at the end of the stream.
+    pub(super) fn include_usage(&self) -> bool {
+        self.stream_options.as_ref().and_then(|o| o.include_usage) == Some(true)
+    }
+
+    /// Asked for sealed thoughts.
+    pub(super) fn sealed(&self) -> bool {
+        self.include.is_some_and(|list| list.get().contains("reasoning.encrypted_content"))
     }
 
     /// The turns of the conversation, whatever the protocol calls them.

@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::answer::Answer;
+use super::answer::{Answer, Asked};
 use super::call::{Embedding, Generation};
 use super::emit::{Next, Outlet, drain};
 use super::http::{Inbox, Request, Trouble};
 use super::protocol::Protocol;
 use super::record::{Counter, Record};
 use super::script::{Fault, Script, Usage, parse};
-use super::{embeddings, emit};
+use super::{embeddings, emit, families};
 
 /// How long a refused upload is still read, so that the refusal is not lost to a reset (RFC 9112 9.6).
 const LINGER: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ const ANTHROPIC_MODELS: &str = concat!(
 );
 
 /// Why a request is answered with an error: status and sentence.
-type Refusal = (u16, String);
+pub(super) type Refusal = (u16, String);
 
 /// Serves `stream` until either side ends it.
 pub(super) async fn serve(stream: TcpStream, record: Arc<Record>) {
@@ -116,10 +116,12 @@ impl Connection {
     }
 }
 
-struct Exchange<'c> {
-    outlet: Outlet<'c>,
-    request: Request<'c>,
-    body: &'c mut Vec<u8>,
+/// One request, and everything its answer needs.
+pub(super) struct Exchange<'c> {
+    pub(super) outlet: Outlet<'c>,
+    pub(super) request: Request<'c>,
+    /// Scratch space of the answer.
+    pub(super) body: &'c mut Vec<u8>,
     count: &'c mut Option<(String, Arc<Counter>)>,
     record: &'c Record,
 }
@@ -134,6 +136,12 @@ impl<'c> Exchange<'c> {
                 return self.outlet.json(200, b"{}").await;
             }
             _ => self.record.note(&self.request),
+        }
+        // Only other families' calls have versions in the query.
+        if path.len() < self.request.target.len()
+            && let Some(next) = families::answer(self).await?
+        {
+            return Ok(next);
         }
         match (self.request.method, path.strip_prefix("/v1").unwrap_or(path)) {
             ("POST", "/chat/completions") => self.generate(Protocol::Chat).await,
@@ -155,6 +163,9 @@ impl<'c> Exchange<'c> {
                 | "/models",
             ) => self.refuse(Protocol::Chat, (405, "method not allowed".into())).await,
             _ => {
+                if let Some(next) = families::answer(self).await? {
+                    return Ok(next);
+                }
                 let message = format!("unknown path: {} {path}", self.request.method);
                 self.refuse(Protocol::Chat, (404, message)).await
             }
@@ -178,7 +189,8 @@ impl<'c> Exchange<'c> {
         if let Some(next) = self.misbehave(protocol, &script, stream).await? {
             return Ok(next);
         }
-        let answer = Answer::new(&call, &script, raw);
+        let mut answer = Answer::new(Asked::of(&call, &script), &script, raw);
+        answer.sealed = call.sealed();
         if stream {
             return self.outlet.events(&script, &answer, protocol).await;
         }
@@ -226,7 +238,7 @@ impl<'c> Exchange<'c> {
     }
 
     /// Reads the model's options, counts the request, and settles whether `fail_first` is over.
-    fn script<'m>(&mut self, model: &'m str) -> Result<Script<'m>, Refusal> {
+    pub(super) fn script<'m>(&mut self, model: &'m str) -> Result<Script<'m>, Refusal> {
         if model.is_empty() {
             return Err((400, "you must provide a model parameter".into()));
         }
@@ -250,7 +262,7 @@ impl<'c> Exchange<'c> {
     }
 
     /// Waits, and answers here whatever is not an answer of the protocol.
-    async fn misbehave(
+    pub(super) async fn misbehave(
         &mut self,
         protocol: Protocol,
         script: &Script<'_>,
@@ -261,8 +273,8 @@ impl<'c> Exchange<'c> {
             let message = format!("mock: status {status} as asked");
             let retry = script.retry_after_s.map(|s| format!("retry-after: {s}\r\n"));
             let body = protocol.error(status, &message);
-            let extra = retry.as_deref().unwrap_or_default();
-            return self.outlet.fixed(status, "application/json", extra, &body).await.map(Some);
+            let extra = [protocol.error_fields(status), retry.as_deref().unwrap_or_default()].concat();
+            return self.outlet.fixed(status, "application/json", &extra, &body).await.map(Some);
         }
         let html =
             "<!doctype html><title>mock</title><p>This is not the API you are looking for.\n";
@@ -276,16 +288,20 @@ impl<'c> Exchange<'c> {
                 self.outlet.fixed(200, "text/html; charset=utf-8", "", html.as_bytes()).await?
             }
             Some(Fault::Empty) => {
-                let kind = if stream { "text/event-stream" } else { "application/json" };
+                let kind = if stream { protocol.wire().kind() } else { "application/json" };
                 self.outlet.fixed(200, kind, "", b"").await?
             }
             _ => return Ok(None),
         }))
     }
 
-    async fn refuse(&mut self, protocol: Protocol, (status, message): Refusal) -> io::Result<Next> {
+    pub(super) async fn refuse(
+        &mut self,
+        protocol: Protocol,
+        (status, message): Refusal,
+    ) -> io::Result<Next> {
         let body = protocol.error(status, &message);
-        self.outlet.json(status, &body).await
+        self.outlet.fixed(status, "application/json", protocol.error_fields(status), &body).await
     }
 }
 

@@ -346,6 +346,7 @@ fn dress<'a>(
         return Ok(std::mem::take(encoder.get_mut()).into());
     }
     Ok(match fault {
+        Fault::Crlf if memmem::find(raw, b"\r\n").is_some() => raw.into(),
         Fault::Crlf => raw.split(|&b| b == b'\n').collect::<Vec<_>>().join(&b"\r\n"[..]).into(),
         Fault::Comments => {
             let mut out = Vec::with_capacity(raw.len() * 2);

@@ -1,26 +1,31 @@
 //! Writes Anthropic messages. The shapes follow Anthropic's API reference.
 
-use super::answer::{Answer, Content, put, quoted};
+use super::answer::{Answer, Block, Kind, SIGNATURE, put, quoted};
 use super::script::Usage;
 
 /// Appends the answer in one piece.
 pub(super) fn whole(answer: &Answer, out: &mut Vec<u8>) {
     message_head(answer, out);
-    match &answer.content {
-        Content::Words { .. } => {
-            put(out, &[r#"[{"type":"text","text":""#]);
-            answer.text(out);
-            put(out, &["\"}]"]);
-        }
-        Content::Call { name, .. } => {
-            let mut arguments = Vec::new();
-            answer.text(&mut arguments);
-            let head = [r#"[{"type":"tool_use","id":"toolu_"#, &answer.id, r#"","name":"#];
-            put(out, &head);
-            put(out, &[&quoted(name), r#","input":"#, &unescaped(&arguments), "}]"]);
+    for (at, block) in answer.blocks.iter().enumerate() {
+        put(out, &[if at == 0 { "[" } else { "," }]);
+        match &block.kind {
+            Kind::Thought => {
+                put(out, &[r#"{"type":"thinking","thinking":""#]);
+                block.text(out);
+                put(out, &["\",\"signature\":\"", SIGNATURE, "\"}"]);
+            }
+            Kind::Words { .. } => {
+                put(out, &[r#"{"type":"text","text":""#]);
+                block.text(out);
+                put(out, &["\"}"]);
+            }
+            Kind::Call(call) => {
+                call_head(answer, block, out);
+                put(out, &[&quoted(&call.name), r#","input":"#, &block.plain(), "}"]);
+            }
         }
     }
-    put(out, &[r#","stop_reason":""#, stop_reason(answer), r#"","stop_sequence":null"#]);
+    put(out, &[r#"],"stop_reason":""#, stop_reason(answer), r#"","stop_sequence":null"#]);
     if answer.usage != Usage::Never {
         put(out, &[",\"usage\":", &usage(answer, u64::from(answer.pieces()))]);
     }
@@ -36,36 +41,34 @@ pub(super) fn open(answer: &Answer, out: &mut Vec<u8>) {
         // The real service counts the first output token here.
         put(out, &[",\"usage\":", &usage(answer, 1)]);
     }
-    put(out, &["}}\n\nevent: content_block_start\ndata: "]);
-    put(out, &[r#"{"type":"content_block_start","index":0,"content_block":"#]);
-    match &answer.content {
-        Content::Words { .. } => put(out, &[r#"{"type":"text","text":""}"#]),
-        Content::Call { name, .. } => {
-            put(out, &[r#"{"type":"tool_use","id":"toolu_"#, &answer.id, r#"","name":"#]);
-            put(out, &[&quoted(name), r#","input":{}}"#]);
-        }
-    }
-    put(out, &["}\n\nevent: ping\ndata: {\"type\": \"ping\"}\n\n"]);
+    put(out, &["}}\n\n"]);
+    start(answer, 0, out);
+    put(out, &["event: ping\ndata: {\"type\": \"ping\"}\n\n"]);
 }
 
-/// Appends chunk `index`.
+/// Appends chunk `index`, and what stands between it and the block before.
 pub(super) fn delta(answer: &Answer, index: u32, out: &mut Vec<u8>) {
-    put(out, &["event: content_block_delta\ndata: "]);
-    put(out, &[r#"{"type":"content_block_delta","index":0,"delta":"#]);
-    match &answer.content {
-        Content::Words { .. } => put(out, &[r#"{"type":"text_delta","text":""#]),
-        Content::Call { .. } => put(out, &[r#"{"type":"input_json_delta","partial_json":""#]),
+    let (at, block) = answer.block(index);
+    if at > 0 && index == block.first {
+        stop(answer, at - 1, out);
+        start(answer, at, out);
     }
+    delta_head(at, out);
+    put(
+        out,
+        &[match block.kind {
+            Kind::Thought => r#"{"type":"thinking_delta","thinking":""#,
+            Kind::Words { .. } => r#"{"type":"text_delta","text":""#,
+            Kind::Call(_) => r#"{"type":"input_json_delta","partial_json":""#,
+        }],
+    );
     answer.piece(index, out);
     put(out, &["\"}}\n\n"]);
 }
 
 /// Appends `content_block_stop` and `message_delta`.
 pub(super) fn close(answer: &Answer, out: &mut Vec<u8>) {
-    put(
-        out,
-        &["event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n"],
-    );
+    stop(answer, answer.blocks.len() - 1, out);
     put(
         out,
         &["event: message_delta\ndata: ", r#"{"type":"message_delta","delta":{"stop_reason":""#],
@@ -87,16 +90,56 @@ pub(super) const FAILURE: &str = concat!(
     "\n\n"
 );
 
+/// Appends the `content_block_start` of the block at this place.
+fn start(answer: &Answer, at: usize, out: &mut Vec<u8>) {
+    let block = &answer.blocks[at];
+    let mut number = itoa::Buffer::new();
+    put(out, &["event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":"]);
+    put(out, &[number.format(at), ",\"content_block\":"]);
+    match &block.kind {
+        Kind::Thought => put(out, &[r#"{"type":"thinking","thinking":"","signature":""}"#]),
+        Kind::Words { .. } => put(out, &[r#"{"type":"text","text":""}"#]),
+        Kind::Call(call) => {
+            call_head(answer, block, out);
+            put(out, &[&quoted(&call.name), r#","input":{}}"#]);
+        }
+    }
+    put(out, &["}\n\n"]);
+}
+
+/// Appends the end of the block at this place, a thought's signature before it.
+fn stop(answer: &Answer, at: usize, out: &mut Vec<u8>) {
+    if matches!(answer.blocks[at].kind, Kind::Thought) {
+        delta_head(at, out);
+        put(out, &[r#"{"type":"signature_delta","signature":""#, SIGNATURE, "\"}}\n\n"]);
+    }
+    let mut number = itoa::Buffer::new();
+    put(out, &["event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":"]);
+    put(out, &[number.format(at), "}\n\n"]);
+}
+
+fn delta_head(at: usize, out: &mut Vec<u8>) {
+    let mut number = itoa::Buffer::new();
+    put(out, &["event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":"]);
+    put(out, &[number.format(at), ",\"delta\":"]);
+}
+
 fn message_head(answer: &Answer, out: &mut Vec<u8>) {
     put(out, &[r#"{"id":"msg_"#, &answer.id, r#"","type":"message","role":"assistant","model":"#]);
     put(out, &[&answer.model, r#","content":"#]);
 }
 
+/// Everything of a tool call up to its name.
+fn call_head(answer: &Answer, block: &Block, out: &mut Vec<u8>) {
+    let id = answer.numbered(block.number as usize);
+    put(out, &[r#"{"type":"tool_use","id":"toolu_"#, &id, r#"","name":"#]);
+}
+
 fn stop_reason(answer: &Answer) -> &'static str {
-    match answer.content {
-        Content::Call { .. } => "tool_use",
-        Content::Words { .. } if answer.limited => "max_tokens",
-        Content::Words { .. } => "end_turn",
+    match (answer.calls(), answer.limited) {
+        (true, _) => "tool_use",
+        (_, true) => "max_tokens",
+        _ => "end_turn",
     }
 }
 
@@ -106,10 +149,4 @@ fn usage(answer: &Answer, output: u64) -> String {
     format!(
         r#"{{"input_tokens":{fresh},"cache_creation_input_tokens":0,"cache_read_input_tokens":{cached},"output_tokens":{output}}}"#
     )
-}
-
-/// The JSON inside an escaped string.
-fn unescaped(inside: &[u8]) -> String {
-    let string = [b"\"", inside, b"\""].concat();
-    serde_json::from_slice(&string).unwrap_or_else(|_| "{}".to_owned())
 }

@@ -1,6 +1,7 @@
 //! The wire formats side by side: which file writes what, and how each tells an error.
 
 use super::answer::{Answer, put, quoted};
+use super::families::gemini;
 use super::{chat, messages, responses};
 
 /// A protocol that generates text.
@@ -9,6 +10,7 @@ pub(super) enum Protocol {
     Chat,
     Messages,
     Responses,
+    Gemini,
 }
 
 impl Protocol {
@@ -18,6 +20,7 @@ impl Protocol {
             Self::Chat => chat::whole(answer, out),
             Self::Messages => messages::whole(answer, out),
             Self::Responses => responses::whole(answer, out),
+            Self::Gemini => gemini::whole(answer, out),
         }
     }
 
@@ -27,6 +30,7 @@ impl Protocol {
             Self::Chat => chat::open(answer, out),
             Self::Messages => messages::open(answer, out),
             Self::Responses => responses::open(answer, out),
+            Self::Gemini => {}
         }
     }
 
@@ -36,6 +40,7 @@ impl Protocol {
             Self::Chat => chat::delta(answer, index, out),
             Self::Messages => messages::delta(answer, index, out),
             Self::Responses => responses::delta(answer, index, out),
+            Self::Gemini => gemini::delta(answer, index, out),
         }
     }
 
@@ -45,6 +50,7 @@ impl Protocol {
             Self::Chat => chat::close(answer, out),
             Self::Messages => messages::close(answer, out),
             Self::Responses => responses::close(answer, out),
+            Self::Gemini => {}
         }
     }
 
@@ -54,6 +60,7 @@ impl Protocol {
             Self::Chat => put(out, &[chat::DONE]),
             Self::Messages => put(out, &[messages::DONE]),
             Self::Responses => responses::done(answer, out),
+            Self::Gemini => gemini::done(answer, out),
         }
     }
 
@@ -63,23 +70,59 @@ impl Protocol {
             Self::Chat => put(out, &[chat::FAILURE]),
             Self::Messages => put(out, &[messages::FAILURE]),
             Self::Responses => responses::failure(answer, sent, out),
+            Self::Gemini => gemini::failure(out),
         }
+    }
+
+    /// How the events of a stream are told apart.
+    pub(super) fn wire(self) -> Wire {
+        Wire::Sse
+    }
+
+    /// Header lines of an error answer.
+    pub(super) fn error_fields(self, _status: u16) -> &'static str {
+        ""
     }
 
     /// The body of an error answer.
     pub(super) fn error(self, status: u16, message: &str) -> Vec<u8> {
-        let mut out = Vec::new();
-        let message = quoted(message);
-        if self == Self::Messages {
-            put(&mut out, &[r#"{"type":"error","error":{"type":""#, anthropic_type(status)]);
-            put(&mut out, &[r#"","message":"#, &message, r#"},"request_id":"req_mock"}"#]);
-        } else {
-            let (kind, code) = openai_type(status);
-            put(&mut out, &[r#"{"error":{"message":"#, &message, r#","type":""#, kind]);
-            put(&mut out, &[r#"","param":null,"code":"#, code, "}}"]);
+        match self {
+            Self::Chat | Self::Responses => openai_error(status, message),
+            Self::Messages => anthropic_error(status, message),
+            Self::Gemini => gemini::error(status, message),
         }
-        out
     }
+}
+
+/// How the events of a stream are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// Server-sent events.
+    Sse,
+}
+
+impl Wire {
+    /// The content type.
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Self::Sse => "text/event-stream",
+        }
+    }
+}
+
+fn anthropic_error(status: u16, message: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    put(&mut out, &[r#"{"type":"error","error":{"type":""#, anthropic_type(status)]);
+    put(&mut out, &[r#"","message":"#, &quoted(message), r#"},"request_id":"req_mock"}"#]);
+    out
+}
+
+fn openai_error(status: u16, message: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let (kind, code) = openai_type(status);
+    put(&mut out, &[r#"{"error":{"message":"#, &quoted(message), r#","type":""#, kind]);
+    put(&mut out, &[r#"","param":null,"code":"#, code, "}}"]);
+    out
 }
 
 /// The error types of Anthropic's API reference.

@@ -15,6 +15,9 @@ const MAX_WORD_BYTES: u64 = 64 * 1024;
 /// Largest text of one answer: answers are built in memory before they are sent.
 const MAX_TEXT_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Words of thought when only `reasoning` is given.
+const DEFAULT_REASONING: u32 = 4;
+
 /// Output words when nothing is said.
 const DEFAULT_CHUNKS: u32 = 8;
 
@@ -22,9 +25,9 @@ const DEFAULT_CHUNKS: u32 = 8;
 const DEFAULT_FAILURE: u16 = 503;
 
 const KEYS: &str = "bytes, cached, chunks, delay_ms, fail_first, fault, first_delay_ms, interval_ms, \
-                    retry_after, seed, status, tools, usage";
+                    parallel, preface, reasoning, retry_after, seed, status, thinking, tools, usage";
 
-const FAULTS: &str = "bad_json, close_delimited, comments, crlf, cut:N, early_413, empty, \
+const FAULTS: &str = "bad_crc, bad_json, close_delimited, comments, crlf, cut:N, early_413, empty, \
                       error_event:N, gzip, half_utf8, header_then_silent, html, no_done, refuse, \
                       reset:N, silent, split_lines, stall:N";
 
@@ -52,6 +55,20 @@ pub(super) enum Tools {
     Always,
 }
 
+/// How chat completions tell thoughts; the other formats know one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Thinking {
+    /// In `reasoning_content`, as DeepSeek and many servers do.
+    #[default]
+    Content,
+    /// In `reasoning`, as Groq, Cerebras and OpenRouter do.
+    Field,
+    /// Between `<think>` tags in the text; in a stream both tags arrive in two pieces.
+    Tags,
+    /// In chunks of `content`, as Mistral does.
+    Chunks,
+}
+
 /// What goes wrong. Counts are output chunks sent before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -71,6 +88,7 @@ pub(super) enum Fault {
     Html,
     Empty,
     BadJson,
+    BadCrc,
     CloseDelimited,
     Early413,
 }
@@ -91,6 +109,13 @@ pub(super) struct Script<'a> {
     pub(super) fail_first: u32,
     pub(super) seed: Option<&'a str>,
     pub(super) tools: Tools,
+    /// Two calls instead of one.
+    pub(super) parallel: bool,
+    /// Words before tool calls.
+    pub(super) preface: u32,
+    /// Words of thought before anything else.
+    pub(super) reasoning: u32,
+    pub(super) thinking: Thinking,
     pub(super) fault: Option<Fault>,
 }
 
@@ -109,6 +134,10 @@ impl Default for Script<'_> {
             fail_first: 0,
             seed: None,
             tools: Tools::default(),
+            parallel: false,
+            preface: 0,
+            reasoning: 0,
+            thinking: Thinking::default(),
             fault: None,
         }
     }
@@ -125,7 +154,8 @@ pub(super) fn parse(model: &str) -> Result<(&str, Script<'_>), String> {
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
         script.set(key, value)?;
     }
-    let text = u64::from(script.chunks) * script.bytes.unwrap_or(0) as u64;
+    let words = u64::from(script.chunks.max(script.preface));
+    let text = words * script.bytes.unwrap_or(0) as u64;
     if text > MAX_TEXT_BYTES {
         return Err(format!("mock options: chunks x bytes may be at most {MAX_TEXT_BYTES}"));
     }
@@ -162,6 +192,26 @@ impl<'a> Script<'a> {
                     _ => return Err(unknown_value(key, value, "once, always")),
                 }
             }
+            "parallel" => match value {
+                "" => self.parallel = true,
+                _ => return Err(unknown_value(key, value, "none; it stands alone")),
+            },
+            "preface" => self.preface = number(key, value, 0, MAX_CHUNKS)? as u32,
+            "reasoning" => {
+                self.reasoning = match value {
+                    "" => DEFAULT_REASONING,
+                    _ => number(key, value, 0, MAX_CHUNKS)? as u32,
+                }
+            }
+            "thinking" => {
+                self.thinking = match value {
+                    "content" => Thinking::Content,
+                    "field" => Thinking::Field,
+                    "tags" => Thinking::Tags,
+                    "chunks" => Thinking::Chunks,
+                    _ => return Err(unknown_value(key, value, "content, field, tags, chunks")),
+                }
+            }
             "fault" => self.fault = Some(fault(value)?),
             _ => return Err(format!("unknown mock option '{key}'; known: {KEYS}")),
         }
@@ -193,6 +243,7 @@ fn fault(value: &str) -> Result<Fault, String> {
         "no_done" => Fault::NoDone,
         "html" => Fault::Html,
         "empty" => Fault::Empty,
+        "bad_crc" => Fault::BadCrc,
         "bad_json" => Fault::BadJson,
         "close_delimited" => Fault::CloseDelimited,
         "early_413" => Fault::Early413,
@@ -228,7 +279,8 @@ mod tests {
     fn every_option_is_read() {
         let (name, script) = parse(
             "a/b:c?chunks=64&delay_ms=1&first_delay_ms=2&interval_ms=20&bytes=9&usage=last&cached=3\
-             &status=429&retry_after=5&fail_first=2&seed=x&tools&fault=cut:7",
+             &status=429&retry_after=5&fail_first=2&seed=x&tools&parallel&preface=4&reasoning=6&thinking=tags\
+             &fault=cut:7",
         )
         .unwrap();
         assert_eq!(name, "a/b:c");
@@ -245,6 +297,10 @@ mod tests {
             fail_first: 2,
             seed: Some("x"),
             tools: Tools::Once,
+            parallel: true,
+            preface: 4,
+            reasoning: 6,
+            thinking: Thinking::Tags,
             fault: Some(Fault::Cut(7)),
         };
         assert_eq!(script, expected);

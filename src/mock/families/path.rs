@@ -1,0 +1,105 @@
+//! Which path belongs to whom. A model in a path arrives percent-encoded, once.
+
+use super::access::Access;
+use crate::mock::protocol::Protocol;
+
+/// Whose shape a body must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    Gemini,
+    Vertex,
+}
+
+/// A call for text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Call {
+    /// How it is answered.
+    pub(super) protocol: Protocol,
+    pub(super) body: Body,
+    pub(super) access: Access,
+    /// `None`: it stands in the body.
+    pub(super) model: Option<String>,
+    /// `None`: the body says it.
+    pub(super) stream: Option<bool>,
+}
+
+/// What stands at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Call(Call),
+}
+
+/// Finds what stands at `target`, a path with its query.
+pub(super) fn find(target: &str) -> Option<Place> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
+    match parts[..] {
+        ["v1beta", "models", last] => {
+            google(last, query, Body::Gemini, Access::GoogleKey).map(Place::Call)
+        }
+        ["v1beta1", "projects", _, "locations", _, "publishers", "google", "models", last] => {
+            google(last, query, Body::Vertex, Access::Bearer).map(Place::Call)
+        }
+        _ => None,
+    }
+}
+
+fn google(last: &str, query: &str, body: Body, access: Access) -> Option<Call> {
+    let (model, verb) = last.rsplit_once(':')?;
+    let stream = match verb {
+        "generateContent" => false,
+        // Without it the real service answers a list instead of events.
+        "streamGenerateContent" if option(query, "alt") == Some("sse") => true,
+        _ => return None,
+    };
+    let model = Some(decoded(model)?);
+    Some(Call { protocol: Protocol::Gemini, body, access, model, stream: Some(stream) })
+}
+
+/// The value of a query's option, as it stands there.
+pub(super) fn option<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// A part of a path without its percent-encoding; `None` when that is broken.
+fn decoded(part: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        if first != b'%' {
+            out.push(first);
+            continue;
+        }
+        let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+        out.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = &rest[2..];
+    }
+    String::from_utf8(out).ok().filter(|model| !model.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_in_paths_are_decoded_once() {
+        assert_eq!(decoded("gpt%3Fchunks=3%26tools").as_deref(), Some("gpt?chunks=3&tools"));
+        assert_eq!(decoded("a%253Fb").as_deref(), Some("a%3Fb"), "once, not twice");
+        for broken in ["", "%", "%4", "%zz", "%ff"] {
+            assert_eq!(decoded(broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn a_stream_of_googles_needs_its_option() {
+        let call = |target| match find(target) {
+            Some(Place::Call(call)) => Some((call.model.unwrap(), call.stream.unwrap())),
+            _ => None,
+        };
+        assert_eq!(call("/v1beta/models/a%3Ab:generateContent"), Some(("a:b".into(), false)));
+        let stream = "/v1beta/models/m:streamGenerateContent";
+        assert_eq!(call(stream), None);
+        assert_eq!(call(&format!("{stream}?key=x&alt=sse")), Some(("m".into(), true)));
+    }
+}
