@@ -38,8 +38,13 @@ pub(super) struct StreamOptions {
 impl Generation<'_> {
     /// Prompt tokens: a quarter of the characters, rounded up, at least one.
     pub(super) fn prompt_tokens(&self) -> u64 {
+        tokens(self.chars())
+    }
+
+    /// Characters of the prompt.
+    pub(super) fn chars(&self) -> u64 {
         let parts = [self.messages, self.input, self.system, self.instructions];
-        tokens(parts.iter().flatten().map(|turns| turns.chars).sum())
+        parts.iter().flatten().map(|turns| turns.chars).sum()
     }
 
     /// The most tokens of output.

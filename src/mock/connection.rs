@@ -180,6 +180,7 @@ impl<'c> Exchange<'c> {
         };
         let script = match self.script(&call.model).and_then(|script| {
             check(protocol, &call)?;
+            script.strict.map_or(Ok(()), |strict| families::strict(protocol, strict, raw))?;
             Ok(script)
         }) {
             Ok(script) => script,

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::answer::{Answer, CRAB, put};
-use super::protocol::Protocol;
+use super::protocol::{Protocol, Wire};
 use super::script::{Fault, Script};
 
 /// Unpaced events are written when so many bytes wait.
@@ -211,7 +211,8 @@ impl Outlet<'_> {
         protocol: Protocol,
     ) -> io::Result<Next> {
         let fault = script.fault;
-        let mut events = Events::new(self, fault);
+        let wire = protocol.wire();
+        let mut events = Events::new(self, fault, wire);
         if fault == Some(Fault::HeaderThenSilent) {
             return self.hold().await;
         }
@@ -237,9 +238,10 @@ impl Outlet<'_> {
             }
             event.clear();
             protocol.delta(answer, index, &mut event);
-            if index == 0 && fault == Some(Fault::BadJson) {
-                event.truncate(event.len() / 2);
-                event.extend_from_slice(b"\n\n");
+            match fault {
+                Some(Fault::BadJson) if index == 0 => wire.halve(&mut event),
+                Some(Fault::BadCrc) if index == 0 => wire.spoil(&mut event),
+                _ => {}
             }
             events.send(&event).await?;
         }
@@ -267,25 +269,27 @@ fn breaks_after(fault: Option<Fault>, answer: &Answer) -> Option<u32> {
 struct Events<'o, 'c> {
     outlet: &'o mut Outlet<'c>,
     fault: Option<Fault>,
+    wire: Wire,
     gzip: Option<GzEncoder<Vec<u8>>>,
     chunked: bool,
 }
 
 impl<'o, 'c> Events<'o, 'c> {
-    fn new(outlet: &'o mut Outlet<'c>, fault: Option<Fault>) -> Self {
+    fn new(outlet: &'o mut Outlet<'c>, fault: Option<Fault>, wire: Wire) -> Self {
         let chunked = outlet.modern && fault != Some(Fault::CloseDelimited);
         let framing = if chunked { Framing::Chunked } else { Framing::UntilClose };
         let gzip =
             (fault == Some(Fault::Gzip)).then(|| GzEncoder::new(Vec::new(), Compression::fast()));
-        outlet.head(200, EVENTS, if gzip.is_some() { GZIP } else { "" }, framing);
-        Self { outlet, fault, gzip, chunked }
+        let kind = if wire == Wire::Sse { EVENTS } else { wire.kind() };
+        outlet.head(200, kind, if gzip.is_some() { GZIP } else { "" }, framing);
+        Self { outlet, fault, wire, gzip, chunked }
     }
 
     /// Sends one or more whole events.
     async fn send(&mut self, raw: &[u8]) -> io::Result<()> {
         let dressed = match self.fault {
             None => Cow::Borrowed(raw),
-            Some(fault) => dress(fault, self.gzip.as_mut(), raw)?,
+            Some(fault) => dress(fault, self.wire, self.gzip.as_mut(), raw)?,
         };
         match self.fault {
             Some(Fault::SplitLines) => {
@@ -337,6 +341,7 @@ impl<'o, 'c> Events<'o, 'c> {
 /// Events as a fault wants them written.
 fn dress<'a>(
     fault: Fault,
+    wire: Wire,
     gzip: Option<&mut GzEncoder<Vec<u8>>>,
     raw: &'a [u8],
 ) -> io::Result<Cow<'a, [u8]>> {
@@ -346,9 +351,10 @@ fn dress<'a>(
         return Ok(std::mem::take(encoder.get_mut()).into());
     }
     Ok(match fault {
+        _ if wire == Wire::Frames => raw.into(),
         Fault::Crlf if memmem::find(raw, b"\r\n").is_some() => raw.into(),
         Fault::Crlf => raw.split(|&b| b == b'\n').collect::<Vec<_>>().join(&b"\r\n"[..]).into(),
-        Fault::Comments => {
+        Fault::Comments if wire == Wire::Sse => {
             let mut out = Vec::with_capacity(raw.len() * 2);
             let mut rest = raw;
             while !rest.is_empty() {

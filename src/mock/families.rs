@@ -3,22 +3,34 @@
 //! refuse every field that their format does not document: what arrives here somebody translated.
 
 mod access;
+pub(super) mod azure;
+pub(super) mod bedrock;
+mod chatlike;
+mod claude;
+pub(super) mod cohere;
+pub(super) mod frames;
 pub(super) mod gemini;
+pub(super) mod ollama;
 mod path;
+pub(super) mod sagemaker;
 mod shape;
+mod signature;
+mod tokens;
+pub(super) mod watsonx;
 
 use std::io;
 
 use serde_json::Value;
 
 use super::answer::{Answer, Asked};
-use super::call::{Speaker, tokens};
+use super::call::{self, Speaker};
 use super::connection::{Exchange, Refusal};
 use super::emit::Next;
+use super::http::Request;
 use super::protocol::Protocol;
-use super::script::Script;
+use super::script::{Script, Strict};
 use super::tools::{self, Forced, Tool};
-use path::{Call, Place};
+use path::{Body, Call, Place};
 
 /// What a body asks for, whatever its format.
 #[derive(Default)]
@@ -37,20 +49,42 @@ struct Wants {
 
 /// Answers a request to one of the families' paths; `None` when it is nobody's.
 pub(super) async fn answer(exchange: &mut Exchange<'_>) -> io::Result<Option<Next>> {
-    let Some(place) = path::find(exchange.request.target) else { return Ok(None) };
-    let call = match place {
-        Place::Call(call) => call,
-    };
-    if exchange.request.method != "POST" {
-        return exchange.refuse(call.protocol, (405, "method not allowed".into())).await.map(Some);
+    match path::find(exchange.request.target) {
+        None => Ok(None),
+        Some(Place::Token(issuer)) => tokens::answer(exchange, issuer).await.map(Some),
+        Some(Place::Call(call)) if exchange.request.method == "POST" => {
+            generate(exchange, &call).await.map(Some)
+        }
+        Some(Place::Call(call)) => {
+            let refusal = (405, "method not allowed".into());
+            exchange.refuse(call.protocol, refusal).await.map(Some)
+        }
     }
-    generate(exchange, &call).await.map(Some)
+}
+
+/// Looks whether a chat or messages body has only documented fields.
+pub(super) fn strict(protocol: Protocol, strict: Strict, raw: &[u8]) -> Result<(), Refusal> {
+    let body: Value =
+        serde_json::from_slice(raw).map_err(|error| (400, format!("bad body: {error}")))?;
+    let shape = match strict {
+        Strict::Own => &chatlike::OPENAI,
+        Strict::Mistral => &chatlike::MISTRAL,
+    };
+    let read = match protocol {
+        Protocol::Chat => chatlike::check(&body, shape).map(|_| ()),
+        Protocol::Messages => claude::read(&body, raw).map(|_| ()),
+        _ => Ok(()),
+    };
+    // Mistral's validation answers 422.
+    let status = if strict == Strict::Mistral { 422 } else { 400 };
+    read.map_err(|message| (status, message))
 }
 
 async fn generate(exchange: &mut Exchange<'_>, call: &Call) -> io::Result<Next> {
     let protocol = call.protocol;
     let raw = exchange.request.body;
-    let wants = match access::check(call.access, &exchange.request).and_then(|()| read(call, raw)) {
+    let checked = access::check(call.access, &exchange.request);
+    let wants = match checked.and_then(|()| read(call, &exchange.request)) {
         Ok(wants) => wants,
         Err(refusal) => return exchange.refuse(protocol, refusal).await,
     };
@@ -72,7 +106,7 @@ async fn generate(exchange: &mut Exchange<'_>, call: &Call) -> io::Result<Next> 
 fn asked<'a>(wants: &'a Wants, script: &Script<'_>) -> Asked<'a> {
     Asked {
         model: &wants.model,
-        prompt_tokens: tokens(wants.chars),
+        prompt_tokens: call::tokens(wants.chars),
         limit: wants.limit,
         include_usage: wants.include_usage,
         calls: tools::choose(&wants.tools, &wants.forced, wants.last, script),
@@ -80,13 +114,24 @@ fn asked<'a>(wants: &'a Wants, script: &Script<'_>) -> Asked<'a> {
 }
 
 /// Reads a body as its format; what the path says outranks it.
-fn read(call: &Call, raw: &[u8]) -> Result<Wants, Refusal> {
+fn read(call: &Call, request: &Request<'_>) -> Result<Wants, Refusal> {
+    let raw = request.body;
     let body: Value =
         serde_json::from_slice(raw).map_err(|error| (400, format!("bad body: {error}")))?;
     let model = call.model.as_deref().unwrap_or_default();
     let read = match call.body {
-        path::Body::Gemini => gemini::read(&body, gemini::Host::Gemini, model),
-        path::Body::Vertex => gemini::read(&body, gemini::Host::Vertex, model),
+        Body::Gemini => gemini::read(&body, gemini::Host::Gemini, model),
+        Body::Vertex => gemini::read(&body, gemini::Host::Vertex, model),
+        Body::VertexClaude => claude::vertex(&body, raw, call.stream == Some(true)),
+        Body::Claude => claude::read(&body, raw),
+        Body::Converse => bedrock::read(&body),
+        Body::SageMaker => chatlike::read(&body, raw, &chatlike::SAGEMAKER),
+        Body::AzureOpenAi => azure::openai(&body, raw),
+        Body::AzureInference => azure::inference(&body, raw, access::extra_parameters(request)),
+        Body::AzureResponses => azure::responses(&body, raw),
+        Body::Cohere => cohere::read(&body, raw),
+        Body::Ollama => ollama::read(&body, raw),
+        Body::Watsonx => watsonx::read(&body, raw),
     };
     let mut wants = read.map_err(|message| (400, message))?;
     if let Some(model) = &call.model {

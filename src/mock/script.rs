@@ -25,7 +25,8 @@ const DEFAULT_CHUNKS: u32 = 8;
 const DEFAULT_FAILURE: u16 = 503;
 
 const KEYS: &str = "bytes, cached, chunks, delay_ms, fail_first, fault, first_delay_ms, interval_ms, \
-                    parallel, preface, reasoning, retry_after, seed, status, thinking, tools, usage";
+                    parallel, preface, reasoning, retry_after, seed, status, strict, thinking, \
+                    tools, usage";
 
 const FAULTS: &str = "bad_crc, bad_json, close_delimited, comments, crlf, cut:N, early_413, empty, \
                       error_event:N, gzip, half_utf8, header_then_silent, html, no_done, refuse, \
@@ -67,6 +68,15 @@ pub(super) enum Thinking {
     Tags,
     /// In chunks of `content`, as Mistral does.
     Chunks,
+}
+
+/// Whose documents say which fields a chat or messages call may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Strict {
+    /// OpenAI's, or Anthropic's.
+    Own,
+    /// Mistral's.
+    Mistral,
 }
 
 /// What goes wrong. Counts are output chunks sent before.
@@ -116,6 +126,8 @@ pub(super) struct Script<'a> {
     /// Words of thought before anything else.
     pub(super) reasoning: u32,
     pub(super) thinking: Thinking,
+    /// Fields that nobody documents are refused.
+    pub(super) strict: Option<Strict>,
     pub(super) fault: Option<Fault>,
 }
 
@@ -138,6 +150,7 @@ impl Default for Script<'_> {
             preface: 0,
             reasoning: 0,
             thinking: Thinking::default(),
+            strict: None,
             fault: None,
         }
     }
@@ -212,6 +225,13 @@ impl<'a> Script<'a> {
                     _ => return Err(unknown_value(key, value, "content, field, tags, chunks")),
                 }
             }
+            "strict" => {
+                self.strict = Some(match value {
+                    "" => Strict::Own,
+                    "mistral" => Strict::Mistral,
+                    _ => return Err(unknown_value(key, value, "mistral, or none")),
+                })
+            }
             "fault" => self.fault = Some(fault(value)?),
             _ => return Err(format!("unknown mock option '{key}'; known: {KEYS}")),
         }
@@ -279,7 +299,7 @@ mod tests {
     fn every_option_is_read() {
         let (name, script) = parse(
             "a/b:c?chunks=64&delay_ms=1&first_delay_ms=2&interval_ms=20&bytes=9&usage=last&cached=3\
-             &status=429&retry_after=5&fail_first=2&seed=x&tools&parallel&preface=4&reasoning=6&thinking=tags\
+             &status=429&retry_after=5&fail_first=2&seed=x&tools&parallel&preface=4&reasoning=6&thinking=tags&strict\
              &fault=cut:7",
         )
         .unwrap();
@@ -301,6 +321,7 @@ mod tests {
             preface: 4,
             reasoning: 6,
             thinking: Thinking::Tags,
+            strict: Some(Strict::Own),
             fault: Some(Fault::Cut(7)),
         };
         assert_eq!(script, expected);

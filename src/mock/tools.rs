@@ -37,10 +37,18 @@ pub(super) enum Forced {
 
 /// The tool calls with which a chat, messages or responses call is answered.
 pub(super) fn calls(call: &Generation<'_>, script: &Script<'_>) -> Vec<Call> {
-    let Some(given) = call.tools else { return Vec::new() };
-    let given: Vec<Value> = serde_json::from_str(given.get()).unwrap_or_default();
-    let tools: Vec<Tool> = given.iter().filter_map(definition).collect();
-    choose(&tools, &forced(call.tool_choice), call.conversation().last, script)
+    if call.tools.is_none() {
+        return Vec::new();
+    }
+    let (tools, forced) = given(call);
+    choose(&tools, &forced, call.conversation().last, script)
+}
+
+/// The tools that a call offers, and what it says of their use.
+pub(super) fn given(call: &Generation<'_>) -> (Vec<Tool>, Forced) {
+    let list = call.tools.and_then(|list| serde_json::from_str::<Vec<Value>>(list.get()).ok());
+    let tools = list.iter().flatten().filter_map(definition).collect();
+    (tools, forced(call.tool_choice))
 }
 
 /// The calls to make, if the conversation and the script want one.

@@ -1,6 +1,7 @@
 //! Which path belongs to whom. A model in a path arrives percent-encoded, once.
 
 use super::access::Access;
+use super::tokens::Issuer;
 use crate::mock::protocol::Protocol;
 
 /// Whose shape a body must have.
@@ -8,6 +9,16 @@ use crate::mock::protocol::Protocol;
 pub(super) enum Body {
     Gemini,
     Vertex,
+    VertexClaude,
+    Claude,
+    Converse,
+    SageMaker,
+    AzureOpenAi,
+    AzureInference,
+    AzureResponses,
+    Cohere,
+    Ollama,
+    Watsonx,
 }
 
 /// A call for text.
@@ -27,6 +38,7 @@ pub(super) struct Call {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     Call(Call),
+    Token(Issuer),
 }
 
 /// Finds what stands at `target`, a path with its query.
@@ -34,14 +46,79 @@ pub(super) fn find(target: &str) -> Option<Place> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let parts: Vec<&str> = path.strip_prefix('/')?.split('/').collect();
     match parts[..] {
-        ["v1beta", "models", last] => {
-            google(last, query, Body::Gemini, Access::GoogleKey).map(Place::Call)
-        }
-        ["v1beta1", "projects", _, "locations", _, "publishers", "google", "models", last] => {
-            google(last, query, Body::Vertex, Access::Bearer).map(Place::Call)
-        }
-        _ => None,
+        ["token"] => return Some(Place::Token(Issuer::Google)),
+        ["identity", "token"] => return Some(Place::Token(Issuer::Ibm)),
+        _ => {}
     }
+    // A version of the API, which Azure and watsonx want on every call.
+    let dated = |name| option(query, name).is_some_and(|version| !version.is_empty());
+    let azure = dated("api-version");
+    let call = match parts[..] {
+        ["v1beta", "models", last] => google(last, query, Body::Gemini, Access::GoogleKey)?,
+        ["v1beta1", "projects", _, "locations", _, "publishers", "google", "models", last] => {
+            google(last, query, Body::Vertex, Access::Bearer)?
+        }
+        ["v1", "projects", _, "locations", _, "publishers", "anthropic", "models", last] => {
+            claude(last)?
+        }
+        ["model", id, verb @ ("converse" | "converse-stream")] => {
+            let stream = verb == "converse-stream";
+            in_path(Protocol::Converse, Body::Converse, Access::Bedrock, id)?.streams(stream)
+        }
+        ["endpoints", name, verb @ ("invocations" | "invocations-response-stream")] => {
+            let stream = verb != "invocations";
+            in_path(Protocol::SageMaker, Body::SageMaker, Access::SageMaker, name)?.streams(stream)
+        }
+        ["openai", "deployments", model, "chat", "completions"] if azure => {
+            in_path(Protocol::AzureOpenAi, Body::AzureOpenAi, Access::AzureKey, model)?
+        }
+        ["openai", "responses"] if azure => {
+            Call::new(Protocol::Responses, Body::AzureResponses, Access::AzureKey)
+        }
+        ["chat", "completions"] | ["models", "chat", "completions"] if azure => {
+            Call::new(Protocol::AzureInference, Body::AzureInference, Access::AzureKey)
+        }
+        ["anthropic", "v1", "messages"] => {
+            Call::new(Protocol::Messages, Body::Claude, Access::Foundry)
+        }
+        ["v2", "chat"] => Call::new(Protocol::Cohere, Body::Cohere, Access::Bearer),
+        ["api", "chat"] => Call::new(Protocol::Ollama, Body::Ollama, Access::Open),
+        ["ml", "v1", "text", verb @ ("chat" | "chat_stream")] if dated("version") => {
+            let stream = verb == "chat_stream";
+            Call::new(Protocol::Watsonx, Body::Watsonx, Access::Bearer).streams(stream)
+        }
+        _ => return None,
+    };
+    Some(Place::Call(call))
+}
+
+impl Call {
+    /// A call whose body says model and stream.
+    fn new(protocol: Protocol, body: Body, access: Access) -> Self {
+        Self { protocol, body, access, model: None, stream: None }
+    }
+
+    fn streams(mut self, stream: bool) -> Self {
+        self.stream = Some(stream);
+        self
+    }
+}
+
+/// A call whose path names the model.
+fn in_path(protocol: Protocol, body: Body, access: Access, model: &str) -> Option<Call> {
+    let model = Some(decoded(model)?);
+    Some(Call { model, ..Call::new(protocol, body, access) })
+}
+
+fn claude(last: &str) -> Option<Call> {
+    let (model, verb) = last.rsplit_once(':')?;
+    let stream = match verb {
+        "rawPredict" => false,
+        "streamRawPredict" => true,
+        _ => return None,
+    };
+    let call = in_path(Protocol::Messages, Body::VertexClaude, Access::Bearer, model)?;
+    Some(call.streams(stream))
 }
 
 fn google(last: &str, query: &str, body: Body, access: Access) -> Option<Call> {
@@ -52,8 +129,7 @@ fn google(last: &str, query: &str, body: Body, access: Access) -> Option<Call> {
         "streamGenerateContent" if option(query, "alt") == Some("sse") => true,
         _ => return None,
     };
-    let model = Some(decoded(model)?);
-    Some(Call { protocol: Protocol::Gemini, body, access, model, stream: Some(stream) })
+    Some(in_path(Protocol::Gemini, body, access, model)?.streams(stream))
 }
 
 /// The value of a query's option, as it stands there.
