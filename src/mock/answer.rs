@@ -42,10 +42,7 @@ pub(super) const WORDS: [&str; 16] = [
 /// What an answer is made of, in the order in which the model says it.
 pub(super) enum Kind {
     Thought,
-    Words {
-        bytes: Option<usize>,
-        crab: bool,
-    },
+    Words { bytes: Option<usize>, crab: bool },
     Call(Call),
 }
 

@@ -21,8 +21,8 @@ pub(super) fn whole(answer: &Answer, out: &mut Vec<u8>) {
 /// Appends the assistant's message in one piece.
 pub(super) fn message(answer: &Answer, out: &mut Vec<u8>) {
     put(out, &[r#"{"role":"assistant","content":"#]);
-    let in_content = answer.thoughts() > 0
-        && matches!(answer.thinking, Thinking::Tags | Thinking::Chunks);
+    let in_content =
+        answer.thoughts() > 0 && matches!(answer.thinking, Thinking::Tags | Thinking::Chunks);
     if in_content && answer.thinking == Thinking::Chunks {
         content_chunks(answer, out);
     } else if in_content || answer.blocks.iter().any(|b| matches!(b.kind, Kind::Words { .. })) {

@@ -143,7 +143,8 @@ impl<'c> Exchange<'c> {
         {
             return Ok(next);
         }
-        match (self.request.method, path.strip_prefix("/v1").unwrap_or(path)) {
+        let bare = path.strip_prefix("/v1").or_else(|| path.strip_prefix("/openai/v1"));
+        match (self.request.method, bare.unwrap_or(path)) {
             ("POST", "/chat/completions") => self.generate(Protocol::Chat).await,
             ("POST", "/messages") => self.generate(Protocol::Messages).await,
             ("POST", "/responses") => self.generate(Protocol::Responses).await,
@@ -274,7 +275,8 @@ impl<'c> Exchange<'c> {
             let message = format!("mock: status {status} as asked");
             let retry = script.retry_after_s.map(|s| format!("retry-after: {s}\r\n"));
             let body = protocol.error(status, &message);
-            let extra = [protocol.error_fields(status), retry.as_deref().unwrap_or_default()].concat();
+            let extra =
+                [protocol.error_fields(status), retry.as_deref().unwrap_or_default()].concat();
             return self.outlet.fixed(status, "application/json", &extra, &body).await.map(Some);
         }
         let html =

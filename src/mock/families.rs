@@ -15,6 +15,8 @@ mod path;
 pub(super) mod sagemaker;
 mod shape;
 mod signature;
+#[cfg(test)]
+mod tests;
 mod tokens;
 pub(super) mod watsonx;
 

@@ -35,6 +35,12 @@ const SECRET: [&str; 8] = [
     "cookie",
 ];
 
+/// Options of queries and fields of forms that hold credentials.
+const SECRET_PAIRS: [&str; 5] = ["key", "assertion", "refresh_token", "client_secret", "apikey"];
+
+/// The content type of forms.
+const FORM: &[u8] = b"application/x-www-form-urlencoded";
+
 /// Counters of one model.
 #[derive(Debug, Default)]
 pub(super) struct Counter {
@@ -75,12 +81,19 @@ impl Record {
             return;
         }
         let kept = &request.body[..request.body.len().min(MAX_BODY_BYTES)];
+        let kept = String::from_utf8_lossy(kept);
+        let form = lines(request.fields).filter_map(field).any(|(name, value)| {
+            name.eq_ignore_ascii_case(b"content-type") && value.starts_with(FORM)
+        });
         let recorded = Recorded {
             method: request.method.to_owned(),
-            path: request.target.to_owned(),
+            path: match request.target.split_once('?') {
+                Some((path, query)) => format!("{path}?{}", masked_pairs(query)),
+                None => request.target.to_owned(),
+            },
             headers: lines(request.fields).filter_map(field).map(header).collect(),
             body_bytes: request.body.len(),
-            body: String::from_utf8_lossy(kept).into_owned(),
+            body: if form { masked_pairs(&kept) } else { kept.into_owned() },
         };
         let mut recent = self.recent.lock();
         if recent.len() == MAX_REQUESTS {
@@ -155,6 +168,15 @@ fn header((name, value): (&[u8], &[u8])) -> (String, String) {
     (name, value)
 }
 
+/// A query or a form without the values that are credentials.
+fn masked_pairs(text: &str) -> String {
+    let pairs = text.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, value)) if SECRET_PAIRS.contains(&name) => format!("{name}={}", masked(value)),
+        _ => pair.to_owned(),
+    });
+    pairs.collect::<Vec<_>>().join("&")
+}
+
 /// Whether a header of this name holds credentials.
 pub(super) fn is_secret(name: &str) -> bool {
     SECRET.iter().any(|secret| name.eq_ignore_ascii_case(secret))
@@ -178,6 +200,12 @@ mod tests {
         assert_eq!(masked("Bearer sk-1234567890"), "Bearer ***7890");
         assert_eq!(masked("gw-abcdefgh"), "***efgh");
         assert_eq!(masked("x"), "***", "four characters of a short secret would be most of it");
+    }
+
+    #[test]
+    fn credentials_in_queries_and_forms_are_masked() {
+        assert_eq!(masked_pairs("alt=sse&key=AIza-123456"), "alt=sse&key=***3456");
+        assert_eq!(masked_pairs("grant_type=x&assertion=a.b.c"), "grant_type=x&assertion=***");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The mock over real sockets, as a raw caller sees it: the caller, and the shapes of answers.
 
+mod blocks;
 mod faults;
 
 use std::net::SocketAddr;

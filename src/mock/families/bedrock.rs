@@ -232,7 +232,8 @@ fn tools(config: &At<'_>, wants: &mut Wants) -> Read<()> {
         if tool.one_of(&known)? != "toolSpec" {
             continue;
         }
-        let tool = tool.need("toolSpec")?.object(&["name", "description", "inputSchema", "strict"])?;
+        let tool =
+            tool.need("toolSpec")?.object(&["name", "description", "inputSchema", "strict"])?;
         if let Some(description) = tool.get("description")
             && description.text()?.is_empty()
         {

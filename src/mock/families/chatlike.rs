@@ -361,7 +361,8 @@ fn messages(body: &Object<'_>, shape: &Shape) -> Read<()> {
         let role = message.open_object()?.need("role")?;
         let known: Vec<&str> = shape.roles.iter().map(|(role, _)| *role).collect();
         let role = role.word(&known)?;
-        let fields = shape.roles.iter().find(|(known, _)| *known == role).map(|(_, fields)| *fields);
+        let fields =
+            shape.roles.iter().find(|(known, _)| *known == role).map(|(_, fields)| *fields);
         let message = message.object(&[&["role"], fields.unwrap_or_default()].concat())?;
         if role == "tool" {
             if shape.paired {

@@ -135,9 +135,9 @@ fn contents(body: &Object<'_>, model: &str, wants: &mut Wants) -> Read<()> {
     let mut open: Vec<&str> = Vec::new();
     for turn in &turns {
         let turn = turn.object(&["role", "parts"])?;
-        let role = turn.get("role").map_or(Ok("user"), |role| {
-            role.word(&["user", "model", "function"])
-        })?;
+        let role = turn
+            .get("role")
+            .map_or(Ok("user"), |role| role.word(&["user", "model", "function"]))?;
         let parts = turn.need("parts")?;
         let parts = match parts.list()? {
             empty if empty.is_empty() => return parts.wrong("must not be empty"),
@@ -317,10 +317,14 @@ fn schema(at: &At<'_>, host: Host) -> Read<()> {
 }
 
 fn forced(config: &At<'_>) -> Read<Forced> {
-    let config =
-        config.object(&["functionCallingConfig", "retrievalConfig", "includeServerSideToolInvocations"])?;
+    let config = config.object(&[
+        "functionCallingConfig",
+        "retrievalConfig",
+        "includeServerSideToolInvocations",
+    ])?;
     let Some(calling) = config.get("functionCallingConfig") else { return Ok(Forced::No) };
-    let calling = calling.object(&["mode", "allowedFunctionNames", "streamFunctionCallArguments"])?;
+    let calling =
+        calling.object(&["mode", "allowedFunctionNames", "streamFunctionCallArguments"])?;
     let mode = match calling.get("mode") {
         Some(mode) => mode.word(&["AUTO", "ANY", "NONE", "VALIDATED"])?,
         None => "AUTO",
@@ -371,7 +375,8 @@ fn generation(config: &At<'_>, host: Host) -> Read<Option<u64>> {
         let thinking = thinking.object(&["includeThoughts", "thinkingBudget", "thinkingLevel"])?;
         thinking.numbers(&["thinkingBudget"])?;
         if let Some(level) = thinking.get("thinkingLevel") {
-            level.word(&["MINIMAL", "LOW", "MEDIUM", "HIGH", "minimal", "low", "medium", "high"])?;
+            level
+                .word(&["MINIMAL", "LOW", "MEDIUM", "HIGH", "minimal", "low", "medium", "high"])?;
             if thinking.has("thinkingBudget") {
                 return thinking.wrong("only one of thinking_budget and thinking_level may be set");
             }

@@ -182,10 +182,7 @@ mod tests {
         let body = json!({"a": [{"b": 1}, {"c": "x"}], "n": null});
         let body = At::body(&body).object(&["a", "n"]).unwrap();
         let items = body.need("a").unwrap().list().unwrap();
-        assert_eq!(
-            items[1].object(&["b"]).err().unwrap(),
-            "a[1]: unknown field 'c'; known: b"
-        );
+        assert_eq!(items[1].object(&["b"]).err().unwrap(), "a[1]: unknown field 'c'; known: b");
         let first = items[0].object(&["b"]).unwrap();
         assert_eq!(first.text("b").unwrap_err(), "a[0].b: must be a string");
         assert_eq!(body.need("n").err().unwrap(), "the body: missing required field 'n'");
@@ -194,7 +191,9 @@ mod tests {
     #[test]
     fn a_union_holds_one() {
         let (none, two) = (json!({"x": 1}), json!({"a": 1, "b": 2, "x": 1}));
-        let one_of = |value: &Value| At::body(value).open_object().unwrap().one_of(&["a", "b"]).map(str::to_owned);
+        let one_of = |value: &Value| {
+            At::body(value).open_object().unwrap().one_of(&["a", "b"]).map(str::to_owned)
+        };
         assert!(one_of(&none).unwrap_err().contains("one of a, b"));
         assert!(one_of(&two).unwrap_err().contains("cannot stand together"));
         assert_eq!(one_of(&json!({"b": 2, "a": null})).as_deref(), Ok("b"), "null is absent");

@@ -57,12 +57,11 @@ fn sign(request: &Request<'_>, names: &[&str], scope: &str, time: &str) -> Strin
     let (path, query) = request.target.split_once('?').unwrap_or((request.target, ""));
     let mut pairs: Vec<String> = query.split('&').filter(|p| !p.is_empty()).map(pair).collect();
     pairs.sort_unstable();
-    let mut canonical =
-        [request.method, &encoded_again(path), &pairs.join("&"), ""].join("\n");
+    let mut canonical = [request.method, &encoded_again(path), &pairs.join("&"), ""].join("\n");
     for name in names {
-        let of_name = lines(request.fields).filter_map(field).filter(|(other, _)| {
-            other.eq_ignore_ascii_case(name.as_bytes())
-        });
+        let of_name = lines(request.fields)
+            .filter_map(field)
+            .filter(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));
         let values: Vec<String> = of_name
             .map(|(_, value)| {
                 let value = String::from_utf8_lossy(value);

@@ -70,19 +70,17 @@ fn check(issuer: Issuer, body: &[u8]) -> Result<(), Refusal> {
     let form: Vec<(String, String)> = form_urlencoded::parse(body).into_owned().collect();
     let value = |name: &str| {
         let found = form.iter().find(|(key, value)| key == name && !value.is_empty());
-        found.map(|(_, value)| value.as_str()).ok_or_else(|| {
-            (400, "invalid_request", format!("missing required parameter: {name}"))
-        })
+        found
+            .map(|(_, value)| value.as_str())
+            .ok_or_else(|| (400, "invalid_request", format!("missing required parameter: {name}")))
     };
     match (issuer, value("grant_type")?) {
         (Issuer::Google, "urn:ietf:params:oauth:grant-type:jwt-bearer") => {
             assertion(value("assertion")?).map_err(|what| (400, "invalid_grant", what))
         }
-        (Issuer::Google, "refresh_token") => {
-            ["client_id", "client_secret", "refresh_token"].iter().try_for_each(|name| {
-                value(name).map(|_| ())
-            })
-        }
+        (Issuer::Google, "refresh_token") => ["client_id", "client_secret", "refresh_token"]
+            .iter()
+            .try_for_each(|name| value(name).map(|_| ())),
         (Issuer::Ibm, "urn:ibm:params:oauth:grant-type:apikey") => value("apikey").map(|_| ()),
         (_, other) => Err((400, "unsupported_grant_type", format!("invalid grant_type: {other}"))),
     }
@@ -95,7 +93,8 @@ fn assertion(token: &str) -> Result<(), String> {
         return Err("the assertion is not a JWT".into());
     };
     let decoded = |part: &str| BASE64_URL_SAFE_NO_PAD.decode(part).ok();
-    let json = |part: &str| decoded(part).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let json =
+        |part: &str| decoded(part).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     let (Some(head), Some(claims)) = (json(head), json(claims)) else {
         return Err("the assertion's parts are not JSON in base64".into());
     };
