@@ -1,14 +1,40 @@
-//! The built-in mock provider (`provider_type: mock`): speaks the OpenAI and Anthropic APIs, costs
-//! nothing, and fails on request. For trying out applications, for our tests, and as the load target of
+//! The built-in mock provider (`provider_type: mock`): speaks the APIs of OpenAI, Anthropic and the other
+//! families of providers, costs nothing, and fails on request. For trying out applications, for our tests, and as the load target of
 //! `benches/relay.rs`.
 //!
 //! The server is written by hand on the socket: its faults need control over every segment, and the
 //! benchmarks need it to cost next to nothing.
 //!
-//! Routes, each with and without `/v1`: `POST chat/completions`, `messages`, `messages/count_tokens`,
-//! `responses`, `embeddings`; `GET models`. Credentials are not looked at. The same request always gets
-//! the same answer: ids come from the body, words from a list, token counts from lengths (prompt: a
-//! quarter of the characters; completion: one per chunk).
+//! Routes, each with `/v1`, `/openai/v1` or without: `POST chat/completions`, `messages`,
+//! `messages/count_tokens`, `responses`, `embeddings`; `GET models`. Credentials are not looked at. The
+//! same request always gets the same answer: ids come from the body, words from a list, token counts from
+//! lengths (prompt: a quarter of the characters; completion: one per chunk).
+//!
+//! # Other families
+//!
+//! Their routes refuse what their documents do not know, and calls without credentials of the right form,
+//! with the family's own 400, 401 or 403: what arrives there was translated, and a wrong translation is to
+//! be noticed. Any value will do as a credential; only signatures with AWS's example key (`AKIDEXAMPLE`,
+//! `wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY`) are computed again. A model in a path is percent-encoded
+//! once, its options included.
+//!
+//! | Family | `POST` | Credentials |
+//! | --- | --- | --- |
+//! | Gemini | `/v1beta/models/{m}:generateContent`, `:streamGenerateContent?alt=sse` | `x-goog-api-key` |
+//! | Vertex AI | `/v1beta1/projects/{p}/locations/{l}/publishers/google/models/{m}:...` | Bearer |
+//! | Vertex AI, Claude | `/v1/projects/{p}/locations/{l}/publishers/anthropic/models/{m}:rawPredict`, `:streamRawPredict` | Bearer |
+//! | Bedrock | `/model/{m}/converse`, `/model/{m}/converse-stream` | signature, Bearer |
+//! | SageMaker | `/endpoints/{m}/invocations`, `/endpoints/{m}/invocations-response-stream` | signature |
+//! | Azure OpenAI | `/openai/deployments/{m}/chat/completions?api-version=V`, `/openai/responses?api-version=V` | `api-key`, Bearer |
+//! | Azure AI Inference | `/chat/completions?api-version=V`, `/models/chat/completions?api-version=V` | `api-key`, Bearer |
+//! | Foundry, Claude | `/anthropic/v1/messages` with `anthropic-version` | `api-key`, `x-api-key`, Bearer |
+//! | Cohere | `/v2/chat` | Bearer |
+//! | Ollama | `/api/chat` | none |
+//! | watsonx.ai | `/ml/v1/text/chat?version=V`, `/ml/v1/text/chat_stream?version=V` | Bearer |
+//!
+//! Mistral's route is chat's own: `thinking=chunks` and `strict=mistral` make it Mistral's. Tokens are had
+//! at `/token` (Google: `jwt-bearer` and `refresh_token`) and `/identity/token` (IBM); there the query
+//! says what happens: `expires_in=S`, `status=N`.
 //!
 //! # Options in the model name
 //!
@@ -25,6 +51,11 @@
 //! | `usage=none`, `usage=last` | never report token counts; in the last content chunk (chat) |
 //! | `cached=N` | prompt tokens that came from a cache; at most all |
 //! | `tools`, `tools=always` | call the first given tool after a user's message; after tool results too |
+//! | `parallel` | two calls: of the first two tools, or of the only one twice |
+//! | `preface=N` | words before the calls; default 0 |
+//! | `reasoning`, `reasoning=N` | think first, so many words (default 4), signed where the format has that |
+//! | `thinking=F` | how chat tells thoughts: `content` (`reasoning_content`, the default), `field` (`reasoning`), `tags` (`<think>`, both tags in two pieces), `chunks` (Mistral's) |
+//! | `strict`, `strict=mistral` | chat and messages: refuse fields that OpenAI, Anthropic or Mistral do not document |
 //! | `status=N` | answer this error (400 to 599) in the protocol's shape |
 //! | `retry_after=S` | with `Retry-After: S` |
 //! | `fail_first=N` | `status` (default 503) or `fault` for the first N requests with the same `seed`, then success |
@@ -44,8 +75,9 @@
 //! | `split_lines` | segments of three bytes |
 //! | `gzip` | compressed, asked or not |
 //! | `crlf`, `comments` | CR LF line ends; comment lines between events |
-//! | `no_done` | leaves out the event that ends the stream: `[DONE]`, `message_stop`, `response.completed` |
+//! | `no_done` | leaves out what ends the stream: `[DONE]`, `message_stop`, `response.completed`, the finish reason of families without such an event |
 //! | `bad_json` | the first chunk, or the JSON body, is cut in half |
+//! | `bad_crc` | the first chunk's checksum is wrong (AWS event streams) |
 //! | `html`, `empty` | 200 with a web page, or with no body |
 //! | `close_delimited` | neither length nor chunks: the end of the connection ends the body |
 //! | `early_413` | answers 413 before the body is read, if the model stands in its first 64 KiB |
@@ -54,7 +86,8 @@
 //!
 //! `GET /__mock/requests` answers `{"total", "models": {name: {"requests", "disconnected"}},
 //! "recording", "requests": [{"method", "path", "headers": [[name, value]], "body_bytes", "body"}]}`:
-//! the last 64 requests, oldest first, only when [`Options::record`] is set; credentials are masked.
+//! the last 64 requests, oldest first, only when [`Options::record`] is set; credentials in headers,
+//! queries and forms are masked.
 //! `disconnected` counts answers the caller did not wait for. `DELETE /__mock/requests` starts anew.
 
 mod answer;

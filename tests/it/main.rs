@@ -88,6 +88,8 @@ mod connected;
 mod openapi;
 #[cfg(test)]
 mod mock_platform;
+#[cfg(test)]
+mod mock_families;
 // What is read instead of run: the walls between the rooms, and the documents.
 #[cfg(test)]
 mod tidy;
