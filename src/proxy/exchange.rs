@@ -411,6 +411,9 @@ async fn try_once(
             Ok(Answer { up, peer, incoming, is_stream, first, whole, idle_timeout })
         }
         Ok(receive::Head::Error { refusal, complete }) => {
+            if refusal.status == 401 && !matches!(proof, Proof::Known) {
+                app.credentials.spurn(upstream);
+            }
             connect::give_back(app, up, &peer, complete).await;
             Err(refused(refusal))
         }

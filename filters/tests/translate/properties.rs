@@ -366,10 +366,10 @@ proptest! {
         body[at.index(whole.len())] ^= with;
         let cut = cut.index(body.len() + 1);
         for from in [Wire::Converse, Wire::SageMaker] {
-            let got = streamed(from, Chat, &[&body]);
-            prop_assert_eq!(&got, &streamed(from, Chat, &[&body[..cut], &body[cut..]]));
+            let got = streamed(from.into(), Chat, &[&body]);
+            prop_assert_eq!(&got, &streamed(from.into(), Chat, &[&body[..cut], &body[cut..]]));
             // Unless it was over before: nothing behind an end is read.
-            let is_same = got == streamed(from, Chat, &[&whole]);
+            let is_same = got == streamed(from.into(), Chat, &[&whole]);
             prop_assert!(is_same || matches!(got.1, State::Failed(_)), "{got:?}");
         }
     }
