@@ -168,7 +168,7 @@ providers:
   anthropic:
     api_key: ${ANTHROPIC_API_KEY:-}
   vertexai:
-    credentials: "${SERVICE_ACCOUNT}"
+    credentials: '{"type": "service_account"}'
     project: my-project
     location: us-central1
   ollama:
@@ -192,14 +192,7 @@ files_enabled: false
 model_capabilities:
   openai:gpt-4o: {supports_image: true}
 "#;
-    let account = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&account, r#"{"type": "service_account"}"#).unwrap();
-    let env = [
-        ("PORT", "9000"),
-        ("OTARI_MASTER_KEY", "mk"),
-        ("OPENAI_API_KEY", " sk-1 \n"),
-        ("SERVICE_ACCOUNT", account.path().to_str().unwrap()),
-    ];
+    let env = [("PORT", "9000"), ("OTARI_MASTER_KEY", "mk"), ("OPENAI_API_KEY", " sk-1 \n")];
     let config = good(yaml, &env);
     assert_eq!(config.listen.port, 9000);
     assert_eq!(config.stream_missing_usage_policy, MissingUsage::AllowFree);

@@ -82,15 +82,19 @@ async fn an_offer_becomes_an_attempt_with_the_platforms_credential() {
         own["extra_params"] = json!({"region_name": "eu-west-1"});
         let mut bad = offer("openai");
         bad["api_base"] = json!("not a url");
-        let list =
-            [offer("openai"), offer("anthropic"), own, offer("gateway"), offer("brand-new"), bad];
-        offers(&list)
+        let mut aws = offer("bedrock");
+        aws["extra_params"] = json!({"region_name": "eu-west-1"});
+        let (homeless, unknown) = (offer("gateway"), offer("brand-new"));
+        offers(&[offer("openai"), offer("anthropic"), own, aws, homeless, unknown, bad])
     })
     .await;
     let connected = platform.connected(folder.path());
     let plan = resolve(&connected, "openai:gpt-4o").await.unwrap();
     assert_eq!(plan.request_id.as_deref(), Some("req-7"));
-    let [openai, anthropic, own, homeless, unknown, bad] = &plan.attempts[..] else { panic!() };
+    let [openai, anthropic, own, aws, homeless, unknown, bad] = &plan.attempts[..] else {
+        panic!()
+    };
+    assert_eq!(&*aws.upstream.origin, "https://bedrock-runtime.eu-west-1.amazonaws.com:443");
     assert_eq!((&*openai.model, &*openai.billed_model), ("gpt-x", "gpt-x"));
     assert_eq!(openai.id.as_deref(), Some("att-1"));
     assert!(openai.is_listed && !openai.is_alias && openai.prices.is_none());
@@ -111,7 +115,7 @@ async fn an_offer_becomes_an_attempt_with_the_platforms_credential() {
         ("openai", "https://own.example:8443")
     );
     assert_eq!(own.upstream.client_settings[0].0, "region_name");
-    for (attempt, instance) in [(homeless, "gateway"), (unknown, "unknown"), (bad, "openai")] {
+    for (attempt, instance) in [(homeless, "otari"), (unknown, "unknown"), (bad, "openai")] {
         assert_eq!(attempt.upstream.kind.family, Family::Unknown, "{instance}");
         assert_eq!(&*attempt.upstream.instance, instance);
         assert!(!attempt.upstream.headers.contains_key(AUTHORIZATION));
