@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::StatusCode;
-use otari_filters::control::{Claim, Plan, Reservation, Wanted};
+use otari_filters::control::{Caller, Claim, Plan, Reservation, Wanted};
 use otari_filters::prices::Prices;
 use otari_filters::protocol::{Protocol, Request, messages};
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::reserve::Estimate;
-use otari_filters::route;
+use otari_filters::{route, tokens};
 use pingora_proxy::Session;
 
 use crate::app::{App, Mode};
@@ -49,7 +49,8 @@ pub(super) async fn serve(
     result
 }
 
-/// How many tokens a messages request has, about. Nobody is called, and nothing is billed.
+/// How many tokens a messages request has: by the tokenizer of the model that it would go to, where that is known, else
+/// about. Nobody is called, and nothing is billed.
 pub(super) async fn count_tokens(
     app: &Arc<App>,
     s: &mut Session,
@@ -59,13 +60,38 @@ pub(super) async fn count_tokens(
     body::check_type(s, &body)?;
     let request = messages::count_tokens(&body)?;
     ctx.outcome.model = Some(request.model.as_str().into());
-    if let (Mode::Connected(_), Some(caller)) = (&app.mode, &ctx.caller) {
-        // The platform says whether the caller may; where to does not matter.
-        let wanted = Wanted { model: &request.model, no_router: true };
-        app.control.resolve(caller, None, wanted).await?;
-    }
-    let answer = format!(r#"{{"input_tokens":{}}}"#, request.tokens);
+    let exact = match count_target(app, ctx, &request.model).await? {
+        Some(model) => {
+            // Work for a processor, and not for the thread that serves other callers.
+            let count = move || tokens::count_messages(&model, &body);
+            tokio::task::spawn_blocking(count).await.unwrap_or_default()
+        }
+        None => None,
+    };
+    let answer = format!(r#"{{"input_tokens":{}}}"#, exact.unwrap_or(request.tokens));
     Ok(reply::write(s, ctx, Reply::new(StatusCode::OK, JSON, answer)).await?)
+}
+
+/// The model by its provider's name whose tokens are to be counted; `None` where the name leads nowhere.
+///
+/// # Errors
+/// What a platform says of the caller; a gateway of its own counts for everybody who has a key.
+async fn count_target(
+    app: &App,
+    ctx: &RequestContext,
+    model: &str,
+) -> Result<Option<Box<str>>, Rejection> {
+    let Some(caller) = &ctx.caller else { return Ok(None) };
+    let wanted = Wanted { model, no_router: true };
+    let payer = match caller {
+        Caller::Key { user_id, .. } => user_id.as_deref(),
+        Caller::Master | Caller::Bearer(_) => None,
+    };
+    match app.control.resolve(caller, payer, wanted).await {
+        Ok(plan) => Ok(plan.attempts.into_iter().next().map(|attempt| attempt.model)),
+        Err(refused) if matches!(app.mode, Mode::Connected(_)) => Err(refused),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Whether a router may choose among the targets of a policy.

@@ -77,6 +77,11 @@ impl<'a> Object<'a> {
         self.0.iter().map(|(name, value)| (&**name, *value))
     }
 
+    /// The value of every field that is not null.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &'a RawValue> {
+        self.0.iter().map(|(_, value)| *value)
+    }
+
     /// The value of a field.
     pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| *value)
