@@ -283,6 +283,45 @@ on_both_databases!(
 );
 
 #[tokio::test]
+async fn tokens_are_counted_by_the_models_own_tokenizer_where_it_is_known() {
+    let provider = Provider::never_answers();
+    let config = "aliases: {fast: \"o:gpt-4o\"}\nrouting:\n  policies:\n    \
+                  either: {select: [{default: \"o:gpt-4\"}]}";
+    let gateway = both(Gateway::start().config(config), &provider).await;
+    let key = gateway.key("u").await;
+    let count = async |key: &str, model: &str| {
+        let body = json!({"model": model, "system": "Now.",
+            "messages": [{"role": "user", "content": "お誕生日おめでとう"}]});
+        let path = "/v1/messages/count_tokens";
+        let answer = gateway.post(key, path, body.to_string()).await.expect(200).json();
+        answer["input_tokens"].as_u64().expect("a number")
+    };
+    // 9 tokens in the older vocabulary, 8 in the newer one; two of the instructions; 3 for each message and the answer.
+    let by_characters = 12;
+    for (model, want) in [
+        ("o:gpt-4", 9 + 2 + 9),
+        ("o:gpt-4o", 8 + 2 + 9),
+        ("fast", 8 + 2 + 9),
+        ("either", 9 + 2 + 9),
+        ("o:my-own", by_characters),
+        ("a:claude-opus-5-5", by_characters),
+        ("no:gpt-4o", by_characters),
+    ] {
+        assert_eq!(count(&key, model).await, want, "{model}");
+        assert_eq!(count(MASTER, model).await, want, "{model}");
+    }
+    // What the key may not call is counted as what leads nowhere.
+    let all = json!({"allowed_models": ["a:*"]});
+    gateway.patch("/v1/users/u", all).await.expect(200);
+    assert_eq!(count(&key, "o:gpt-4o").await, by_characters);
+    // What cannot be read for a tokenizer has a count as before.
+    let odd = json!({"model": "o:gpt-4o", "messages": [{}], "system": "héllo"}).to_string();
+    let odd = gateway.post(&key, "/v1/messages/count_tokens", odd).await.expect(200);
+    assert_eq!(odd.text(), r#"{"input_tokens":3}"#);
+    assert_eq!(provider.count(), 0, "no provider is asked");
+}
+
+#[tokio::test]
 async fn an_alias_is_shown_in_the_answer() {
     let provider = Provider::start(|request| FORMAT.reply(request, &["a", "b"]));
     let gateway = both(Gateway::start().config("aliases: {fast: \"a:m\"}"), &provider).await;

@@ -85,7 +85,8 @@ pub(super) static COUNT_TOKENS: Operation = Operation {
     success: Success::Json(shape::<TokenCount>),
     ..Operation::new(
         "count_message_tokens",
-        "About how many tokens a messages request has; no provider is asked, nothing is billed",
+        "How many tokens a messages request has: by its own tokenizer where that is known, else about; no provider is \
+         asked, nothing is billed",
     )
 };
 

@@ -231,6 +231,13 @@ async fn tokens_are_counted_by_leave_of_the_platform_and_nobody_is_called() {
     assert_eq!(answer.header("x-correlation-id"), None);
     assert_eq!(scene.platform.counts().resolves, 1);
     assert_eq!(provider.count(), 0);
+    // Where the platform names a model whose tokenizer is known, that counts.
+    scene.platform.plan("gpt-4o", &[("openai", &provider)]);
+    let body = json!({"model": "openai:gpt-4o",
+        "messages": [{"role": "user", "content": "tiktoken is great!"}]});
+    let answer = scene.gateway.post(USER_TOKEN, COUNT, body.to_string()).await.expect(200);
+    assert_eq!(answer.text(), r#"{"input_tokens":12}"#);
+    assert_eq!(provider.count(), 0);
     scene.finish().await;
 }
 
