@@ -181,7 +181,7 @@ impl StreamWriter {
             stop: Stop::End,
             usage: None,
         };
-        writer.begin(&Text::of(&caller.id), &Text::default(), None);
+        writer.begin(&Text::of(&caller.id), &Text::of(&caller.model), None);
         writer
     }
 

@@ -288,7 +288,7 @@ impl StreamWriter {
                 message.text("id", id.unwrap_or(&Text::of(&caller.id)));
                 message.word("type", "message");
                 message.word("role", "assistant");
-                message.text("model", model.unwrap_or(&Text::default()));
+                message.text("model", model.unwrap_or(&Text::of(&caller.model)));
                 message.list("content", |_| {});
                 message.null("stop_reason");
                 message.null("stop_sequence");

@@ -65,7 +65,11 @@ impl StreamWriter {
         Self {
             has_started: false,
             sequence: 0,
-            head: Head { id: Text::owned(&caller.id), model: Text::default(), created: caller.now },
+            head: Head {
+                id: Text::owned(&caller.id),
+                model: Text::owned(&caller.model),
+                created: caller.now,
+            },
             next: 0,
             open: Open::Nothing,
             calls: Vec::new(),
