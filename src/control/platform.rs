@@ -31,8 +31,6 @@ use client::Client;
 pub use client::Wires;
 use reporter::{Pace, Reporter};
 
-/// Longest name of a provider that a refusal repeats.
-
 /// Connected mode.
 pub struct Connected {
     /// What the operator said of the platform.

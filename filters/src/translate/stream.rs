@@ -209,7 +209,6 @@ fn step(
 pub struct StreamWriter {
     format: WriterOf,
     caller: AsCaller,
-    has_started: bool,
 }
 
 #[derive(Debug)]
@@ -227,33 +226,26 @@ impl StreamWriter {
             Protocol::Messages => WriterOf::Messages(messages::StreamWriter::new(&caller)),
             Protocol::Responses => WriterOf::Responses(responses::StreamWriter::new(&caller)),
         };
-        Self { format, caller, has_started: false }
+        Self { format, caller }
     }
 
     /// Writes what `event` becomes to the end of `out`: whole frames. Of an error nothing is written; the end of such
     /// a stream is [`Rejection::stream_end`].
     pub fn write(&mut self, event: &Event<'_>, out: &mut Vec<u8>) {
-        let Self { format, caller, has_started } = self;
-        let (id, model, created) = match event {
-            Event::Start { id, model, created } => (id.clone(), model.clone(), *created),
-            _ => (None, None, None),
-        };
-        let is_start = matches!(event, Event::Start { .. });
-        // A provider that does not say who answers: the model that was asked.
-        let is_named = model.is_some() || caller.model.is_empty();
-        let begins = !std::mem::replace(has_started, true) && !matches!(event, Event::Error(_));
-        let named = (!is_named && (is_start || begins)).then(|| {
-            let model = Some(Text::of(&caller.model));
-            Event::Start { id, model, created }
-        });
-        // What names it takes the place of a beginning, or comes before anything else.
-        let event = Some(event).filter(|_| named.is_none() || !is_start);
-        for event in named.iter().chain(event) {
-            match format {
-                WriterOf::Chat(writer) => writer.write(event, caller, out),
-                WriterOf::Messages(writer) => writer.write(event, caller, out),
-                WriterOf::Responses(writer) => writer.write(event, caller, out),
+        let Self { format, caller } = self;
+        let named = match event {
+            // A provider that does not say who answers: the model that was asked.
+            Event::Start { id, model: None, created } if !caller.model.is_empty() => {
+                let model = Some(Text::of(&caller.model));
+                Some(Event::Start { id: id.clone(), model, created: *created })
             }
+            _ => None,
+        };
+        let event = named.as_ref().unwrap_or(event);
+        match format {
+            WriterOf::Chat(writer) => writer.write(event, caller, out),
+            WriterOf::Messages(writer) => writer.write(event, caller, out),
+            WriterOf::Responses(writer) => writer.write(event, caller, out),
         }
     }
 }

@@ -159,8 +159,7 @@ async fn relay(
     loop {
         if let Err(refused) = account(call, answer, stream).await {
             // What the provider already sent is the caller's, they pay for it.
-            stream.release(None, &mut out);
-            let _ = write(s, &mut out).await;
+            let_go(s, stream, &mut out).await;
             return End::Ours("budget_exceeded", refused);
         }
         if let Err(error) = write(s, &mut out).await {
@@ -176,8 +175,7 @@ async fn relay(
             broken.get_or_insert("provider_error_event");
         }
         if let Some(reason) = broken {
-            stream.release(None, &mut out);
-            let _ = write(s, &mut out).await;
+            let_go(s, stream, &mut out).await;
             return End::Broken(reason);
         }
         if is_over {
@@ -190,14 +188,7 @@ async fn relay(
             wait(app, s, watch, answer, stream).await
         };
         match next {
-            Ok(Some(piece)) => {
-                let (piece, error) = join(answer, piece);
-                broken = error;
-                match answer.incoming.read(piece) {
-                    Ok(plain) => stream.feed(plain, &mut out),
-                    Err(failure) => broken = Some(failure.as_str()),
-                }
-            }
+            Ok(Some(piece)) => broken = take_in(answer, stream, piece, &mut out),
             Ok(None) if answer.incoming.translates() => {
                 // Once more round: what is left is accounted for like any other piece.
                 is_over = true;
@@ -205,8 +196,7 @@ async fn relay(
             }
             Ok(None) => break,
             Err(end) => {
-                stream.release(None, &mut out);
-                let _ = write(s, &mut out).await;
+                let_go(s, stream, &mut out).await;
                 return end;
             }
         }
@@ -230,6 +220,28 @@ async fn relay(
         Ok(()) => End::Complete,
         Err(end) => end,
     }
+}
+
+/// Joins a piece with what is here already, and appends to `out` what may leave of it. Returns why the stream is broken
+/// behind it.
+fn take_in(
+    answer: &mut Answer,
+    stream: &mut Passing,
+    piece: Bytes,
+    out: &mut Vec<Bytes>,
+) -> Option<&'static str> {
+    let (piece, broken) = join(answer, piece);
+    match answer.incoming.read(piece) {
+        Ok(plain) => stream.feed(plain, out),
+        Err(failure) => return Some(failure.as_str()),
+    }
+    broken
+}
+
+/// Lets everything go that was held back: the stream ends here, and its caller gets what the provider sent.
+async fn let_go(s: &mut Session, stream: &mut Passing, out: &mut Vec<Bytes>) {
+    stream.release(None, out);
+    let _ = write(s, out).await;
 }
 
 /// Once the answer has been recorded: waits for what the platform says it cost, and lets go of what was held back for it.

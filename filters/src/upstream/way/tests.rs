@@ -42,14 +42,24 @@ fn upstream(provider: &str, base: Option<&str>, settings: &[(&str, &str)]) -> Up
     .unwrap()
 }
 
+/// Provider, base, settings, who calls, whether as a stream, the model, and the path that comes of it.
+type Case<'a> =
+    (&'a str, Option<&'a str>, &'a [(&'a str, &'a str)], Protocol, bool, &'a str, &'a str);
+
+fn check(cases: &[Case<'_>]) {
+    for (provider, base, settings, protocol, stream, model, path) in cases {
+        let upstream = upstream(provider, *base, settings);
+        let request = request(*protocol, &format!(r#","stream":{stream}"#));
+        let way = upstream.way(&request, model).unwrap();
+        assert_eq!(way.path, *path, "{provider} {protocol:?}");
+    }
+}
+
 #[test]
 fn calls_go_where_each_vendor_has_them() {
     use Protocol::{Chat, Messages, Responses};
-    let google: &[_] = &[("project", "p-1"), ("location", "europe-west4")];
-    let aws: &[_] = &[("region_name", "us-east-1")];
-    let vertex = "/projects/p-1/locations/europe-west4/publishers";
-    for (provider, base, settings, protocol, stream, model, path) in [
-        ("openai", None, &[][..], Chat, false, "gpt-x", "/v1/chat/completions"),
+    check(&[
+        ("openai", None, &[], Chat, false, "gpt-x", "/v1/chat/completions"),
         ("openai", None, &[], Responses, true, "gpt-x", "/v1/responses"),
         ("openai", None, &[], Messages, true, "gpt-x", "/v1/chat/completions"),
         ("groq", Some("https://g.example"), &[], Chat, false, "m", "/openai/v1/chat/completions"),
@@ -57,6 +67,21 @@ fn calls_go_where_each_vendor_has_them() {
         ("anthropic", None, &[], Chat, true, "claude-x", "/v1/messages"),
         ("anthropic", Some("http://h/v1"), &[], Messages, true, "claude-x", "/v1/messages"),
         ("azureanthropic", None, &[("resource", "r")], Chat, false, "c", "/anthropic/v1/messages"),
+        ("mistral", None, &[], Chat, true, "m", "/v1/chat/completions"),
+        ("cohere", None, &[], Chat, true, "m", "/v2/chat"),
+        ("cohere", Some("https://api.cohere.com/v1"), &[], Chat, true, "m", "/v2/chat"),
+        ("ollama", None, &[], Chat, true, "m", "/api/chat"),
+        ("ollama", Some("http://h:1/v1"), &[], Chat, true, "m", "/api/chat"),
+    ]);
+}
+
+#[test]
+fn models_of_clouds_stand_in_the_path() {
+    use Protocol::{Chat, Messages};
+    let google: &[_] = &[("project", "p-1"), ("location", "europe-west4")];
+    let aws: &[_] = &[("region_name", "us-east-1")];
+    let vertex = "/projects/p-1/locations/europe-west4/publishers";
+    check(&[
         ("gemini", None, &[], Chat, false, "gemini-x", "/v1beta/models/gemini-x:generateContent"),
         (
             "gemini",
@@ -95,6 +120,13 @@ fn calls_go_where_each_vendor_has_them() {
             "/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Ainference-profile%2Fus.m-v1%3A0/converse-stream",
         ),
         ("sagemaker", None, aws, Chat, false, "e", "/endpoints/e/invocations"),
+    ]);
+}
+
+#[test]
+fn clouds_with_versions_are_told_theirs() {
+    use Protocol::{Chat, Messages, Responses};
+    check(&[
         (
             "azureopenai",
             Some("https://r.openai.azure.com"),
@@ -131,11 +163,6 @@ fn calls_go_where_each_vendor_has_them() {
             "m",
             "/models/chat/completions?api-version=2024-05-01-preview",
         ),
-        ("mistral", None, &[], Chat, true, "m", "/v1/chat/completions"),
-        ("cohere", None, &[], Chat, true, "m", "/v2/chat"),
-        ("cohere", Some("https://api.cohere.com/v1"), &[], Chat, true, "m", "/v2/chat"),
-        ("ollama", None, &[], Chat, true, "m", "/api/chat"),
-        ("ollama", Some("http://h:1/v1"), &[], Chat, true, "m", "/api/chat"),
         (
             "watsonx",
             Some("https://w.example"),
@@ -145,12 +172,7 @@ fn calls_go_where_each_vendor_has_them() {
             "m",
             "/ml/v1/text/chat_stream?version=2024-10-08",
         ),
-    ] {
-        let upstream = upstream(provider, base, settings);
-        let request = request(protocol, &format!(r#","stream":{stream}"#));
-        let way = upstream.way(&request, model).unwrap();
-        assert_eq!(way.path, path, "{provider} {protocol:?}");
-    }
+    ]);
 }
 
 #[test]
