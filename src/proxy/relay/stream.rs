@@ -318,7 +318,11 @@ fn join(answer: &mut Answer, piece: Bytes) -> (Bytes, Option<&'static str>) {
 
 /// Takes over what was counted.
 fn observe(call: &mut Call, answer: &Answer, stream: &Passing) {
-    let usage = answer.incoming.usage().or(stream.meter.usage());
+    // What was written in another format says less than the provider did, and may say nothing has been counted yet.
+    let usage = match answer.incoming.translates() {
+        true => answer.incoming.usage(),
+        false => stream.meter.usage(),
+    };
     call.open.observe(usage, stream.meter.output_tokens());
 }
 
