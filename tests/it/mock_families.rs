@@ -323,68 +323,15 @@ const OLLAMA: Family = Family {
 };
 
 fn families() -> Vec<Family> {
+    [plain(), googles(), amazons(), microsofts()].into_iter().flatten().collect()
+}
+
+/// Those whose constants say everything, and one of chat's relatives.
+fn plain() -> Vec<Family> {
     vec![
         CHAT,
         GEMINI,
-        Family {
-            name: "vertexai",
-            path: |model, stream| {
-                google("/v1beta1/projects/p/locations/l/publishers/google", model, stream)
-            },
-            headers: &[("authorization", "Bearer k")],
-            ..GEMINI
-        },
         CLAUDE,
-        Family {
-            name: "vertexaianthropic",
-            path: |model, stream| {
-                let verb = if stream { "streamRawPredict" } else { "rawPredict" };
-                let model = encoded(model);
-                format!("/v1/projects/p/locations/l/publishers/anthropic/models/{model}:{verb}")
-            },
-            headers: &[("authorization", "Bearer k")],
-            body: |_, stream| {
-                let mut body = claude_body(stream);
-                body["anthropic_version"] = json!("vertex-2023-10-16");
-                body
-            },
-            ..CLAUDE
-        },
-        CONVERSE,
-        Family {
-            name: "bedrock with a key",
-            headers: &[("authorization", "Bearer k")],
-            ..CONVERSE
-        },
-        Family {
-            name: "sagemaker",
-            path: |model, stream| {
-                let end = if stream { "-response-stream" } else { "" };
-                format!("/endpoints/{}/invocations{end}", encoded(model))
-            },
-            headers: &[("authorization", SIGV4_SAGEMAKER), ("x-amz-date", "20260101T000000Z")],
-            body: |_, stream| chat_body(stream),
-            error: "/Message",
-            ..CHAT
-        },
-        Family {
-            name: "azureopenai",
-            path: |model, _| {
-                format!(
-                    "/openai/deployments/{}/chat/completions?api-version=2024-10-21",
-                    encoded(model)
-                )
-            },
-            headers: &[("api-key", "k")],
-            ..CHAT
-        },
-        Family {
-            name: "azure",
-            path: |_, _| "/chat/completions?api-version=2024-05-01-preview".into(),
-            headers: &[("api-key", "k"), ("authorization", "Bearer k")],
-            body: |model, stream| chat_with("model", model, stream),
-            ..CHAT
-        },
         COHERE,
         OLLAMA,
         Family {
@@ -403,6 +350,79 @@ fn families() -> Vec<Family> {
                 body
             },
             error: "/errors/0/message",
+            ..CHAT
+        },
+    ]
+}
+
+fn googles() -> Vec<Family> {
+    vec![
+        Family {
+            name: "vertexai",
+            path: |model, stream| {
+                google("/v1beta1/projects/p/locations/l/publishers/google", model, stream)
+            },
+            headers: &[("authorization", "Bearer k")],
+            ..GEMINI
+        },
+        Family {
+            name: "vertexaianthropic",
+            path: |model, stream| {
+                let verb = if stream { "streamRawPredict" } else { "rawPredict" };
+                let model = encoded(model);
+                format!("/v1/projects/p/locations/l/publishers/anthropic/models/{model}:{verb}")
+            },
+            headers: &[("authorization", "Bearer k")],
+            body: |_, stream| {
+                let mut body = claude_body(stream);
+                body["anthropic_version"] = json!("vertex-2023-10-16");
+                body
+            },
+            ..CLAUDE
+        },
+    ]
+}
+
+fn amazons() -> Vec<Family> {
+    vec![
+        CONVERSE,
+        Family {
+            name: "bedrock with a key",
+            headers: &[("authorization", "Bearer k")],
+            ..CONVERSE
+        },
+        Family {
+            name: "sagemaker",
+            path: |model, stream| {
+                let end = if stream { "-response-stream" } else { "" };
+                format!("/endpoints/{}/invocations{end}", encoded(model))
+            },
+            headers: &[("authorization", SIGV4_SAGEMAKER), ("x-amz-date", "20260101T000000Z")],
+            body: |_, stream| chat_body(stream),
+            error: "/Message",
+            ..CHAT
+        },
+    ]
+}
+
+fn microsofts() -> Vec<Family> {
+    vec![
+        Family {
+            name: "azureopenai",
+            path: |model, _| {
+                format!(
+                    "/openai/deployments/{}/chat/completions?api-version=2024-10-21",
+                    encoded(model)
+                )
+            },
+            headers: &[("api-key", "k")],
+            ..CHAT
+        },
+        Family {
+            name: "azure",
+            path: |_, _| "/chat/completions?api-version=2024-05-01-preview".into(),
+            headers: &[("api-key", "k"), ("authorization", "Bearer k")],
+            body: |model, stream| chat_with("model", model, stream),
             ..CHAT
         },
         Family {
