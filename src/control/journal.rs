@@ -34,7 +34,7 @@ const PRIVATE: u32 = 0o600;
 const CURSOR: &str = "applied";
 
 /// A place in the journal: everything before it has been written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     /// Number of the segment.
     pub segment: u64,
@@ -47,6 +47,8 @@ pub struct Position {
 pub struct Batch {
     /// Records in the order of their places.
     pub entries: Vec<Entry>,
+    /// Where each of them begins.
+    pub places: Vec<Position>,
     /// Where the next read begins.
     pub next: Position,
 }
@@ -139,14 +141,28 @@ impl Journal {
     /// # Errors
     /// When the disk refuses it, or the record is absurdly long.
     pub fn append(&self, entry: &Entry) -> io::Result<()> {
-        let frame = frame(entry)?;
+        self.append_all(std::slice::from_ref(entry), |_, _| ())
+    }
+
+    /// Appends records with one write. `claimed` is told where they will begin and how many bytes they take, before
+    /// anybody can read them there. Every one of them survives the end of the process when this returns, or none.
+    ///
+    /// # Errors
+    /// When the disk refuses them, or they are absurdly long.
+    pub fn append_all(
+        &self,
+        entries: &[Entry],
+        claimed: impl FnOnce(Position, u64),
+    ) -> io::Result<()> {
+        let mut frames = Vec::with_capacity(512);
+        entries.iter().try_for_each(|entry| frame(entry, &mut frames))?;
         self.writing.fetch_add(1, Ordering::SeqCst);
-        let written = self.place(&frame);
+        let written = self.place(&frames, claimed);
         self.writing.fetch_sub(1, Ordering::SeqCst);
         written
     }
 
-    fn place(&self, frame: &[u8]) -> io::Result<()> {
+    fn place(&self, frame: &[u8], claimed: impl FnOnce(Position, u64)) -> io::Result<()> {
         let size = frame.len() as u64;
         // Each failed try means that another thread rotated or that we do: a handful at most.
         for _ in 0..100 {
@@ -154,6 +170,7 @@ impl Journal {
             let at = segment.claimed.fetch_add(size, Ordering::SeqCst);
             if at + size <= SEGMENT_BYTES {
                 self.pending.fetch_add(1, Ordering::Relaxed);
+                claimed(Position { segment: segment.number, offset: at }, size);
                 return segment.file.write_all_at(frame, at);
             }
             self.rotate(segment.number)?;
@@ -209,14 +226,20 @@ impl Journal {
     /// # Errors
     /// When the disk fails.
     pub fn read(&self, from: Position) -> io::Result<Batch> {
-        self.read_some(from, usize::MAX)
+        self.read_some(from, usize::MAX, |_| None)
     }
 
-    /// As [`Self::read`], and at most so many records, which must be one at least.
+    /// As [`Self::read`], and at most so many records, which must be one at least. `pass` is asked of every place
+    /// whether it is to be passed over, and how many bytes it takes then.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn read_some(&self, from: Position, at_most: usize) -> io::Result<Batch> {
+    pub fn read_some(
+        &self,
+        from: Position,
+        at_most: usize,
+        pass: impl FnMut(Position) -> Option<u64>,
+    ) -> io::Result<Batch> {
         let current = self.current.load_full();
         let (end, closed) = if from.segment == current.number {
             (current.claimed.load(Ordering::SeqCst), false)
@@ -232,7 +255,7 @@ impl Journal {
                 Ok(file) => file,
                 // A number without a file: the next one.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Ok(Batch { entries: Vec::new(), next: after(from.segment) });
+                    return Ok(Batch { next: after(from.segment), ..Batch::default() });
                 }
                 Err(error) => return Err(error),
             };
@@ -242,15 +265,14 @@ impl Journal {
         };
         if from.offset >= end {
             let next = if closed && is_quiet { after(from.segment) } else { from };
-            return Ok(Batch { entries: Vec::new(), next });
+            return Ok(Batch { next, ..Batch::default() });
         }
         let want = usize::try_from(end - from.offset).unwrap_or(READ_BYTES).min(READ_BYTES);
         let mut bytes = vec![0; want];
         let got = read_up_to(file, &mut bytes, from.offset)?;
         bytes.resize(want.max(got), 0);
         let whole = from.offset + want as u64 >= end;
-        let (entries, used) = scan(&bytes, is_quiet, whole, at_most);
-        Ok(Batch { entries, next: Position { offset: from.offset + used, ..from } })
+        Ok(Scan { bytes: &bytes, from, skip_torn: is_quiet, is_end: whole, at_most }.run(pass))
     }
 
     /// Notes that everything before `position` has been applied, and deletes segments that are done.
@@ -310,11 +332,12 @@ fn after(segment: u64) -> Position {
     Position { segment: segment + 1, offset: 0 }
 }
 
-/// A record as it stands in a segment, padded.
-fn frame(entry: &Entry) -> io::Result<Vec<u8>> {
-    let mut frame = Vec::with_capacity(512);
-    frame.resize(HEADER_BYTES, 0);
-    serde_json::to_writer(&mut frame, entry)?;
+/// Appends a record as it stands in a segment, padded.
+fn frame(entry: &Entry, frames: &mut Vec<u8>) -> io::Result<()> {
+    let start = frames.len();
+    frames.resize(start + HEADER_BYTES, 0);
+    serde_json::to_writer(&mut *frames, entry)?;
+    let frame = &mut frames[start..];
     let length = frame.len() - HEADER_BYTES;
     if length > MAX_RECORD_BYTES {
         return Err(io::Error::other("a usage record is longer than 1 MiB"));
@@ -322,29 +345,53 @@ fn frame(entry: &Entry) -> io::Result<Vec<u8>> {
     let crc = crc32fast::hash(&frame[HEADER_BYTES..]);
     frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
     frame[4..8].copy_from_slice(&crc.to_le_bytes());
-    frame.resize(frame.len().next_multiple_of(ALIGN as usize), 0);
-    Ok(frame)
+    frames.resize(frames.len().next_multiple_of(ALIGN as usize), 0);
+    Ok(())
 }
 
-/// The records of `bytes`, `at_most` so many, and how many bytes were used.
-///
-/// Stops at a frame that is not (yet) whole unless `skip_torn`; then it goes on behind it. `is_end`: nothing follows.
-fn scan(bytes: &[u8], skip_torn: bool, is_end: bool, at_most: usize) -> (Vec<Entry>, u64) {
-    let mut entries = Vec::new();
-    let mut at = 0;
-    while at + HEADER_BYTES <= bytes.len() && entries.len() < at_most {
-        match read_frame(&bytes[at..]) {
-            Frame::Whole(entry, size) => {
-                entries.extend(entry.map(|entry| *entry));
-                at += size;
+/// The records of one piece of a segment.
+struct Scan<'a> {
+    bytes: &'a [u8],
+    /// Where they begin.
+    from: Position,
+    /// Goes on behind a frame that is not (yet) whole, instead of stopping there.
+    skip_torn: bool,
+    /// Nothing follows.
+    is_end: bool,
+    at_most: usize,
+}
+
+impl Scan<'_> {
+    fn run(self, mut pass: impl FnMut(Position) -> Option<u64>) -> Batch {
+        let mut batch = Batch::default();
+        let mut at = 0;
+        while at + HEADER_BYTES <= self.bytes.len() && batch.entries.len() < self.at_most {
+            let place = self.place(at);
+            if let Some(size) = pass(place) {
+                at += size as usize;
+                continue;
             }
-            // It may go on behind what was read; the next read begins with it.
-            Frame::Cut if !is_end && at > 0 => break,
-            _ if skip_torn => at += ALIGN as usize,
-            _ => break,
+            match read_frame(&self.bytes[at..]) {
+                Frame::Whole(entry, size) => {
+                    if let Some(entry) = entry {
+                        batch.entries.push(*entry);
+                        batch.places.push(place);
+                    }
+                    at += size;
+                }
+                // It may go on behind what was read; the next read begins with it.
+                Frame::Cut if !self.is_end && at > 0 => break,
+                _ if self.skip_torn => at += ALIGN as usize,
+                _ => break,
+            }
         }
+        batch.next = self.place(at);
+        batch
     }
-    (entries, at.min(bytes.len().next_multiple_of(ALIGN as usize)) as u64)
+
+    fn place(&self, at: usize) -> Position {
+        Position { offset: self.from.offset + at as u64, ..self.from }
+    }
 }
 
 enum Frame {
@@ -550,12 +597,35 @@ mod tests {
         (0..10).for_each(|n| journal.append(&entry(n)).unwrap());
         let (mut all, mut at) = (Vec::new(), journal.applied());
         for pieces in [3, 3, 3, 1, 0] {
-            let batch = journal.read_some(at, 3).unwrap();
+            let batch = journal.read_some(at, 3, |_| None).unwrap();
             assert_eq!(batch.entries.len(), pieces);
             all.extend(batch.entries);
             at = batch.next;
         }
         assert_eq!((all, at), (read_all(&journal), journal.end()));
+    }
+
+    #[test]
+    fn what_is_passed_over_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        let mut places = Vec::new();
+        for n in 0..4 {
+            let many = [entry(n), entry(10 + n)];
+            journal.append_all(&many, |at, size| places.push((at, size))).unwrap();
+        }
+        // Claimed, and not written yet: the reader knows by itself how long it is.
+        let hole = journal.end();
+        journal.current.load().claimed.fetch_add(3 * ALIGN, Ordering::Relaxed);
+        places.push((hole, 3 * ALIGN));
+        journal.append(&entry(4)).unwrap();
+        journal.writing.fetch_add(1, Ordering::SeqCst);
+        let over = [places[1], places[3], places[4]];
+        let pass = |at| over.iter().find(|place| place.0 == at).map(|place| place.1);
+        let batch = journal.read_some(journal.applied(), 100, pass).unwrap();
+        assert_eq!(batch.entries, [entry(0), entry(10), entry(2), entry(12), entry(4)]);
+        assert_eq!((batch.places[0], batch.places[2]), (places[0].0, places[2].0));
+        assert_eq!(batch.next, journal.end());
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub struct Connected {
     policies: Vec<Arc<str>>,
     timeouts: Timeouts,
     client: Arc<Client>,
-    reporter: Reporter,
+    reporter: Arc<Reporter>,
 }
 
 impl Connected {
@@ -59,7 +59,7 @@ impl Connected {
         let pace = Pace { tries: config.usage_max_retries.max(1), ..Pace::default() };
         Ok(Self {
             timeouts: Timeouts::new(&config, limits),
-            reporter: Reporter::new(client.clone(), journal, metrics, pace),
+            reporter: Arc::new(Reporter::new(client.clone(), journal, metrics, pace)),
             client,
             policies,
             config,

@@ -92,6 +92,8 @@ pub(super) struct Open {
     reports: Vec<Settling>,
     /// The last one's.
     settling: Option<Settling>,
+    /// Nobody is asked what a complete answer cost, because the platform takes no reports.
+    is_unpriced: bool,
     usage: Option<Usage>,
     output_tokens: u64,
     cost: Option<MicroUsd>,
@@ -121,6 +123,7 @@ impl Open {
             policy: None,
             reports: Vec::new(),
             settling: None,
+            is_unpriced: false,
             usage: None,
             output_tokens: 0,
             cost: None,
@@ -301,6 +304,11 @@ impl Open {
         self.settling.take()
     }
 
+    /// Whether the answer is complete and the platform is known not to say what it cost. Said once.
+    pub(super) fn take_unpriced(&mut self) -> bool {
+        std::mem::take(&mut self.is_unpriced)
+    }
+
     /// The call is over. Durable when this returns; later calls do nothing.
     pub(super) fn end(&mut self, ending: &Ending) {
         if std::mem::replace(&mut self.is_settled, true) {
@@ -343,7 +351,16 @@ impl Open {
         };
         self.note(&record, outcome);
         let report = self.last_report(ending);
-        self.settling = self.app.control.settle(Finished { record, reservation, report });
+        let settling = self.app.control.settle(Finished { record, reservation, report });
+        match ending {
+            Ending::Complete { .. } => {
+                self.is_unpriced = settling.is_none() && self.app.config.platform.is_some();
+                self.settling = settling;
+            }
+            Ending::Failed { .. } => self.settling = settling,
+            // Nobody waits for it: it is posted without them.
+            Ending::Broken(_) | Ending::Cut { .. } => drop(settling),
+        }
     }
 
     /// A complete answer: its usage, or what the configuration says of a stream without one.

@@ -21,9 +21,9 @@ const USER_TOKEN: HeaderName = HeaderName::from_static("x-user-token");
 /// How the platform is reached.
 #[derive(Clone)]
 pub struct Wires {
-    /// For what requests ask.
+    /// For requests: what they ask, and the reports that they wait for.
     pub asking: Arc<dyn Wire>,
-    /// For reports: they run on a runtime of their own, and connections live where they were made.
+    /// For other reports: they run on a runtime of their own, and connections live where they were made.
     pub telling: Arc<dyn Wire>,
 }
 
@@ -116,15 +116,16 @@ impl Client {
         CodeExecution::read(&self.ask(path, user, &Nothing {}, fallback).await?)
     }
 
-    /// Hands one report over, once.
+    /// Hands one report over, once. `is_live`: for a request that waits.
     ///
     /// # Errors
     /// Why there is no answer.
-    pub(super) async fn report(&self, body: Bytes) -> Result<Answer, String> {
+    pub(super) async fn report(&self, body: Bytes, is_live: bool) -> Result<Answer, String> {
         let headers = vec![(GATEWAY_TOKEN, self.token.clone())];
         let path = "gateway/usage".into();
         let within = self.usage_timeout;
-        self.wires.telling.call(Call { method: Method::POST, path, headers, body, within }).await
+        let wire = if is_live { &self.wires.asking } else { &self.wires.telling };
+        wire.call(Call { method: Method::POST, path, headers, body, within }).await
     }
 
     /// Whether the platform answers its health probe with less than 500.

@@ -1,13 +1,15 @@
 //! Journal → platform: every report gets there, once as far as can be told, however long the platform is away.
 //!
-//! The journal is the queue: a report is durable before anybody waits for it, and only so many are in memory. One loop
-//! reads, posts and notes; `desk` holds what it has in hand.
+//! The journal is the queue: a report is durable before anybody waits for it, and only so many are in memory. A report
+//! that an answer waits for is posted by the request itself (`live`); one loop reads, posts and notes everything else,
+//! and notes those too. `desk` holds what it has in hand.
 
 mod delivery;
 mod desk;
+mod live;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -20,7 +22,9 @@ use tokio::time::{Instant, sleep_until};
 use super::client::Client;
 use crate::control::journal::{Journal, Position};
 use crate::telemetry::metrics::Metrics;
+use delivery::Hand;
 use desk::Desk;
+use live::{Claims, Live};
 
 /// Messages to the loop that it has not taken yet: it takes them all whenever it wakes.
 const MESSAGES: usize = 10_000;
@@ -50,6 +54,8 @@ pub(super) struct Pace {
     pub(super) look_again: Duration,
     /// Until what only remains of past work is cleared away.
     pub(super) tidy: Duration,
+    /// Between two notes of what the platform has: a crash in between has it repeated.
+    pub(super) note: Duration,
 }
 
 impl Default for Pace {
@@ -65,6 +71,7 @@ impl Default for Pace {
             behind_bytes: 8 << 20,
             look_again: Duration::from_millis(20),
             tidy: Duration::from_secs(1),
+            note: Duration::from_millis(10),
         }
     }
 }
@@ -93,12 +100,18 @@ pub(super) struct Reporter {
     inbox: Mutex<Option<mpsc::Receiver<Message>>>,
     /// There is something to read, or to stop for.
     wake: Notify,
+    /// What requests post themselves.
+    claims: Arc<Claims>,
+    /// Answers that show that the platform takes reports, ever.
+    accepted: AtomicU64,
     /// Reports that are not done, as far as they have been seen.
     open: AtomicI64,
     /// Earlier processes' records have not all been read yet.
     is_behind: AtomicBool,
     /// Nobody should wait for a cost: the platform takes no reports.
     is_down: AtomicBool,
+    /// So many reports are in memory that no other must come there.
+    is_full: AtomicBool,
     /// The process is about to end.
     is_leaving: AtomicBool,
     /// Woken when nothing is open any more.
@@ -125,25 +138,59 @@ impl Reporter {
             messages,
             inbox: Mutex::new(Some(inbox)),
             wake: Notify::new(),
+            claims: Arc::default(),
+            accepted: AtomicU64::new(0),
             open: AtomicI64::new(0),
             is_down: AtomicBool::new(false),
+            is_full: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
             idle: Notify::new(),
         }
     }
 
     /// Journals a report and has it sent. What is returned ends when the platform has it, or is not going to have it
-    /// soon; `None` when that is known already.
-    pub(super) fn report(&self, report: Report, made_at_us: i64) -> Option<Settling> {
+    /// soon; `None` when that is known already. It is to be waited for or dropped, and soon: it may be what sends.
+    pub(super) fn report(self: &Arc<Self>, report: Report, made_at_us: i64) -> Option<Settling> {
         let id: Box<str> = uuid::Uuid::now_v7().to_string().into();
-        let settling = self.wait_for(&id);
+        let kept = KeptReport { id, made_at_us, report };
         self.open.fetch_add(1, Ordering::SeqCst);
-        let entry = Entry::Report(KeptReport { id, made_at_us, report });
+        // Nobody waits for the report of an attempt that another one follows.
+        if kept.report.is_final_attempt && self.posts_live() {
+            return self.live(kept);
+        }
+        let settling = self.wait_for(&kept.id);
+        let entry = Entry::Report(kept);
         if let Err(error) = self.journal.append(&entry) {
             self.unkept(entry, &error);
         }
         self.wake.notify_one();
         settling
+    }
+
+    fn posts_live(&self) -> bool {
+        !self.is_down.load(Ordering::Relaxed)
+            && !self.is_full.load(Ordering::Relaxed)
+            && self.claims.has_room()
+    }
+
+    /// Journals a report that whoever waits for it is going to post.
+    fn live(self: &Arc<Self>, kept: KeptReport) -> Option<Settling> {
+        let entry = Entry::Report(kept);
+        let mut at = None;
+        let written = self.journal.append_all(std::slice::from_ref(&entry), |place, size| {
+            self.claims.hold(place, size);
+            at = Some(place);
+        });
+        if let Err(error) = written {
+            if let Some(place) = at.take() {
+                self.claims.void(place);
+                self.wake.notify_one();
+            }
+            complain(&entry, &error);
+        }
+        let Entry::Report(kept) = entry else { return None };
+        let hand = Hand::new(kept, at)?;
+        Some(Box::pin(Live::new(self.clone(), hand)))
     }
 
     /// Has to be there before the report: the loop may be quick.
@@ -158,12 +205,11 @@ impl Reporter {
 
     /// The disk is full or broken. The report is in the log then, for a person to enter by hand, unless it gets through.
     fn unkept(&self, entry: Entry, error: &std::io::Error) {
-        let record = serde_json::to_string(&entry).unwrap_or_default();
-        tracing::error!(%error, record, "a report to the platform could not be journalled");
+        complain(&entry, error);
         let Entry::Report(kept) = entry else { return };
         if self.messages.try_send(Message::Unkept(kept)).is_err() {
             self.metrics.report("given_up");
-            self.close_one();
+            self.close(1);
         }
     }
 
@@ -189,8 +235,8 @@ impl Reporter {
         self.open.load(Ordering::SeqCst) <= 0 && !self.is_behind.load(Ordering::SeqCst)
     }
 
-    fn close_one(&self) {
-        self.open.fetch_sub(1, Ordering::SeqCst);
+    fn close(&self, reports: i64) {
+        self.open.fetch_sub(reports, Ordering::SeqCst);
         if self.is_idle() {
             self.idle.notify_waiters();
         }
@@ -205,9 +251,13 @@ impl Reporter {
         desk.recall().await;
         loop {
             desk.take_messages();
+            desk.take_ended();
             desk.read().await;
             desk.launch();
-            self.metrics.platform.waiting.set(i64::try_from(desk.in_hand()).unwrap_or(i64::MAX));
+            desk.note();
+            let in_hand = desk.in_hand();
+            self.is_full.store(in_hand >= IN_HAND, Ordering::Relaxed);
+            self.metrics.platform.waiting.set(i64::try_from(in_hand).unwrap_or(i64::MAX));
             let until = desk.next_timer(Instant::now());
             tokio::select! {
                 Some(landed) = desk.flying.next(), if !desk.flying.is_empty() => desk.land(landed),
@@ -216,4 +266,9 @@ impl Reporter {
             }
         }
     }
+}
+
+fn complain(entry: &Entry, error: &std::io::Error) {
+    let record = serde_json::to_string(entry).unwrap_or_default();
+    tracing::error!(%error, record, "a report to the platform could not be journalled");
 }

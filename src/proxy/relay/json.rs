@@ -51,7 +51,7 @@ pub(super) async fn run(
             }
             call.open.end(&Ending::Complete { streamed: false });
             // Its usage has left: what it cost can be said no more.
-            if call.open.take_settling().is_some() {
+            if call.open.take_settling().is_some() || call.open.take_unpriced() {
                 count_settlement(app, Some(&None), false);
             }
             send(s, pieces.all.split_off(pieces.sent)).await?;
@@ -81,6 +81,8 @@ async fn pass_whole(
         let priced = cost.as_ref().and_then(Option::as_ref);
         out = priced.and_then(|cost| cost::attach(call.request.protocol, &document, cost));
         count_settlement(app, cost.as_ref(), out.is_some());
+    } else if call.open.take_unpriced() {
+        count_settlement(app, Some(&None), false);
     }
     let out = out.unwrap_or_else(|| named(call.shown_name(), document));
     let head = super::header(&answer, ctx, Some(out.iter().map(Bytes::len).sum()))?;

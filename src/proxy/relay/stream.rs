@@ -259,6 +259,9 @@ async fn settle(
         super::count_settlement(app, cost.as_ref(), is_attached);
     } else if call.open.is_settled() {
         stream.release(None, &mut out);
+        if call.open.take_unpriced() {
+            super::count_settlement(app, Some(&None), false);
+        }
     }
     write(s, &mut out).await.map_err(|error| End::CallerGone(error.into_down()))
 }

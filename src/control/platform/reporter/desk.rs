@@ -1,7 +1,6 @@
 //! What the reporter has in hand: reports that are ready, under way and parked, and how far the journal is done.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::pin::Pin;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,7 +9,8 @@ use otari_filters::settle::{Cost, Entry, KeptReport};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use super::delivery::{Hand, Outcome, deliver};
+use super::delivery::{Flight, Hand, Landed, Outcome, fly};
+use super::live::Ended;
 use super::{IN_HAND, Message, Pace, Reporter, Waiter};
 use crate::clock;
 use crate::control::journal::{Batch, Position};
@@ -26,17 +26,6 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 /// A loop that has nothing to wait for.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// A report whose round is over.
-pub(super) struct Landed {
-    hand: Hand,
-    outcome: Outcome,
-    /// Of [`Desk::accepted`], when the round began.
-    accepted_before: u64,
-    is_probe: bool,
-}
-
-type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
-
 /// Whether the platform takes reports.
 enum Health {
     Up,
@@ -49,10 +38,11 @@ enum Health {
     },
 }
 
-/// One read of the journal: how many of its reports are not done.
-struct Mark {
-    end: Position,
-    open: usize,
+/// One read of the journal.
+struct Read {
+    batch: Batch,
+    /// Places that it passed over, whose reports requests post.
+    passed: Vec<Position>,
 }
 
 pub(super) struct Desk<'a> {
@@ -62,9 +52,17 @@ pub(super) struct Desk<'a> {
     ready: VecDeque<Hand>,
     parked: BTreeMap<(Instant, u64), Hand>,
     pub(super) flying: FuturesUnordered<Flight>,
-    /// Reads that are not done, the oldest first, and the number of that one.
-    marks: VecDeque<Mark>,
-    first_mark: u64,
+    /// Places of reports that are not done, as far as the journal has been read: the first one holds the cursor back.
+    open: BTreeSet<Position>,
+    /// Done, and not noted yet.
+    unnoted: Vec<(Position, Box<str>)>,
+    /// How many of them, and of those that are in no journal.
+    closing: i64,
+    /// When there is something to note, and when something was.
+    note_at: Option<Instant>,
+    noted_at: Option<Instant>,
+    /// When to look by itself for what requests have done.
+    tick_at: Option<Instant>,
     /// Where the next read begins.
     read_at: Position,
     /// There may be something to read.
@@ -75,8 +73,6 @@ pub(super) struct Desk<'a> {
     health: Health,
     is_probing: bool,
     has_left: bool,
-    /// Answers that show that the platform takes reports, ever.
-    accepted: u64,
     /// Makes keys of `parked` unique.
     parkings: u64,
     refused: (u64, Option<Instant>),
@@ -91,8 +87,12 @@ impl<'a> Desk<'a> {
             ready: VecDeque::new(),
             parked: BTreeMap::new(),
             flying: FuturesUnordered::new(),
-            marks: VecDeque::new(),
-            first_mark: 0,
+            open: BTreeSet::new(),
+            unnoted: Vec::new(),
+            closing: 0,
+            note_at: None,
+            noted_at: None,
+            tick_at: None,
             read_at: owner.journal.applied(),
             is_woken: true,
             look_at: None,
@@ -100,7 +100,6 @@ impl<'a> Desk<'a> {
             health: Health::Up,
             is_probing: false,
             has_left: false,
-            accepted: 0,
             parkings: 0,
             refused: (0, None),
         }
@@ -118,7 +117,7 @@ impl<'a> Desk<'a> {
     pub(super) async fn recall(&mut self) {
         let mut at = self.read_at;
         while at < self.owner.begin {
-            let Some(batch) = batch(self.owner, at, usize::MAX).await else { continue };
+            let Some(Read { batch, .. }) = read(self.owner, at, usize::MAX).await else { continue };
             if batch.next == at {
                 sleep(self.pace().look_again).await;
             }
@@ -155,18 +154,53 @@ impl<'a> Desk<'a> {
         }
     }
 
+    /// Takes what requests have posted, and what they leave behind.
+    pub(super) fn take_ended(&mut self) {
+        let now = Instant::now();
+        let is_tick = self.tick_at.is_some_and(|at| at <= now);
+        let mut ended = self.owner.claims.take_ended();
+        if ended.is_empty() && is_tick {
+            // As quiet as it has become, being told costs less than looking.
+            self.tick_at = None;
+            self.owner.claims.ask_to_be_told();
+            ended = self.owner.claims.take_ended();
+        }
+        if !ended.is_empty() && (is_tick || self.tick_at.is_none()) {
+            self.tick_at = Some(now + self.pace().note);
+        }
+        for ended in ended {
+            match ended {
+                Ended::Told { id, at } => {
+                    self.is_up();
+                    self.done(at, id);
+                }
+                Ended::Void(at) => self.forget(at),
+                Ended::Idle(hand) => self.ready.push_back(hand),
+                Ended::Flying(flight) => self.flying.push(flight),
+                Ended::Landed(landed) => self.land(landed),
+            }
+        }
+        if is_tick && self.note_at.is_some() {
+            // Without another timer.
+            self.note_at = Some(now);
+        }
+    }
+
     /// Reads at most once.
     pub(super) async fn read(&mut self) {
-        if self.look_at.is_some_and(|at| at <= Instant::now()) {
+        let now = Instant::now();
+        if self.look_at.is_some_and(|at| at <= now) {
             (self.look_at, self.is_woken) = (None, true);
         }
+        // The cursor passes what has been read.
+        self.is_woken |= self.note_at.is_some_and(|at| at <= now);
         if !self.is_woken || self.in_hand() >= IN_HAND {
             return;
         }
         let from = self.read_at;
         if from < self.owner.journal.end() {
-            let Some(batch) = batch(self.owner, from, AT_ONCE).await else { return };
-            self.take_batch(batch);
+            let Some(read) = read(self.owner, from, AT_ONCE).await else { return };
+            self.take_read(read);
         }
         let end = self.owner.journal.end();
         self.is_woken = self.read_at < end && self.read_at != from;
@@ -182,14 +216,11 @@ impl<'a> Desk<'a> {
         }
     }
 
-    fn take_batch(&mut self, batch: Batch) {
-        if batch.next == self.read_at {
-            return;
-        }
+    fn take_read(&mut self, read: Read) {
+        let Read { batch, passed } = read;
         let is_old = self.read_at < self.owner.begin;
-        let before = self.in_hand();
-        let mark = self.first_mark + self.marks.len() as u64;
-        for entry in batch.entries {
+        self.open.extend(passed);
+        for (entry, at) in batch.entries.into_iter().zip(batch.places) {
             let Entry::Report(kept) = entry else { continue };
             if is_old {
                 if self.reported.contains(&kept.id) {
@@ -197,22 +228,20 @@ impl<'a> Desk<'a> {
                 }
                 self.owner.open.fetch_add(1, Ordering::SeqCst);
             }
-            self.take(kept, Some(mark));
+            self.open.insert(at);
+            self.take(kept, Some(at));
         }
-        let open = self.in_hand() - before;
         self.read_at = batch.next;
-        match self.marks.back_mut() {
-            // Nothing of its own: it is done when the read before it is.
-            Some(last) if open == 0 => last.end = batch.next,
-            _ => self.marks.push_back(Mark { end: batch.next, open }),
+        if self.cursor() > self.owner.journal.applied() {
+            self.note_soon();
         }
-        self.note();
     }
 
-    fn take(&mut self, kept: KeptReport, mark: Option<u64>) {
-        match Hand::new(kept, mark) {
+    fn take(&mut self, kept: KeptReport, at: Option<Position>) {
+        let id = kept.id.clone();
+        match Hand::new(kept, at) {
             Some(hand) => self.ready.push_back(hand),
-            None => self.owner.close_one(),
+            None => self.done(at, id),
         }
         let nudge = self.pace().nudge;
         if let Health::Down { probe_at, since, .. } = &mut self.health {
@@ -244,29 +273,25 @@ impl<'a> Desk<'a> {
     }
 
     fn fly(&mut self, hand: Hand, tries: u32) {
-        let owner = self.owner;
-        let (client, metrics) = (owner.client.clone(), owner.metrics.clone());
-        let (between, accepted_before, is_probe) =
-            (owner.pace.between, self.accepted, self.is_probing);
-        self.flying.push(Box::pin(async move {
-            let outcome = deliver(&client, &metrics, &hand, tries, between).await;
-            Landed { hand, outcome, accepted_before, is_probe }
-        }));
+        self.flying.push(fly(self.owner, hand, tries, self.is_probing, false));
     }
 
     /// Draws the conclusion from a round.
     pub(super) fn land(&mut self, landed: Landed) {
-        let Landed { hand, outcome, accepted_before, is_probe } = landed;
+        let says_down = landed.says_down(self.owner);
+        let Landed { hand, outcome, is_probe, .. } = landed;
         if is_probe {
             self.is_probing = false;
         }
         match outcome {
             Outcome::Accepted(cost) => {
+                self.owner.accepted.fetch_add(1, Ordering::SeqCst);
                 self.is_up();
                 self.answer(&hand, cost);
-                self.done(hand);
+                self.done(hand.at, hand.id);
             }
             Outcome::Refused(status) => {
+                self.owner.accepted.fetch_add(1, Ordering::SeqCst);
                 self.is_up();
                 self.complain(status);
                 self.answer(&hand, None);
@@ -274,13 +299,13 @@ impl<'a> Desk<'a> {
                 if matches!(status, 401..=403 | 408 | 429) {
                     self.keep_aside(&hand);
                 }
-                self.done(hand);
+                self.done(hand.at, hand.id);
             }
-            Outcome::Failed { answered } => {
-                // One report that the platform stumbles over, again and again, says nothing of the others.
-                let is_news = hand.rounds == 0 || !answered;
-                if is_probe || (is_news && accepted_before == self.accepted) {
+            Outcome::Failed { .. } => {
+                if says_down {
                     self.is_down(is_probe);
+                } else if matches!(self.health, Health::Up) {
+                    self.owner.is_down.store(false, Ordering::SeqCst);
                 }
                 self.answer(&hand, None);
                 self.park(hand);
@@ -289,7 +314,6 @@ impl<'a> Desk<'a> {
     }
 
     fn is_up(&mut self) {
-        self.accepted += 1;
         if let Health::Down { .. } = self.health {
             self.health = Health::Up;
             self.owner.is_down.store(false, Ordering::Relaxed);
@@ -333,7 +357,7 @@ impl<'a> Desk<'a> {
         let is_in_the_way = self.in_hand() > IN_HAND * 3 / 4
             || self.owner.journal.backlog_bytes() > self.pace().behind_bytes;
         if is_up && is_in_the_way && hand.rounds > 0 && self.carry(&hand) {
-            return self.done(hand);
+            return self.done(hand.at, hand.id);
         }
         let pause = match self.has_left {
             true => self.pace().between,
@@ -363,7 +387,7 @@ impl<'a> Desk<'a> {
         );
         self.owner.metrics.report("given_up");
         self.keep_aside(&hand);
-        self.done(hand);
+        self.done(hand.at, hand.id);
     }
 
     /// For a person to look at.
@@ -382,33 +406,56 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Notes that a report is done: by the cursor when it can pass, else in the journal itself.
-    fn done(&mut self, hand: Hand) {
-        if let Some(number) = hand.mark {
-            let at = usize::try_from(number - self.first_mark).unwrap_or(usize::MAX);
-            let is_passed = self.marks.get_mut(at).is_none_or(|mark| {
-                mark.open = mark.open.saturating_sub(1);
-                at == 0 && mark.open == 0
-            });
-            if is_passed {
-                self.note();
-            } else if let Err(error) = self.owner.journal.append(&Entry::Reported(hand.id)) {
-                tracing::warn!(%error, "cannot note that a report is done; a restart would repeat it");
-            }
+    /// A report is done, which is to be noted.
+    fn done(&mut self, at: Option<Position>, id: Box<str>) {
+        self.closing += 1;
+        if let Some(at) = at {
+            self.forget(at);
+            self.unnoted.push((at, id));
         }
-        self.owner.close_one();
+        self.note_soon();
     }
 
-    /// Moves the cursor behind every read that is done.
-    fn note(&mut self) {
-        let mut passed = None;
-        while let Some(mark) = self.marks.pop_front_if(|mark| mark.open == 0) {
-            self.first_mark += 1;
-            passed = Some(mark.end);
+    fn forget(&mut self, at: Position) {
+        self.owner.claims.finish(at);
+        self.open.remove(&at);
+    }
+
+    /// Up to where everything is done.
+    fn cursor(&self) -> Position {
+        self.open.first().copied().unwrap_or(self.read_at)
+    }
+
+    fn note_soon(&mut self) {
+        if self.note_at.is_none() {
+            let now = Instant::now();
+            let then = self.noted_at.map_or(now, |last| last + self.pace().note);
+            self.note_at = Some(if self.has_left { now } else { then });
         }
-        if let Some(end) = passed {
-            self.owner.journal.advance(end);
+    }
+
+    /// Notes what is done, when it is time: by the cursor as far as it can pass, the rest in the journal itself.
+    pub(super) fn note(&mut self) {
+        let now = Instant::now();
+        if self.note_at.is_none_or(|at| at > now) {
+            return;
         }
+        (self.note_at, self.noted_at) = (None, Some(now));
+        let journal = &self.owner.journal;
+        let cursor = self.cursor();
+        if cursor > journal.applied() {
+            journal.advance(cursor);
+        }
+        let beyond = self.unnoted.drain(..).filter(|(at, _)| *at >= cursor);
+        let notes: Vec<_> = beyond.map(|(_, id)| Entry::Reported(id)).collect();
+        for notes in notes.chunks(AT_ONCE) {
+            let skip = |at, size| self.owner.claims.skip(at, size);
+            if let Err(error) = journal.append_all(notes, skip) {
+                let reports = notes.len();
+                tracing::warn!(%error, reports, "cannot note that reports are done; a restart would repeat them");
+            }
+        }
+        self.owner.close(std::mem::take(&mut self.closing));
     }
 
     fn complain(&mut self, status: u16) {
@@ -441,23 +488,33 @@ impl<'a> Desk<'a> {
             Health::Up => self.parked.first_key_value().map(|(key, _)| key.0),
         };
         let look = self.look_at.filter(|_| self.in_hand() < IN_HAND);
+        let look = look.into_iter().chain(self.note_at).chain(self.tick_at);
         health.into_iter().chain(look).min().unwrap_or(now + IDLE).max(now)
     }
 }
 
 /// One piece of the journal. `None`, after a pause, when the disk fails.
-async fn batch(owner: &Reporter, from: Position, at_most: usize) -> Option<Batch> {
+async fn read(owner: &Reporter, from: Position, at_most: usize) -> Option<Read> {
     let end = owner.journal.end();
     let is_much = end.segment > from.segment || end.offset.saturating_sub(from.offset) > MUCH_BYTES;
+    let (journal, claims) = (owner.journal.clone(), owner.claims.clone());
+    let read = move || {
+        let mut passed = Vec::new();
+        let batch = journal.read_some(from, at_most, |at| {
+            let (size, is_open) = claims.pass(at)?;
+            passed.extend(is_open.then_some(at));
+            Some(size)
+        })?;
+        Ok(Read { batch, passed })
+    };
     let read = if is_much {
-        let journal = owner.journal.clone();
-        let read = tokio::task::spawn_blocking(move || journal.read_some(from, at_most)).await;
+        let read = tokio::task::spawn_blocking(read).await;
         read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
     } else {
-        owner.journal.read_some(from, at_most)
+        read()
     };
     match read {
-        Ok(batch) => Some(batch),
+        Ok(read) => Some(read),
         Err(error) => {
             tracing::error!(%error, "reports to the platform wait: the journal cannot be read");
             sleep(owner.pace.tidy).await;

@@ -297,7 +297,8 @@ async fn one_report_that_the_platform_stumbles_over_holds_up_nothing() {
     within(Duration::from_secs(5), || bench.journal.backlog_bytes() < 40_000).await;
     let taken = taken(&platform);
     assert!(taken["poison"] > 6, "it goes on being tried");
-    assert!(taken.iter().all(|(id, times)| id == "poison" || *times == 1));
+    let twice: Vec<_> = taken.iter().filter(|(id, n)| *id != "poison" && **n > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
 }
 
 #[tokio::test]
