@@ -55,6 +55,8 @@ pub(super) enum Answer {
     HangUp,
     /// Says nothing for so long.
     Silence(Duration),
+    /// A status, after so long.
+    Late(Duration, u16),
 }
 
 pub(super) fn say(status: u16) -> Answer {
@@ -67,6 +69,7 @@ type Script = dyn Fn(&Seen) -> Answer + Send + Sync;
 pub(super) struct Platform {
     pub(super) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    answered: Arc<Mutex<Vec<(String, u16)>>>,
     connections: Arc<AtomicUsize>,
     _serving: JoinSet<()>,
 }
@@ -84,6 +87,8 @@ impl Platform {
         let address = listener.local_addr().unwrap();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let (log, script): (_, Arc<Script>) = (seen.clone(), Arc::new(script));
+        let answered: Arc<Mutex<Vec<(String, u16)>>> = Arc::default();
+        let answers = answered.clone();
         let connections: Arc<AtomicUsize> = Arc::default();
         let counter = connections.clone();
         let mut serving = JoinSet::new();
@@ -93,13 +98,14 @@ impl Platform {
                 let (stream, _) = listener.accept().await.unwrap();
                 counter.fetch_add(1, Ordering::SeqCst);
                 let (log, script) = (log.clone(), script.clone());
+                let answers = answers.clone();
                 open.spawn(async move {
-                    let _ = converse(stream, &log, &*script).await;
+                    let _ = converse(stream, &log, &answers, &*script).await;
                 });
                 while open.try_join_next().is_some() {}
             }
         });
-        Self { address, seen, connections, _serving: serving }
+        Self { address, seen, answered, connections, _serving: serving }
     }
 
     pub(super) fn seen(&self) -> Vec<Seen> {
@@ -108,6 +114,11 @@ impl Platform {
 
     pub(super) fn count(&self) -> usize {
         self.seen.lock().len()
+    }
+
+    /// Correlation ids, with the statuses that were answered.
+    pub(super) fn answered(&self) -> Vec<(String, u16)> {
+        self.answered.lock().clone()
     }
 
     pub(super) fn connections(&self) -> usize {
@@ -126,6 +137,7 @@ impl Platform {
 async fn converse(
     mut stream: TcpStream,
     log: &Mutex<Vec<Seen>>,
+    answered: &Mutex<Vec<(String, u16)>>,
     script: &Script,
 ) -> std::io::Result<()> {
     let mut bytes = Vec::new();
@@ -156,6 +168,7 @@ async fn converse(
         bytes.drain(..head + length);
         let seen = Seen { line, headers, body, at: Instant::now() };
         let answer = script(&seen);
+        let id = seen.correlation_id();
         log.lock().push(seen);
         let (status, header, body) = match answer {
             Answer::Say(status, body) => (status, "", body),
@@ -165,7 +178,12 @@ async fn converse(
                 tokio::time::sleep(long).await;
                 return Ok(());
             }
+            Answer::Late(long, status) => {
+                tokio::time::sleep(long).await;
+                (status, "", String::new())
+            }
         };
+        answered.lock().push((id, status));
         let length = match status {
             204 => String::new(),
             _ => format!("content-length: {}\r\n", body.len()),
