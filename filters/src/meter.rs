@@ -2,13 +2,16 @@
 //!
 //! Each wire format has one file with the same functions in the same order: `is_ending`, `read_data`.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::prices::CacheCounting;
 use crate::protocol::Protocol;
+use crate::protocol::json::Needles;
 use crate::protocol::sse::{self, Events, MAX_EVENT_BYTES, Mark};
 
 mod chat;
@@ -24,6 +27,8 @@ pub(crate) use usage::WireUsage;
 
 /// Longest name of an event that is kept; the names that are looked for are shorter.
 const MAX_NAME_BYTES: usize = 64;
+
+static DELTA: Needles<1> = LazyLock::new(|| [Finder::new(b"\"delta\"")]);
 
 /// What a whole JSON reply says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,11 +271,11 @@ impl Seen {
 ///
 /// Looks for the fields' names instead of parsing: an event is looked at for a tenth of what parsing it costs, and the
 /// count is only used where the provider reports none.
-fn delta_chars(data: &[u8], keys: &[&[u8]]) -> u64 {
-    let Some(delta) = memmem::find(data, b"\"delta\"") else { return 0 };
+fn delta_chars(data: &[u8], keys: &[Finder<'_>]) -> u64 {
+    let Some(delta) = DELTA[0].find(data) else { return 0 };
     let data = &data[delta..];
     keys.iter()
-        .flat_map(|key| memmem::find_iter(data, key).map(move |at| at + key.len()))
+        .flat_map(|key| key.find_iter(data).map(move |at| at + key.needle().len()))
         .map(|behind_key| string_chars(&data[behind_key..]))
         .sum()
 }

@@ -3,13 +3,15 @@
 
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Uri};
-use serde_json::Value;
 
 use crate::rejection::{Code, Rejection};
 use crate::settle::Cost;
 
 pub mod plan;
 pub mod tools;
+mod value;
+
+use value::Value;
 
 /// What callers are told when the platform gave no usable answer.
 const UNAVAILABLE: &str = "Authorization service unavailable";
@@ -66,7 +68,7 @@ pub fn refusal(
 
 /// The sentence in a refusal's body, within reason.
 fn detail(body: &[u8]) -> Option<String> {
-    let value: Value = serde_json::from_slice(body).ok()?;
+    let value = Value::read(body)?;
     let text = value.get("detail")?.as_str()?;
     if text.chars().count() <= MAX_DETAIL_CHARS {
         return Some(text.to_owned());
@@ -79,7 +81,7 @@ fn detail(body: &[u8]) -> Option<String> {
 /// What an attempt cost, out of the platform's answer (status 200) to the report of its success. `None` unless the
 /// answer is about this attempt, complete, priced and in US dollars.
 pub fn cost(correlation_id: &str, body: &[u8]) -> Option<Cost> {
-    let said: Value = serde_json::from_slice(body).ok()?;
+    let said = Value::read(body)?;
     let is = |key: &str, expected: &str| said.get(key).and_then(Value::as_str) == Some(expected);
     let is_settled = is("correlation_id", correlation_id)
         && is("status", "completed")
@@ -144,6 +146,8 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    use serde_json::Value;
 
     use super::*;
 

@@ -1,15 +1,20 @@
 //! What the chunks of a chat completion say.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::usage::{Lenient, WireUsage};
 use super::{Seen, delta_chars};
-use crate::protocol::json::mentions;
+use crate::protocol::json::{ERROR, Needles, USAGE, mentions};
 use crate::protocol::sse;
 
 /// Fields of generated text: `content"` also ends `reasoning_content"`.
-const TEXTS: [&[u8]; 4] = [b"content\"", b"arguments\"", b"reasoning\"", b"refusal\""];
+static TEXTS: Needles<4> = LazyLock::new(|| {
+    ["content\"", "arguments\"", "reasoning\"", "refusal\""].map(Finder::new)
+});
 
 #[derive(Deserialize)]
 struct WireChunk {
@@ -38,9 +43,9 @@ pub(super) fn read_data(data: &[u8], seen: &mut Seen) {
         seen.is_done = true;
         return;
     }
-    seen.output_chars += delta_chars(data, &TEXTS);
-    let fields: [&[u8]; 3] = [b"\"usage\"", b"\"error\"", b"\"x_groq\""];
-    if !fields.into_iter().any(|field| mentions(data, field)) {
+    seen.output_chars += delta_chars(data, &*TEXTS);
+    // Groq tells its usage within `x_groq`, which holds the word, too.
+    if !mentions(data, &USAGE) && !mentions(data, &ERROR) {
         return;
     }
     let Ok(chunk) = serde_json::from_slice::<WireChunk>(data) else { return };

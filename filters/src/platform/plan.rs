@@ -2,9 +2,11 @@
 //!
 //! Values are taken as the reference gateway takes them: names of attempts may be numbers, positions may be text.
 
-use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::collections::HashMap;
 
 use super::Malformed;
+use super::value::Value;
 use crate::secret::Secret;
 
 /// The platform's answer.
@@ -41,39 +43,39 @@ pub struct Offer {
 /// Which part is missing or wrong.
 pub fn read(body: &[u8]) -> Result<Offers, Malformed> {
     // What the parser says may hold a part of the body, and so of a credential.
-    let value: Value = serde_json::from_slice(body).map_err(|_| Malformed("no JSON"))?;
-    let Value::Object(answer) = value else { return Err(Malformed("not an object")) };
-    match answer.get("attempts").filter(|attempts| !attempts.is_null()) {
-        Some(Value::Array(attempts)) => Ok(Offers {
+    let answer = Value::read(body).ok_or(Malformed("no JSON"))?;
+    let Value::Object(_) = answer else { return Err(Malformed("not an object")) };
+    match answer.get("attempts") {
+        Some(Value::List(attempts)) => Ok(Offers {
             request_id: text(&answer, "request_id").ok_or(Malformed("request_id"))?,
             attempts: attempts.iter().map(attempt).collect::<Result<_, _>>()?,
         }),
-        Some(_) => Err(Malformed("attempts")),
-        None => {
+        None | Some(Value::Null) => {
             let id = text(&answer, "correlation_id").ok_or(Malformed("correlation_id"))?;
             let one = offer(&answer, id.clone(), 0)?;
             Ok(Offers { request_id: id, attempts: vec![one] })
         }
+        Some(_) => Err(Malformed("attempts")),
     }
 }
 
-fn attempt(value: &Value) -> Result<Offer, Malformed> {
-    let fields = value.as_object().ok_or(Malformed("attempts[]"))?;
+fn attempt(fields: &Value<'_>) -> Result<Offer, Malformed> {
+    let Value::Object(_) = fields else { return Err(Malformed("attempts[]")) };
     let id = text(fields, "attempt_id").ok_or(Malformed("attempt_id"))?;
     let position = fields.get("position").and_then(integer).ok_or(Malformed("position"))?;
     offer(fields, id, u32::try_from(position.max(0)).unwrap_or(u32::MAX))
 }
 
-fn offer(fields: &Map<String, Value>, id: String, position: u32) -> Result<Offer, Malformed> {
+fn offer(fields: &Value<'_>, id: String, position: u32) -> Result<Offer, Malformed> {
     let name = |key: &'static str| {
         fields.get(key).and_then(Value::as_str).map(str::to_owned).ok_or(Malformed(key))
     };
     let filled = |key: &'static str| match fields.get(key) {
         None | Some(Value::Null | Value::Bool(false)) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
+        Some(Value::Text(text)) => Ok(Some(&**text).filter(|text| !text.is_empty())),
         Some(_) => Err(Malformed(key)),
     };
-    if !fields.contains_key("api_key") {
+    if fields.get("api_key").is_none() {
         return Err(Malformed("api_key"));
     }
     Ok(Offer {
@@ -82,54 +84,64 @@ fn offer(fields: &Map<String, Value>, id: String, position: u32) -> Result<Offer
         provider: name("provider")?,
         model: name("model")?,
         api_key: filled("api_key")?.map(Secret::new),
-        api_base: filled("api_base")?,
+        api_base: filled("api_base")?.map(str::to_owned),
         client_settings: settings(fields.get("extra_params"))?,
     })
 }
 
-fn settings(value: Option<&Value>) -> Result<Vec<(String, Secret)>, Malformed> {
+fn settings(value: Option<&Value<'_>>) -> Result<Vec<(String, Secret)>, Malformed> {
     let wrong = Malformed("extra_params");
     match value {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Object(fields)) => fields
-            .iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| Ok((key.clone(), Secret::new(as_text(value).ok_or(wrong)?))))
-            .collect(),
+        Some(Value::Object(fields)) => {
+            // Of several with one name the last holds, where the first stood.
+            let mut places: HashMap<&str, usize> = HashMap::new();
+            let mut values: Vec<(&str, &Value<'_>)> = Vec::with_capacity(fields.len());
+            for (key, value) in fields {
+                let place = *places.entry(key).or_insert(values.len());
+                match values.get_mut(place) {
+                    Some(known) => known.1 = value,
+                    None => values.push((key, value)),
+                }
+            }
+            values.retain(|(_, value)| !matches!(value, Value::Null));
+            let text = |value| Ok(Secret::new(as_text(value).ok_or(wrong)?));
+            values.into_iter().map(|(key, value)| Ok((key.to_owned(), text(value)?))).collect()
+        }
         Some(_) => Err(wrong),
     }
 }
 
-fn text(fields: &Map<String, Value>, key: &str) -> Option<String> {
-    fields.get(key).and_then(as_text)
+fn text(fields: &Value<'_>, key: &str) -> Option<String> {
+    fields.get(key).and_then(as_text).map(Cow::into_owned)
 }
 
 /// A plain value as the reference turns it into text.
-fn as_text(value: &Value) -> Option<String> {
+fn as_text<'v>(value: &'v Value<'_>) -> Option<Cow<'v, str>> {
     match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(true) => Some("True".to_owned()),
-        Value::Bool(false) => Some("False".to_owned()),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
+        Value::Text(text) => Some(Cow::Borrowed(text)),
+        Value::Number(number) => Some(number.to_string().into()),
+        Value::Bool(true) => Some("True".into()),
+        Value::Bool(false) => Some("False".into()),
+        Value::Null | Value::List(_) | Value::Object(_) => None,
     }
 }
 
 /// A plain value as the reference turns it into a whole number: fractions are cut off.
-fn integer(value: &Value) -> Option<i64> {
+fn integer(value: &Value<'_>) -> Option<i64> {
     match value {
         Value::Number(number) => {
             number.as_i64().or_else(|| number.as_f64().map(|float| float.trunc() as i64))
         }
-        Value::String(text) => text.trim().parse().ok(),
+        Value::Text(text) => text.trim().parse().ok(),
         Value::Bool(flag) => Some(i64::from(*flag)),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
+        Value::Null | Value::List(_) | Value::Object(_) => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -245,6 +257,12 @@ mod tests {
             assert_eq!(parse(&body).unwrap_err().0, part, "{body}");
         }
         assert_eq!(read(b"{").unwrap_err(), Malformed("no JSON"));
+        let twice = br#"{"request_id":"r","attempts":1,"attempts":[{"attempt_id":"a","position":0,"provider":"p",
+            "model":"m","api_key":"k","extra_params":{"a":{},"b":"x","c":"z","a":"y","c":null}}]}"#;
+        let offers = read(twice).unwrap();
+        let settings: Vec<_> = offers.attempts[0].client_settings.iter().collect();
+        let settings: Vec<_> = settings.iter().map(|(key, value)| (&**key, value.expose())).collect();
+        assert_eq!(settings, [("a", "y"), ("b", "x")], "the last of several holds");
         assert_eq!(parse(&json!({"request_id": "r", "attempts": []})).unwrap().attempts, []);
     }
 }

@@ -2,13 +2,17 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
+use memchr::memmem::Finder;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Protocol;
-use super::json::{Edit, mentions, range_of, removals, splice};
+use super::json::{
+    Edit, Needles, USAGE, mentions, mentions_any, range_of, removals, splice,
+};
 use super::sse::{self, Events, MAX_EVENT_BYTES, Mark};
 use super::top::Key;
 use crate::settle::Cost;
@@ -147,6 +151,9 @@ impl Carriers {
         if piece.is_empty() {
             return;
         }
+        if self.held.is_empty() && self.events.is_fresh() && is_plain(self.protocol, &piece) {
+            return out.push(piece);
+        }
         if self.is_released {
             out.push(piece.clone());
         }
@@ -277,13 +284,43 @@ fn push(out: &mut Vec<Bytes>, piece: Bytes) {
     }
 }
 
+/// What every event has in it that waits for the cost, whatever else may have it too.
+static KINDS: Needles<6> = LazyLock::new(|| {
+    [
+        "[DONE]",
+        "message_stop",
+        "message_delta",
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+    ]
+    .map(Finder::new)
+});
+
+/// Whether a piece is whole events, none of which has to wait: most are, and need not be looked at one by one.
+fn is_plain(protocol: Protocol, piece: &[u8]) -> bool {
+    let [done, of_messages @ .., _, _, _] = &*KINDS;
+    let of_responses = &KINDS[3..];
+    let kinds = match protocol {
+        Protocol::Chat => &[][..],
+        Protocol::Messages => of_messages,
+        Protocol::Responses => of_responses,
+    };
+    piece.ends_with(b"\n\n")
+        && !kinds.iter().chain([done]).any(|kind| kind.find(piece).is_some())
+        && (protocol != Protocol::Chat || !mentions_any(piece, &USAGE))
+}
+
 /// Notes what a line makes of its event.
 fn read_line(protocol: Protocol, line: &[u8], name: &mut Vec<u8>, role: &mut Role) {
     if let Some(data) = sse::data(line) {
-        let kind = sse::kind(data, name);
+        let kind = match protocol {
+            Protocol::Chat => &[][..],
+            Protocol::Messages | Protocol::Responses => sse::kind(data, name),
+        };
         role.is_end |= data.starts_with(b"[DONE]") || is_end(protocol, kind);
         role.is_carrier |= match protocol {
-            Protocol::Chat => mentions(data, b"\"usage\"") && has_only_usage(data),
+            Protocol::Chat => mentions(data, &USAGE) && has_only_usage(data),
             Protocol::Messages => kind == b"message_delta",
             Protocol::Responses => kind == b"response.completed",
         } && object_at(data, path_in_event(protocol)).is_some();

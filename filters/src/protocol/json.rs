@@ -4,8 +4,10 @@
 //! spellings, key order, white space and fields nobody has heard of survive.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use bytes::{Bytes, BytesMut};
+use memchr::memmem::Finder;
 use serde_json::value::RawValue;
 
 /// Whether the raw value is the literal `null`.
@@ -127,11 +129,26 @@ fn value_of(document: &[u8], name: &str) -> Option<usize> {
     None
 }
 
+/// What is looked for in every event of a stream: made once, because that takes longer than to look.
+pub(crate) type Needles<const N: usize> = LazyLock<[Finder<'static>; N]>;
+/// The field `usage`.
+pub(crate) static USAGE: Needles<1> = LazyLock::new(|| [Finder::new(b"\"usage\"")]);
+/// The field `error`.
+pub(crate) static ERROR: Needles<1> = LazyLock::new(|| [Finder::new(b"\"error\"")]);
+
 /// Whether `document` has, anywhere, the field `key` (quotes included) with another value than null; of several the
 /// first is looked at.
-pub(crate) fn mentions(document: &[u8], key: &[u8]) -> bool {
-    let Some(at) = memchr::memmem::find(document, key) else { return false };
-    let rest = &document[at + key.len()..];
+pub(crate) fn mentions(document: &[u8], [key]: &[Finder<'_>; 1]) -> bool {
+    key.find(document).is_some_and(|at| is_set(&document[at + key.needle().len()..]))
+}
+
+/// As [`mentions`], and of several every one is looked at.
+pub(crate) fn mentions_any(document: &[u8], [key]: &[Finder<'_>; 1]) -> bool {
+    key.find_iter(document).any(|at| is_set(&document[at + key.needle().len()..]))
+}
+
+/// Whether what follows a key is another value than null.
+fn is_set(rest: &[u8]) -> bool {
     let value = rest.iter().position(|byte| !matches!(byte, b' ' | b':'));
     value.is_some_and(|skip| !rest[skip..].starts_with(b"null"))
 }

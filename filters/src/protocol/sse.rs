@@ -138,6 +138,11 @@ impl Events {
         !self.open.is_empty()
     }
 
+    /// Whether the next piece begins with an event of its own, whatever it is.
+    pub fn is_fresh(&self) -> bool {
+        self.open.is_empty() && !self.is_overlong && !self.is_mid_line && !self.lines.after_cr
+    }
+
     /// Whether the unfinished event is too long to be kept.
     pub fn is_overlong(&self) -> bool {
         self.is_overlong
