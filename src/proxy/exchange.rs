@@ -399,7 +399,8 @@ async fn try_once(
     up.set_read_timeout(None);
     up.set_write_timeout(Some(limits.idle_timeout));
     call.open.mark_sent();
-    let sent = connect::send(s, watch, &mut up, upstream, outgoing, &proof).await;
+    let sending = connect::send(s, watch, up, &peer, upstream, outgoing, &proof);
+    let (mut up, sent) = sending.await;
     let inbound = outgoing.inbound.as_ref();
     let received = match sent {
         Ok(()) => receive::first_piece(s, watch, &mut up, attempt, protocol, inbound).await,

@@ -11,10 +11,14 @@ use otari_filters::providers::Family;
 use otari_filters::upstream::sign::AwsKeys;
 use otari_filters::upstream::{Failure, Upstream};
 use pingora_core::prelude::{ErrorType, OrErr as _};
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::protocols::http::v1;
+use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
 use pingora_core::upstreams::peer::{HttpPeer, Scheme};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::app::App;
 use crate::clock;
@@ -24,6 +28,8 @@ use super::{Failed, Step, Watch, out_of_time, stopped};
 
 /// Upstream writes are unbuffered: larger pieces than this are cut, so that an early answer is noticed in between.
 const PIECE_BYTES: usize = 64 << 10;
+/// Up to so long a request is written at once, header and body: copying it costs less than a second write.
+const AT_ONCE_BYTES: usize = 16 << 10;
 
 /// What a call is proved with, beside the headers that every call of an upstream has.
 pub(super) enum Proof {
@@ -97,19 +103,67 @@ async fn open(app: &App, peer: &Arc<HttpPeer>) -> pingora_core::Result<(HttpSess
     Ok((HttpSession::H1(session), reused))
 }
 
-/// Sends header and body. An answer that comes early ends the sending; it is read next.
+/// Sends header and body, and gives the connection back. An answer that comes early ends the sending; it is read next.
 pub(super) async fn send(
     s: &mut Session,
     watch: &mut Watch,
-    up: &mut HttpSession,
+    mut up: HttpSession,
+    peer: &HttpPeer,
     upstream: &Upstream,
     outgoing: &Outgoing,
     proof: &Proof,
-) -> Result<(), Failed> {
-    let body = &outgoing.body;
+) -> (HttpSession, Result<(), Failed>) {
+    let body = &outgoing.body[..];
     let length = body.iter().map(Bytes::len).sum();
-    let header = header(s, up, upstream, outgoing, proof, length)
-        .map_err(|_| Failed::from(Failure::Connect))?;
+    let Ok(header) = header(s, &up, upstream, outgoing, proof, length) else {
+        return (up, Err(Failure::Connect.into()));
+    };
+    match up {
+        HttpSession::H1(session) if length <= AT_ONCE_BYTES => {
+            let mut stream = session.into_inner();
+            let sent = send_at_once(s, watch, &mut stream, upstream, &header, body).await;
+            (HttpSession::H1(v1::client::HttpSession::new_with_options(stream, peer)), sent)
+        }
+        _ => {
+            let sent = send_in_pieces(s, watch, &mut up, header, body, length).await;
+            (up, sent)
+        }
+    }
+}
+
+/// Sends a short request over HTTP/1 with one write.
+async fn send_at_once(
+    s: &mut Session,
+    watch: &mut Watch,
+    stream: &mut Stream,
+    upstream: &Upstream,
+    header: &RequestHeader,
+    body: &[Bytes],
+) -> Result<(), Failed> {
+    let mut bytes = http_req_header_to_wire(header).ok_or(Failure::Connect)?;
+    body.iter().for_each(|piece| bytes.extend_from_slice(piece));
+    let writing = async {
+        stream.write_all(&bytes).await?;
+        stream.flush().await
+    };
+    match watch.step(s, Instant::now() + upstream.idle_timeout, writing).await {
+        // A 413 or 401 may be waiting behind the broken pipe: reading finds out.
+        Step::Got(_) => Ok(()),
+        Step::Gone(error) => Err(Failed::CallerGone(error)),
+        Step::Stopped => Err(stopped()),
+        Step::Timeout if watch.is_over() => Err(out_of_time()),
+        Step::Timeout => Err(Failure::Broken.into()),
+    }
+}
+
+async fn send_in_pieces(
+    s: &mut Session,
+    watch: &mut Watch,
+    up: &mut HttpSession,
+    header: RequestHeader,
+    body: &[Bytes],
+    length: usize,
+) -> Result<(), Failed> {
     if up.write_request_header(Box::new(header)).await.is_err() {
         return Err(Failure::Broken.into());
     }

@@ -114,6 +114,7 @@ async fn answers_are_not_held_up_by_reports_once_those_are_known_to_fail() {
             start
                 .env("PLATFORM_USAGE_TIMEOUT_MS", "300")
                 .env("PLATFORM_USAGE_INLINE_TIMEOUT_MS", "500")
+                .config("enable_metrics: true")
         })
         .await;
         let works = working();
@@ -150,6 +151,12 @@ async fn answers_are_not_held_up_by_reports_once_those_are_known_to_fail() {
         asked += 1;
         let reports = scene.reports(asked).await;
         assert!(reports.iter().all(|report| report.is_success() && report.is_final()));
+        let metrics = scene.gateway.get("/metrics").await.text();
+        let settlements = metrics
+            .lines()
+            .filter(|line| line.starts_with("gateway_inline_cost_settlements_total{"))
+            .map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<usize>().ok()).expect("n"));
+        assert_eq!(settlements.sum::<usize>(), asked, "each answer counts, waited for or not");
         // And costs are said again.
         eventually("a cost in an answer", async || {
             let answer = scene.ask(Api::Chat, "m").await.expect(200);
