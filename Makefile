@@ -20,7 +20,7 @@ PYTHON = $(shell for p in python3 /usr/bin/python3; do "$$p" -c 'import venv, en
 help:
 	@echo "make demo        build and run the gateway with its built-in provider: no key, no database to set up"
 	@echo "make test        install what the tests need, then formatting, lints and every test"
-	@echo "make bench       added latency and memory of the relay, beside a direct call"
+	@echo "make bench       added latency and memory of the relay, beside a direct call; what translating costs"
 	@echo "make deps        only install what building and testing need (deps-build: only building)"
 
 # $(call install,<why>,<packages>)
@@ -75,3 +75,4 @@ demo: deps-build
 
 bench: deps-build
 	cargo bench --bench relay
+	cargo bench -p otari-filters --bench translate

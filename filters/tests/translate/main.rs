@@ -4,6 +4,10 @@
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod conversations;
+#[cfg(test)]
 mod packets;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod said;

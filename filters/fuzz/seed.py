@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""Fills fuzz/corpus/<target>/ with the fixtures and with what tests/corpus keeps; see README.md."""
+import hashlib
+import pathlib
+import shutil
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+FORMATS = {"messages", "responses", "gemini", "cohere", "ollama", "converse", "sagemaker"}
+# A choice, a step, two places: whole, byte by byte, in three parts, and with every flag.
+HEADS = [b"\0\0\0\0\0\0", b"\1\1\0\0\0\0", b"\6\0\0\x40\0\xa0", b"\3\7\0\0\0\0"]
+
+
+def targets(folder: str, name: str) -> list[str]:
+    # A side that is no format is a provider with a dialect of chat.
+    sides = [side if side in FORMATS else "chat" for side in folder.split("-", 1)]
+    if name.endswith(".stream.in.txt"):
+        return [f"read_{sides[0]}", "sse"]
+    if name.endswith(".stream.out.txt"):
+        return ["sse"]
+    if name.endswith(".in.json"):
+        return [f"read_{sides[0]}"] + (["splice"] if name.startswith("request-") else [])
+    return []
+
+
+def main() -> None:
+    known = {path.stem for path in (HERE / "fuzz_targets").glob("*.rs")}
+    for file in sorted((ROOT / "fixtures").glob("*-*/*")):
+        for target in targets(file.parent.name, file.name):
+            if target not in known:
+                continue
+            corpus = HERE / "corpus" / target
+            corpus.mkdir(parents=True, exist_ok=True)
+            for head in HEADS:
+                seed = head + file.read_bytes()
+                (corpus / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
+    for target in sorted(known):
+        corpus = HERE / "corpus" / target
+        corpus.mkdir(parents=True, exist_ok=True)
+        for kept in (ROOT / "tests" / "corpus" / target).glob("*"):
+            shutil.copy(kept, corpus / kept.name)
+        print(f"{target}: {len(list(corpus.iterdir()))} inputs")
+
+
+if __name__ == "__main__":
+    main()
