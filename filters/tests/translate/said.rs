@@ -37,6 +37,7 @@ pub(crate) fn tidy(items: Vec<Item>) -> Vec<Item> {
         match (tidied.last_mut(), item) {
             (_, Item::Instruction(text) | Item::User(text) | Item::Assistant(text))
                 if text.is_empty() => {}
+            (Some(Item::Instruction(last)), Item::Instruction(more)) => last.push_str(&more),
             (Some(Item::User(last)), Item::User(more)) => last.push_str(&more),
             (Some(Item::Assistant(last)), Item::Assistant(more)) => last.push_str(&more),
             (_, item) => tidied.push(item),
@@ -115,32 +116,28 @@ pub(crate) fn left(to: Wire, items: &[Item]) -> Option<Vec<Item>> {
         Item::Picture(place) if to == Wire::Ollama && place.starts_with("https:") => None,
         item => Some(item.clone()),
     });
-    let mut kept = tidy(kept.collect());
-    if matches!(to, Wire::Messages | Wire::Gemini) {
-        // Instructions stand in one place, each on a line.
-        kept.sort_by_key(|item| !matches!(item, Item::Instruction(_)));
-    }
-    Some(kept)
+    Some(tidy(kept.collect()))
 }
 
-/// Comparable whatever stands between instructions, and where pictures stand among the texts of a message that lists
-/// them apart.
+/// Comparable where a format says something in another place: instructions before all else, each on a line; pictures of
+/// a message beside its texts, which are joined by spaces.
 pub(crate) fn comparable(to: Wire, items: Vec<Item>) -> Vec<Item> {
+    let gathers = matches!(to, Wire::Messages | Wire::Gemini);
     let mut instructions = String::new();
     let (mut others, mut pictures) = (Vec::new(), Vec::new());
     for item in items {
         match item {
-            Item::Instruction(text) => instructions += &text.replace('\n', ""),
+            Item::Instruction(text) if gathers => instructions += &text.replace('\n', ""),
             Item::Picture(_) if to == Wire::Ollama => pictures.push(item),
-            // Texts of a message are joined by a space there.
             Item::User(text) if to == Wire::Ollama => {
-                others.push(Item::User(text.replace(' ', "")))
+                others.push(Item::User(text.replace(' ', "")));
             }
             item => others.push(item),
         }
     }
     let mut all = vec![Item::Instruction(instructions)];
-    all.extend(tidy(others));
+    all.extend(others);
+    let mut all = tidy(all);
     all.extend(pictures);
     all
 }
