@@ -34,6 +34,7 @@ mod seal;
 mod stream;
 mod tags;
 
+use fields::is_repeatable;
 pub use names::ToolName;
 use neutral::{Answer, AsCaller, Conversation, Dropped, Failure, Target, Usage, Written};
 pub use object::{Fault, Object};
@@ -220,7 +221,10 @@ pub fn read_answer(from: impl Into<Spoken>, body: &[u8]) -> Result<Answer<'_>, F
         Wire::Converse => converse::read_answer(body),
         Wire::SageMaker => sagemaker::read_answer(body),
     }?;
-    Ok(if from.tagged().whole { tags::take_out(answer) } else { answer })
+    let mut answer = if from.tagged().whole { tags::take_out(answer) } else { answer };
+    answer.id.take_if(|id| !is_repeatable(id));
+    answer.model.take_if(|model| !is_repeatable(model));
+    Ok(answer)
 }
 
 /// Reads a body that reports an error; `None` when it reports none.

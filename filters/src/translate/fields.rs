@@ -10,6 +10,15 @@ use crate::meter;
 use crate::prices::CacheCounting;
 use crate::protocol::top::{GATEWAY_FIELDS, STEERING_FIELDS};
 
+/// Longest name that is repeated, in bytes: of an answer and its model in every event, of a tool with every result.
+/// Providers' own are shorter; a longer one would make much of little.
+const MAX_REPEATED: usize = 256;
+
+/// Whether a name may be repeated.
+pub(super) fn is_repeatable(name: &Text<'_>) -> bool {
+    name.escaped().len() <= MAX_REPEATED
+}
+
 /// Keeps the fields of `top` that other formats may know by the same name.
 pub(super) fn read_extras<'a>(
     into: &mut Conversation<'a>,

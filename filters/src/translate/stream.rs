@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::fields::is_repeatable;
 use super::frames::Frames;
 use super::lines::Lines;
 use super::neutral::{AsCaller, Event, Failure, Usage};
@@ -163,11 +164,15 @@ impl StreamReader {
 
 impl Seen {
     /// Notes how far an event brings the stream, and passes it on.
-    fn note(&mut self, event: Event<'_>, each: &mut dyn FnMut(Event<'_>)) {
+    fn note(&mut self, mut event: Event<'_>, each: &mut dyn FnMut(Event<'_>)) {
         if self.state != State::Going {
             return;
         }
-        match &event {
+        match &mut event {
+            Event::Start { id, model, .. } => {
+                id.take_if(|id| !is_repeatable(id));
+                model.take_if(|model| !is_repeatable(model));
+            }
             Event::Stop(_) => self.has_stop = true,
             Event::Usage(usage) => self.usage = Some(*usage),
             Event::End => self.state = State::Ended,

@@ -1,6 +1,6 @@
 //! Reading content, whole and streamed: the events of a stream are documents of the same form.
 
-use super::super::fields::error_message;
+use super::super::fields::{error_message, is_repeatable};
 use super::super::neutral::{
     Answer, Arguments, Event, Failure, Kind, Origin, Part, Seal, Stop, ToolCall, Usage,
 };
@@ -22,7 +22,7 @@ pub fn read_answer(body: &[u8]) -> Result<Answer<'_>, Failure> {
     if ["candidates", "promptFeedback"].into_iter().all(|name| top.get(name).is_none()) {
         return Err(Failure::new("The provider's answer has neither candidates nor a reason"));
     }
-    let id = top.maybe_text("responseId").filter(|id| !id.is_empty());
+    let id = top.maybe_text("responseId").filter(|id| !id.is_empty() && is_repeatable(id));
     let (mut parts, mut calls) = (Vec::new(), 0);
     for part in first(&top).maybe_object("content").maybe_objects("parts") {
         read_part(&part, id.as_ref(), &mut calls, &mut parts);
@@ -163,7 +163,7 @@ impl StreamReader {
             let kind = kind.map(|kind| kind.plain().into_owned());
             return each(Event::Error(Failure { kind, message: message.plain().into_owned() }));
         }
-        let id = top.maybe_text("responseId").filter(|id| !id.is_empty());
+        let id = top.maybe_text("responseId").filter(|id| !id.is_empty() && is_repeatable(id));
         if !std::mem::replace(&mut self.has_started, true) {
             let model = top.maybe_text("modelVersion");
             each(Event::Start { id: id.clone(), model, created: None });

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::super::fields::{drop_cache_marks, joined, object_schema, refuse_choices, write_extras};
+use super::super::fields::{
+    drop_cache_marks, is_repeatable, joined, object_schema, refuse_choices, write_extras,
+};
 use super::super::neutral::{
     Conversation, Dropped, Kind, Origin, Output, Part, Reasoning, Role, Seal, Source, Target,
     ToolChoice, ToolResult, Turn, Written,
@@ -74,7 +76,7 @@ type Names<'c> = HashMap<&'c str, &'c Text<'c>>;
 fn called<'c>(conversation: &'c Conversation<'_>) -> Names<'c> {
     let parts = conversation.turns.iter().flat_map(|turn| &turn.parts);
     let calls = parts.filter_map(|part| match &part.kind {
-        Kind::ToolCall(call) => Some((call.id.escaped(), &call.name)),
+        Kind::ToolCall(call) if is_repeatable(&call.name) => Some((call.id.escaped(), &call.name)),
         _ => None,
     });
     calls.collect()

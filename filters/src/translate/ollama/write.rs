@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::super::fields::{
-    drop_cache_marks, joined, object_schema, refuse_choices, text_of, write_extras,
+    drop_cache_marks, is_repeatable, joined, object_schema, refuse_choices, text_of, write_extras,
 };
 use super::super::neutral::{
     Conversation, Dropped, Kind, Output, Part, Reasoning, Role, Source, Target, ToolCall,
@@ -190,7 +190,8 @@ fn assistant<'c>(
             }
         });
     });
-    names.extend(calls.iter().map(|call| (call.id.escaped(), &call.name)));
+    let known = calls.iter().filter(|call| is_repeatable(&call.name));
+    names.extend(known.map(|call| (call.id.escaped(), &call.name)));
 }
 
 /// The provider cannot be told which tool to call; one that may call none is told of none.

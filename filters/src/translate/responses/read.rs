@@ -1,6 +1,6 @@
 //! Reading a request for a response.
 
-use super::super::fields::{content, drop_unknown, read_extras, source};
+use super::super::fields::{content, drop_unknown, is_repeatable, read_extras, source};
 use super::super::names::{self, ToolName};
 use super::super::neutral::{
     Arguments, Conversation, Dropped, Kind, Origin, Output, Part, Reasoning, Role, Source, Tool,
@@ -289,6 +289,9 @@ fn read_tool<'a>(
     let is_custom = kind.is("custom");
     if kind.is("namespace") && namespace.is_none() {
         let name = tool.needs_text("name")?;
+        if !is_repeatable(&name) {
+            return Err(Fault::new("name", "must be shorter: at most 256 bytes"));
+        }
         for (at, inner) in tool.objects("tools")?.iter().enumerate() {
             read_tool(inner, Some(&name), tools, dropped)
                 .map_err(|fault| fault.in_item("tools", at))?;
