@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::super::fields::{drop_cache_marks, refuse_choices, write_extras};
 use super::super::neutral::{
-    Conversation, Dropped, Kind, Output, Reasoning, Source, Target, ToolChoice, Written,
+    Conversation, Dropped, Kind, Output, Part, Reasoning, Source, Target, ToolChoice, Written,
 };
 use super::super::object::Fault;
 use super::super::out::{self, Fields};
@@ -57,8 +57,14 @@ fn check(conversation: &Conversation<'_>, quirks: &Quirks, provider: &str) -> Re
 /// # Errors
 /// When a picture is named that was uploaded elsewhere.
 pub(in crate::translate) fn refuse_uploads(conversation: &Conversation<'_>) -> Result<(), Fault> {
+    let is_upload = |part: &Part<'_>| matches!(&part.kind, Kind::Image(Source::Upload(_), _));
     let mut parts = conversation.turns.iter().flat_map(|turn| &turn.parts);
-    if parts.any(|part| matches!(&part.kind, Kind::Image(Source::Upload(_), _))) {
+    let has_upload = parts.any(|part| match &part.kind {
+        // Its pictures are shown too.
+        Kind::ToolResult(result) => result.parts.iter().any(is_upload),
+        _ => is_upload(part),
+    });
+    if has_upload {
         let advice = "names an uploaded picture, which this model's provider does not have: \
                       send the picture itself, as base64";
         return Err(Fault::new("messages", advice));
