@@ -12,6 +12,9 @@
 
 #![expect(clippy::print_stdout, reason = "its result is what it prints")]
 
+#[path = "../tests/translate/packets.rs"]
+mod packets;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -25,8 +28,16 @@ use serde_json::{Value, json};
 const PROTOCOLS: [Protocol; 3] = [Chat, Messages, Responses];
 
 /// Formats that providers speak.
-const WIRES: [Wire; 6] =
-    [Wire::Chat, Wire::Messages, Wire::Responses, Wire::Gemini, Wire::Cohere, Wire::Ollama];
+const WIRES: [Wire; 8] = [
+    Wire::Chat,
+    Wire::Messages,
+    Wire::Responses,
+    Wire::Gemini,
+    Wire::Cohere,
+    Wire::Ollama,
+    Wire::Converse,
+    Wire::SageMaker,
+];
 
 /// Pieces of text in a stream.
 const PIECES: usize = 1000;
@@ -208,6 +219,11 @@ fn answer_of(format: Wire) -> Vec<u8> {
                 "message": {"role": "assistant", "content": text, "tool_calls": [call, call]},
                 "prompt_eval_count": 9, "eval_count": 8})
         }
+        Wire::Converse => {
+            let call = json!({"toolUse": {"toolUseId": "t", "name": "read", "input": arguments}});
+            json!({"output": {"message": {"role": "assistant", "content": [{"text": text}, call, call]}},
+                "stopReason": "tool_use", "usage": {"inputTokens": 9, "outputTokens": 8}})
+        }
         _ => chat(),
     };
     document.to_string().into_bytes()
@@ -258,8 +274,30 @@ fn stream_of(format: Wire) -> Vec<Bytes> {
             events.push(line("", true));
             events
         }
+        Wire::Converse => {
+            let delta = json!({"delta": {"text": "word "}, "contentBlockIndex": 0}).to_string();
+            let mut events = vec![packet("contentBlockDelta", &delta); PIECES];
+            events.push(packet("messageStop", r#"{"stopReason":"end_turn"}"#));
+            let usage = r#"{"usage":{"inputTokens":9,"outputTokens":8}}"#;
+            events.push(packet("metadata", usage));
+            events
+        }
+        // The container's own stream, in parts.
+        Wire::SageMaker => {
+            let part =
+                |event: Bytes| packet("PayloadPart", std::str::from_utf8(&event).unwrap_or(""));
+            chat_events().into_iter().map(part).collect()
+        }
         _ => chat_events(),
     }
+}
+
+/// An event in AWS's framing.
+fn packet(kind: &str, payload: &str) -> Bytes {
+    let headers = [(":event-type", kind), (":message-type", "event")];
+    let mut out = Vec::new();
+    packets::packet(&mut out, &headers, payload.as_bytes());
+    Bytes::from(out)
 }
 
 fn chat_events() -> Vec<Bytes> {

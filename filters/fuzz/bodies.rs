@@ -5,6 +5,9 @@
 //! step the bytes arrive in pieces of that size, without one they are cut at the two places, each a fraction of the
 //! whole in 1/65536.
 
+#[path = "../tests/translate/packets.rs"]
+mod packets;
+
 use std::fmt::Debug;
 
 use bytes::Bytes;
@@ -23,17 +26,28 @@ use serde_json::value::RawValue;
 pub(crate) const TARGETS: &[(&str, fn(&Input<'_>))] = &[
     ("sse", sse),
     ("splice", splice),
+    ("packets", packets),
     ("read_chat", |input| read(Wire::Chat, DIALECTS, input)),
     ("read_messages", |input| read(Wire::Messages, &[""], input)),
     ("read_responses", |input| read(Wire::Responses, &[""], input)),
     ("read_gemini", |input| read(Wire::Gemini, &[""], input)),
     ("read_cohere", |input| read(Wire::Cohere, &[""], input)),
     ("read_ollama", |input| read(Wire::Ollama, &[""], input)),
+    ("read_converse", |input| read(Wire::Converse, &[""], input)),
+    ("read_sagemaker", |input| read(Wire::SageMaker, &[""], input)),
 ];
 
 /// Formats that requests are written in.
-pub(crate) const WIRES: [Wire; 6] =
-    [Wire::Chat, Wire::Messages, Wire::Responses, Wire::Gemini, Wire::Cohere, Wire::Ollama];
+const WIRES: [Wire; 8] = [
+    Wire::Chat,
+    Wire::Messages,
+    Wire::Responses,
+    Wire::Gemini,
+    Wire::Cohere,
+    Wire::Ollama,
+    Wire::Converse,
+    Wire::SageMaker,
+];
 
 /// Formats that callers speak.
 const PROTOCOLS: [Protocol; 3] = [Protocol::Chat, Protocol::Messages, Protocol::Responses];
@@ -291,6 +305,13 @@ fn splice(input: &Input<'_>) {
     }
 }
 
+/// Binary event streams of any bytes: nearly all have a wrong checksum.
+fn packets(input: &Input<'_>) {
+    for wire in [Wire::Converse, Wire::SageMaker] {
+        PROTOCOLS.into_iter().for_each(|to| stream(wire.into(), to, input));
+    }
+}
+
 /// A format as requests, answers, errors and streams have it, into every other.
 fn read(wire: Wire, dialects: &[&'static str], input: &Input<'_>) {
     let dialect = dialects[usize::from(input.choice >> 2) % dialects.len()];
@@ -300,33 +321,42 @@ fn read(wire: Wire, dialects: &[&'static str], input: &Input<'_>) {
     }
     let from = Spoken { wire, provider: dialect };
     translate::read_error(from, body);
-    let caller = AsCaller {
+    if let Ok(answer) = translate::read_answer(from, body) {
+        for to in PROTOCOLS {
+            let what = format!("answer of {wire:?} to {to:?}");
+            check_json(body.len(), &translate::write_answer(to, &answer, &caller(input)), &what);
+        }
+    }
+    // What is framed in packets stands in the input as lines of a text, so that the checksums are right.
+    let framed = packets::are_spoken_by(wire).then(|| packets::stream(body));
+    let input = Input { bytes: framed.as_deref().unwrap_or(body), ..*input };
+    PROTOCOLS.into_iter().for_each(|to| stream(from, to, &input));
+}
+
+fn caller(input: &Input<'_>) -> AsCaller {
+    AsCaller {
         include_usage: input.has(2),
         id: "id-1".to_owned(),
         model: "asked".to_owned(),
         ..AsCaller::default()
-    };
-    if let Ok(answer) = translate::read_answer(from, body) {
-        for to in PROTOCOLS {
-            let what = format!("answer of {wire:?} to {to:?}");
-            check_json(body.len(), &translate::write_answer(to, &answer, &caller), &what);
+    }
+}
+
+/// A stream, to a caller's format.
+fn stream(from: Spoken, to: Protocol, input: &Input<'_>) {
+    let what = format!("stream of {from:?} to {to:?}");
+    let (out, state, _) = same(input, &what, |pieces| {
+        let mut stream = Stream::new(from, to, caller(input));
+        let mut out = Vec::new();
+        for piece in pieces {
+            out.extend_from_slice(&stream.push(Bytes::copy_from_slice(piece)));
         }
-    }
-    for to in PROTOCOLS {
-        let what = format!("stream of {wire:?} {dialect} to {to:?}");
-        let (out, state, _) = same(input, &what, |pieces| {
-            let mut stream = Stream::new(from, to, caller.clone());
-            let mut out = Vec::new();
-            for piece in pieces {
-                out.extend_from_slice(&stream.push(Bytes::copy_from_slice(piece)));
-            }
-            out.extend_from_slice(&stream.finish());
-            (out, stream.state().clone(), stream.usage())
-        });
-        assert_ne!(state, State::Going, "{what}: a stream that is over has ended or failed");
-        check_growth(body.len(), out.len(), &what);
-        check_frames(&out, &what);
-    }
+        out.extend_from_slice(&stream.finish());
+        (out, stream.state().clone(), stream.usage())
+    });
+    assert_ne!(state, State::Going, "{what}: a stream that is over has ended or failed");
+    check_growth(input.bytes.len(), out.len(), &what);
+    check_frames(&out, &what);
 }
 
 /// A request, into every format.

@@ -12,9 +12,11 @@ use crate::said::{self, Item};
 /// Formats that a request can be read from again.
 const READABLE: [Protocol; 3] = [Chat, Messages, Responses];
 /// Formats that only providers have.
-const PROVIDERS: [Wire; 3] = [Wire::Gemini, Wire::Cohere, Wire::Ollama];
+const PROVIDERS: [Wire; 5] =
+    [Wire::Gemini, Wire::Cohere, Wire::Ollama, Wire::Converse, Wire::SageMaker];
 
-const TARGET: Target<'_> = Target { model: "m", provider: "otari", stream: false, settings: &[] };
+const TARGET: Target<'_> =
+    Target { model: "anthropic.claude-x", provider: "otari", stream: false, settings: &[] };
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![".{1,12}", "[a-z\\\\\"\n/é😀]{1,12}", Just("data:image/png;base64,".to_owned())]
@@ -256,7 +258,12 @@ fn spoken(chat: &[u8]) -> Vec<(Protocol, Vec<u8>)> {
 /// Whether a request holds what makes the format `to` refuse it.
 fn may_refuse(to: Wire, conversation: &Conversation<'_>) -> bool {
     use otari_filters::translate::neutral::Output;
-    to == Wire::Messages && matches!(conversation.output, Some(Output::Json))
+    match to {
+        Wire::Messages => matches!(conversation.output, Some(Output::Json)),
+        Wire::Cohere => conversation.tool_choice.is_some(),
+        Wire::Converse | Wire::SageMaker => conversation.output.is_some(),
+        _ => false,
+    }
 }
 
 proptest! {
@@ -286,7 +293,7 @@ proptest! {
                 let want = said::left(to, &items);
                 let written = translate::write_request(to, &conversation, &TARGET);
                 let (Ok(written), Some(want)) = (&written, &want) else {
-                    prop_assert!(want.is_none() || may_refuse_tools(to, &conversation), "{from:?} {to:?}");
+                    prop_assert!(want.is_none() || may_refuse(to, &conversation), "{from:?} {to:?}");
                     continue;
                 };
                 let there: Value = serde_json::from_slice(&written.body).unwrap();
@@ -306,6 +313,10 @@ proptest! {
         let there = translate::read_request(Messages, &written.body).unwrap();
         prop_assert_eq!(marks(&there), marks(&conversation));
         for to in PROVIDERS.into_iter().chain([Wire::Chat, Wire::Responses]) {
+            // Amazon has points instead of marks.
+            if to == Wire::Converse {
+                continue;
+            }
             if let Ok(written) = translate::write_request(to, &conversation, &TARGET) {
                 let is_named = written.dropped.names().any(|name| name == "cache_control");
                 prop_assert_eq!(is_named, marks(&conversation) > 0, "{:?}", to);
@@ -340,11 +351,6 @@ proptest! {
             }
         }
     }
-}
-
-/// A tool that must be called and is not there.
-fn may_refuse_tools(to: Wire, conversation: &Conversation<'_>) -> bool {
-    to == Wire::Cohere && conversation.tool_choice.is_some()
 }
 
 fn chat_has(chat: &[u8], name: &str) -> bool {

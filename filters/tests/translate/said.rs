@@ -95,14 +95,17 @@ fn of_part(role: Role, part: &Part<'_>) -> Item {
 /// What is left of it in the format `to`: the losses that are meant. `None`: it is refused.
 pub(crate) fn left(to: Wire, items: &[Item]) -> Option<Vec<Item>> {
     let has_document = items.iter().any(|item| matches!(item, Item::Document(_)));
-    if has_document && matches!(to, Wire::Cohere | Wire::Ollama) {
+    let is_far = |item: &Item| matches!(item, Item::Picture(place) if place.starts_with("https:"));
+    if has_document && matches!(to, Wire::Cohere | Wire::Ollama)
+        || to == Wire::Converse && items.iter().any(is_far)
+    {
         return None;
     }
     let kept = items.iter().filter_map(|item| match item {
         // Who made a seal gets it back, nobody else, and thoughts without one are nobody's.
         Item::Thought(_, seal) => {
             let home = match to {
-                Wire::Messages => Origin::Anthropic,
+                Wire::Messages | Wire::Converse => Origin::Anthropic,
                 Wire::Responses => Origin::OpenAi,
                 _ => return None,
             };
@@ -122,7 +125,7 @@ pub(crate) fn left(to: Wire, items: &[Item]) -> Option<Vec<Item>> {
 /// Comparable where a format says something in another place: instructions before all else, each on a line; pictures of
 /// a message beside its texts, which are joined by spaces.
 pub(crate) fn comparable(to: Wire, items: Vec<Item>) -> Vec<Item> {
-    let gathers = matches!(to, Wire::Messages | Wire::Gemini);
+    let gathers = matches!(to, Wire::Messages | Wire::Gemini | Wire::Converse | Wire::SageMaker);
     let mut instructions = String::new();
     let (mut others, mut pictures) = (Vec::new(), Vec::new());
     for item in items {
@@ -146,7 +149,8 @@ pub(crate) fn comparable(to: Wire, items: Vec<Item>) -> Vec<Item> {
 pub(crate) fn of_provider(format: Wire, body: &Value) -> Vec<Item> {
     tidy(match format {
         Wire::Gemini => of_gemini(body),
-        Wire::Cohere | Wire::Ollama => of_messages(body),
+        Wire::Cohere | Wire::Ollama | Wire::SageMaker => of_messages(body),
+        Wire::Converse => of_converse(body),
         other => panic!("{other:?}: callers have it too"),
     })
 }
@@ -197,9 +201,44 @@ fn of_gemini(body: &Value) -> Vec<Item> {
     items
 }
 
-/// Cohere's and Ollama's messages, which are nearly OpenAI's.
+fn of_converse(body: &Value) -> Vec<Item> {
+    let said = list(&body["system"]).filter_map(|block| block["text"].as_str());
+    let mut items: Vec<_> = said.map(|text| Item::Instruction(text.to_owned())).collect();
+    for message in list(&body["messages"]) {
+        let is_assistant = message["role"] == "assistant";
+        for block in list(&message["content"]) {
+            let (kind, value) = block.as_object().unwrap().iter().next().unwrap();
+            items.push(match kind.as_str() {
+                "text" if is_assistant => Item::Assistant(text(value)),
+                "text" => Item::User(text(value)),
+                "image" => Item::Picture(text(&value["source"]["bytes"])),
+                "document" => Item::Document(text(&value["source"]["bytes"])),
+                "toolUse" => Item::Call(text(&value["name"]), value["input"].clone(), None),
+                "toolResult" => {
+                    let parts = list(&value["content"]).map(|part| match part.get("json") {
+                        Some(json) => json.to_string(),
+                        None => text(&part["text"]),
+                    });
+                    Item::Result(spelled(&parts.collect::<String>()))
+                }
+                "reasoningContent" => {
+                    let told = &value["reasoningText"];
+                    let seal = value.get("redactedContent").unwrap_or(&told["signature"]);
+                    let thought = told["text"].as_str().unwrap_or_default();
+                    Item::Thought(thought.to_owned(), Some((Origin::Anthropic, text(seal))))
+                }
+                "cachePoint" => continue,
+                other => panic!("{other}: no such block"),
+            });
+        }
+    }
+    items
+}
+
+/// Cohere's, Ollama's and SageMaker's messages, which are nearly OpenAI's.
 fn of_messages(body: &Value) -> Vec<Item> {
-    let mut items = Vec::new();
+    let mut items: Vec<_> =
+        body["system"].as_str().map(|text| Item::Instruction(text.into())).into_iter().collect();
     for message in list(&body["messages"]) {
         let texts = |message: &Value| match &message["content"] {
             Value::String(text) => text.clone(),
@@ -236,6 +275,10 @@ fn of_user(message: &Value, items: &mut Vec<Item>) {
                 Item::Picture(
                     url.split_once(";base64,").map_or(url.clone(), |(_, data)| data.to_owned()),
                 )
+            }
+            "file" => {
+                let data = text(&part["file"]["file_data"]);
+                Item::Document(data.split_once(";base64,").unwrap().1.to_owned())
             }
             other => panic!("{other}: no such part"),
         });
