@@ -220,6 +220,18 @@ fn metered(input: &Input<'_>, protocol: Protocol, pieces: &[&[u8]]) -> (Vec<u8>,
     (out.concat(), format!("{flags:?} {} {:?}", stream.output_tokens(), stream.usage()))
 }
 
+/// Providers that want a body of the caller's format otherwise than others, and one that does not.
+const SAME: &[&str] = &[
+    "openai",
+    "deepseek",
+    "llama",
+    "huggingface",
+    "groq",
+    "mistral",
+    "anthropic",
+    "vertexaianthropic",
+];
+
 /// Fields that a provider of the same format may get otherwise than the caller sent them, or not at all.
 const EDITED: &[&str] = &[
     "model",
@@ -228,6 +240,15 @@ const EDITED: &[&str] = &[
     "metadata",
     "input",
     "client_metadata",
+    "tools",
+    "thinking",
+    "parallel_tool_calls",
+    "betas",
+    "anthropic_version",
+];
+
+/// Fields that no provider gets.
+const GONE: &[&str] = &[
     "mcp_servers",
     "mcp_server_ids",
     "guardrails",
@@ -280,28 +301,36 @@ impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
 /// A request that goes on in its own format: what it becomes differs in the edits alone.
 fn splice(input: &Input<'_>) {
     let body = Bytes::copy_from_slice(input.bytes);
+    let provider = SAME[usize::from(input.choice >> 3) % SAME.len()];
     for protocol in PROTOCOLS {
         let Ok(request) = Request::read(protocol, &body) else { continue };
         let rewrite = Rewrite {
             model: if input.has(4) { "m\"\u{e9}" } else { "m" },
             keep_user: input.has(1),
-            keeps_codex_metadata: input.has(2),
+            provider,
         };
         let out = request.write_same(&body, &rewrite).concat();
         check_json(body.len(), &out, "splice");
         let before: Pairs<'_> = serde_json::from_slice(&body).expect("what was read is an object");
         let after: Pairs<'_> = serde_json::from_slice(&out).expect("an object stays one");
         let kept = |pairs: &Pairs<'_>| -> Vec<(String, String)> {
-            let others = pairs.0.iter().filter(|(name, _)| !EDITED.contains(&&**name));
+            let others = pairs
+                .0
+                .iter()
+                .filter(|(name, _)| !EDITED.contains(&&**name) && !GONE.contains(&&**name));
             others.map(|(name, value)| (name.clone(), value.get().to_owned())).collect()
         };
         assert_eq!(kept(&after), kept(&before), "{protocol:?}");
         let models = after.0.iter().filter(|(name, _)| name == "model");
         let models: Vec<String> =
             models.filter_map(|(_, value)| serde_json::from_str(value.get()).ok()).collect();
-        assert_eq!(models.last().map(|model| &**model), Some(rewrite.model), "{protocol:?}");
+        // Only an address can name it instead.
+        if !models.is_empty() || provider != "vertexaianthropic" || protocol != Protocol::Messages {
+            assert_eq!(models.last().map(|model| &**model), Some(rewrite.model), "{protocol:?}");
+        }
+        let _ = (request.refuse(provider), request.betas(&body, Some("a,b")));
         let steers = |name: &&str| after.0.iter().any(|(known, _)| known == name);
-        assert_eq!(EDITED[6..].iter().find(|name| steers(name)), None, "{protocol:?}");
+        assert_eq!(GONE.iter().find(|name| steers(name)), None, "{protocol:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::super::chat;
-use super::super::fields::{joined, refuse_choices, write_extras};
+use super::super::fields::{drop_cache_marks, joined, refuse_choices, write_extras};
 use super::super::neutral::{Conversation, Reasoning, Role, Target, Turn, Written};
 use super::super::object::{Fault, Object};
 use super::super::out;
@@ -41,6 +41,8 @@ pub fn write_request(
     };
     let Written { body: chat, mut dropped } =
         chat::write_request(&known, &Target { stream: false, ..*target })?;
+    // Instructions may be marked, too.
+    drop_cache_marks(&mut dropped, conversation);
     if !matches!(conversation.reasoning, None | Some(Reasoning::Off)) {
         dropped.add("reasoning_effort");
     }
