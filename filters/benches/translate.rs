@@ -275,17 +275,17 @@ fn stream_of(format: Wire) -> Vec<Bytes> {
             events
         }
         Wire::Converse => {
-            let delta = json!({"delta": {"text": "word "}, "contentBlockIndex": 0}).to_string();
+            let delta = json!({"delta": {"text": "word "}, "contentBlockIndex": 0});
             let mut events = vec![packet("contentBlockDelta", &delta); PIECES];
-            events.push(packet("messageStop", r#"{"stopReason":"end_turn"}"#));
-            let usage = r#"{"usage":{"inputTokens":9,"outputTokens":8}}"#;
-            events.push(packet("metadata", usage));
+            events.push(packet("messageStop", &json!({"stopReason": "end_turn"})));
+            let usage = json!({"usage": {"inputTokens": 9, "outputTokens": 8}});
+            events.push(packet("metadata", &usage));
             events
         }
         // The container's own stream, in parts.
         Wire::SageMaker => {
             let part =
-                |event: Bytes| packet("PayloadPart", std::str::from_utf8(&event).unwrap_or(""));
+                |event: Bytes| packet("PayloadPart", &String::from_utf8_lossy(&event).into());
             chat_events().into_iter().map(part).collect()
         }
         _ => chat_events(),
@@ -293,11 +293,8 @@ fn stream_of(format: Wire) -> Vec<Bytes> {
 }
 
 /// An event in AWS's framing.
-fn packet(kind: &str, payload: &str) -> Bytes {
-    let headers = [(":event-type", kind), (":message-type", "event")];
-    let mut out = Vec::new();
-    packets::packet(&mut out, &headers, payload.as_bytes());
-    Bytes::from(out)
+fn packet(kind: &str, payload: &Value) -> Bytes {
+    Bytes::from(packets::stream(format!("{kind}\t{payload}").as_bytes()))
 }
 
 fn chat_events() -> Vec<Bytes> {

@@ -17,13 +17,16 @@ use otari_filters::protocol::name::ModelName;
 use otari_filters::protocol::sse::{Events, Mark};
 use otari_filters::protocol::{Protocol, Request, Rewrite};
 use otari_filters::settle::Cost;
-use otari_filters::translate::neutral::{AsCaller, Target};
+use otari_filters::translate::neutral::{self, AsCaller};
 use otari_filters::translate::{self, Spoken, State, Stream, Wire};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+/// What a target does with an input.
+type Target = fn(&Input<'_>);
+
 /// Every target: a name, as `fuzz_targets/<name>.rs` and `tests/corpus/<name>/` have it, and what it does.
-pub(crate) const TARGETS: &[(&str, fn(&Input<'_>))] = &[
+pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("sse", sse),
     ("splice", splice),
     ("packets", packets),
@@ -105,7 +108,7 @@ impl<'i> Input<'i> {
         if self.step > 0 {
             return self.bytes.chunks(usize::from(self.step)).collect();
         }
-        let mut places = self.places.map(|place| self.bytes.len() * usize::from(place) >> 16);
+        let mut places = self.places.map(|place| (self.bytes.len() * usize::from(place)) >> 16);
         places.sort_unstable();
         let [first, second] = places;
         vec![&self.bytes[..first], &self.bytes[first..second], &self.bytes[second..]]
@@ -357,7 +360,7 @@ fn read(wire: Wire, dialects: &[&'static str], input: &Input<'_>) {
         }
     }
     // What is framed in packets stands in the input as lines of a text, so that the checksums are right.
-    let framed = packets::are_spoken_by(wire).then(|| packets::stream(body));
+    let framed = matches!(wire, Wire::Converse | Wire::SageMaker).then(|| packets::stream(body));
     let input = Input { bytes: framed.as_deref().unwrap_or(body), ..*input };
     PROTOCOLS.into_iter().for_each(|to| stream(from, to, &input));
 }
@@ -392,8 +395,12 @@ fn stream(from: Spoken, to: Protocol, input: &Input<'_>) {
 fn request(from: Protocol, dialect: &str, input: &Input<'_>) {
     let Ok(conversation) = translate::read_request(from, input.bytes) else { return };
     translate::as_caller(from, &conversation);
-    let target =
-        Target { model: "m\"\u{e9}", provider: dialect, stream: input.has(1), settings: &[] };
+    let target = neutral::Target {
+        model: "m\"\u{e9}",
+        provider: dialect,
+        stream: input.has(1),
+        settings: &[],
+    };
     for to in WIRES {
         if let Ok(written) = translate::write_request(to, &conversation, &target) {
             check_json(input.bytes.len(), &written.body, &format!("request of {from:?} to {to:?}"));

@@ -3,13 +3,6 @@
 //! Each line is `<type><tab><payload>`. A payload that is a JSON string stands for the bytes of its text, anything else
 //! for itself. The type `exception/<name>` is a failure, and `error/<code>` another, with the payload as its message.
 
-use otari_filters::translate::Wire;
-
-/// Whether the format is framed like that.
-pub(crate) fn are_spoken_by(wire: Wire) -> bool {
-    matches!(wire, Wire::Converse | Wire::SageMaker)
-}
-
 /// The stream that `text` describes.
 pub(crate) fn stream(text: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
@@ -43,14 +36,14 @@ pub(crate) fn stream(text: &[u8]) -> Vec<u8> {
 pub(crate) fn packet(out: &mut Vec<u8>, headers: &[(&str, &str)], payload: &[u8]) {
     let mut head = Vec::new();
     for (name, value) in headers {
-        head.push(u8::try_from(name.len()).unwrap());
+        head.push(u8::try_from(name.len()).expect("a short name"));
         head.extend_from_slice(name.as_bytes());
         head.push(7);
-        head.extend_from_slice(&u16::try_from(value.len()).unwrap().to_be_bytes());
+        head.extend_from_slice(&u16::try_from(value.len()).expect("a short value").to_be_bytes());
         head.extend_from_slice(value.as_bytes());
     }
     let from = out.len();
-    let length = |length: usize| u32::try_from(length).unwrap().to_be_bytes();
+    let length = |length: usize| u32::try_from(length).expect("a short message").to_be_bytes();
     out.extend_from_slice(&length(head.len() + payload.len() + 16));
     out.extend_from_slice(&length(head.len()));
     let sum = crc32fast::hash(&out[from..]);

@@ -332,7 +332,7 @@ proptest! {
     ) {
         let text = body;
         for from in spoken() {
-            let body = if packets::are_spoken_by(from.wire) { packets::stream(&text) } else { text.clone() };
+            let body = if matches!(from.wire, Wire::Converse | Wire::SageMaker) { packets::stream(&text) } else { text.clone() };
             let at = cut.index(body.len() + 1);
             for to in FORMATS {
                 let whole = streamed(from, to, &[&body]);
