@@ -10,6 +10,18 @@ PYTHON_PINS := openai==3.54.0 anthropic==2.12.0 openapi-spec-validator==0.9.0
 # openai 7 needs Node 22 and Debian 12 has 18, so npm also brings the Node that runs the scripts.
 NODE_PINS   := node@22.23.3 openai@7.57.0 @anthropic-ai/sdk@1.12.0
 
+# Agents and other clients, which the tests run as their users do. The agents are native binaries in packages of their own;
+# the packages people name would only put them in place. The AI SDK comes with them.
+ARCH       := $(patsubst aarch64,arm64,$(patsubst x86_64,x64,$(shell uname -m)))
+AGENT_PINS := @openai/codex@0.169.0-linux-$(ARCH) @anthropic-ai/claude-code-linux-$(ARCH)@2.1.330 \
+              opencode-linux-$(patsubst x64,x64-baseline,$(ARCH))@1.18.33 \
+              ai@7.0.173 @ai-sdk/openai-compatible@3.0.92 @ai-sdk/openai@4.0.118 zod@4.6.7
+# One environment per client, `name:package+package`, because their pins exclude each other. uv makes all of them in seconds.
+UV_PIN      := uv==0.13.9
+CLIENT_PINS := otari:otari==0.4.1+otari-cli==0.1.0 otari-0.3:otari==0.3.0 aider:aider-chat==0.86.2 \
+               litellm:litellm==1.106.2+mcp==2.3.0 langchain:langchain-openai==1.7.3 \
+               pydantic-ai:pydantic-ai-slim[openai,anthropic]==2.68.0 instructor:instructor==1.17.0 llm:llm==0.36
+
 SDK  := target/sdk
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # The first python3 that can make a venv: a distribution's own often lacks that module.
@@ -44,11 +56,13 @@ deps-test:
 	@command -v npm >/dev/null || { $(call install,npm for the Node SDKs,nodejs npm); }
 
 deps: deps-build deps-test
-	@$(MAKE) --no-print-directory $(SDK)/python/.pins $(SDK)/node/.pins
+	@$(MAKE) --no-print-directory $(SDK)/python/.pins $(SDK)/node/.pins $(SDK)/agents/.pins $(SDK)/clients/.pins
 
 # A stamp holds the pins it was made with; this removes it when they differ, so that the rules below run again.
 $(shell [ "$$(cat $(SDK)/python/.pins 2>/dev/null)" = "$(PYTHON_PINS)" ] || rm -f $(SDK)/python/.pins)
 $(shell [ "$$(cat $(SDK)/node/.pins 2>/dev/null)" = "$(NODE_PINS)" ] || rm -f $(SDK)/node/.pins)
+$(shell [ "$$(cat $(SDK)/agents/.pins 2>/dev/null)" = "$(AGENT_PINS)" ] || rm -f $(SDK)/agents/.pins)
+$(shell [ "$$(cat $(SDK)/clients/.pins 2>/dev/null)" = "$(UV_PIN) $(CLIENT_PINS)" ] || rm -f $(SDK)/clients/.pins)
 
 $(SDK)/python/.pins:
 	@echo "deps: $(PYTHON_PINS) into $(SDK)/python"
@@ -64,6 +78,29 @@ $(SDK)/node/.pins:
 	@cd $(SDK)/node && npm install --silent --no-fund --no-audit --save-exact $(NODE_PINS)
 	@$(SDK)/node/node_modules/node/bin/node --version >/dev/null
 	@echo "$(NODE_PINS)" > $@
+
+# No install scripts: they would put a binary in place that a link here does as well, or ask for the network.
+$(SDK)/agents/.pins:
+	@echo "deps: $(AGENT_PINS) into $(SDK)/agents"
+	@rm -rf $(SDK)/agents && mkdir -p $(SDK)/agents/bin
+	@echo '{"name":"otari-agent-tests","private":true,"type":"module"}' > $(SDK)/agents/package.json
+	@cd $(SDK)/agents && npm install --silent --no-fund --no-audit --ignore-scripts --save-exact $(AGENT_PINS)
+	@cd $(SDK)/agents/bin && ln -s ../node_modules/@openai/codex/vendor/*/bin/codex \
+	  ../node_modules/@anthropic-ai/claude-code-linux-*/claude ../node_modules/opencode-linux-*/bin/opencode .
+	@for agent in codex claude opencode; do HOME=/nonexistent $(SDK)/agents/bin/$$agent --version >/dev/null; done
+	@echo "$(AGENT_PINS)" > $@
+
+$(SDK)/clients/.pins:
+	@echo "deps: $(CLIENT_PINS) into $(SDK)/clients"
+	@rm -rf $(SDK)/clients && mkdir -p $(SDK)/clients
+	@$(PYTHON) -m venv $(SDK)/clients/uv
+	@$(SDK)/clients/uv/bin/python -m pip install --quiet --disable-pip-version-check $(UV_PIN)
+	@cd $(SDK)/clients && export UV_CACHE_DIR="$$PWD/cache" && for pins in $(CLIENT_PINS); do \
+	  uv/bin/uv venv --quiet --no-config --python uv/bin/python "$${pins%%:*}"; \
+	  IFS=+ read -ra packages <<< "$${pins#*:}"; \
+	  uv/bin/uv pip install --quiet --no-config --python "$${pins%%:*}/bin/python" "$${packages[@]}"; done
+	@rm -rf $(SDK)/clients/cache
+	@echo "$(UV_PIN) $(CLIENT_PINS)" > $@
 
 test: deps
 	cargo fmt --all --check

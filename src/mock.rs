@@ -51,6 +51,7 @@
 //! | `usage=none`, `usage=last` | never report token counts; in the last content chunk (chat) |
 //! | `cached=N` | prompt tokens that came from a cache; at most all |
 //! | `tools`, `tools=always` | call the first given tool after a user's message; after tool results too |
+//! | `tool=NAME` | as `tools`, with the tool of this name instead of the first |
 //! | `parallel` | two calls: of the first two tools, or of the only one twice |
 //! | `preface=N` | words before the calls; default 0 |
 //! | `reasoning`, `reasoning=N` | think first, so many words (default 4), signed where the format has that |

@@ -26,7 +26,7 @@ const DEFAULT_FAILURE: u16 = 503;
 
 const KEYS: &str = "bytes, cached, chunks, delay_ms, fail_first, fault, first_delay_ms, interval_ms, \
                     parallel, preface, reasoning, retry_after, seed, status, strict, thinking, \
-                    tools, usage";
+                    tool, tools, usage";
 
 const FAULTS: &str = "bad_crc, bad_json, close_delimited, comments, crlf, cut:N, early_413, empty, \
                       error_event:N, gzip, half_utf8, header_then_silent, html, no_done, refuse, \
@@ -119,6 +119,8 @@ pub(super) struct Script<'a> {
     pub(super) fail_first: u32,
     pub(super) seed: Option<&'a str>,
     pub(super) tools: Tools,
+    /// The tool to call; `None`: the first one given.
+    pub(super) tool: Option<&'a str>,
     /// Two calls instead of one.
     pub(super) parallel: bool,
     /// Words before tool calls.
@@ -146,6 +148,7 @@ impl Default for Script<'_> {
             fail_first: 0,
             seed: None,
             tools: Tools::default(),
+            tool: None,
             parallel: false,
             preface: 0,
             reasoning: 0,
@@ -232,6 +235,12 @@ impl<'a> Script<'a> {
                     _ => return Err(unknown_value(key, value, "mistral, or none")),
                 })
             }
+            "tool" => {
+                self.tool = Some(value);
+                if self.tools == Tools::Asked {
+                    self.tools = Tools::Once;
+                }
+            }
             "fault" => self.fault = Some(fault(value)?),
             _ => return Err(format!("unknown mock option '{key}'; known: {KEYS}")),
         }
@@ -299,7 +308,7 @@ mod tests {
     fn every_option_is_read() {
         let (name, script) = parse(
             "a/b:c?chunks=64&delay_ms=1&first_delay_ms=2&interval_ms=20&bytes=9&usage=last&cached=3\
-             &status=429&retry_after=5&fail_first=2&seed=x&tools&parallel&preface=4&reasoning=6&thinking=tags&strict\
+             &status=429&retry_after=5&fail_first=2&seed=x&tools&tool=t&parallel&preface=4&reasoning=6&thinking=tags&strict\
              &fault=cut:7",
         )
         .unwrap();
@@ -317,6 +326,7 @@ mod tests {
             fail_first: 2,
             seed: Some("x"),
             tools: Tools::Once,
+            tool: Some("t"),
             parallel: true,
             preface: 4,
             reasoning: 6,

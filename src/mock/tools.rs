@@ -68,8 +68,9 @@ pub(super) fn choose(
     if !wanted {
         return Vec::new();
     }
-    let mut given = tools.iter().filter(|tool| match forced {
-        Forced::Named(name) => tool.name == *name,
+    let mut given = tools.iter().filter(|tool| match (forced, script.tool) {
+        (Forced::Named(name), _) => tool.name == *name,
+        (_, Some(name)) => tool.name == name,
         _ => true,
     });
     let Some(first) = given.next() else { return Vec::new() };

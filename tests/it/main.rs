@@ -39,6 +39,8 @@ mod crash;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
+mod agents;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod users;

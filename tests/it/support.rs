@@ -1,10 +1,13 @@
 //! A real gateway and its neighbours, and the little that every file of facts shares.
 
+pub(crate) mod agent;
 pub(crate) mod format;
 pub(crate) mod gateway;
 pub(crate) mod manage;
+pub(crate) mod mock;
 pub(crate) mod platform;
 pub(crate) mod postgres;
+pub(crate) mod process;
 pub(crate) mod provider;
 pub(crate) mod raw;
 pub(crate) mod sdk;
