@@ -41,6 +41,10 @@ mod clients;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod client_risks;
+#[cfg(test)]
+mod families;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod users;

@@ -121,6 +121,15 @@ impl Builder {
         self
     }
 
+    /// Adds a provider of the type `kind`, under that name, tried once, with the other keys of its entry (`", x: y"`) and
+    /// no API key.
+    pub(crate) fn provider_without_key(mut self, kind: &str, base: &str, more: &str) -> Self {
+        self.providers += &format!(
+            "  {kind}: {{provider_type: {kind}, api_base: \"{base}\", client_args: {{max_retries: 0}}{more}}}\n"
+        );
+        self
+    }
+
     /// Prices `selector`, in USD per million input and output tokens.
     pub(crate) fn price(mut self, selector: &str, input: f64, output: f64) -> Self {
         self.pricing += &format!(

@@ -5,7 +5,67 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use super::gateway::Gateway;
+use super::gateway::{Builder, Gateway};
+
+/// AWS's own example of a key: the built-in provider checks signatures that are made with it.
+const AWS: &str = ", region_name: us-east-1, aws_access_key_id: AKIDEXAMPLE, \
+                   aws_secret_access_key: wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
+
+/// Families of providers whose APIs the built-in provider speaks.
+pub(crate) const FAMILIES: [Family; 12] = [
+    Family::of("openai", "/v1", ""),
+    // Chat completions and nothing else.
+    Family::of("deepinfra", "/v1", "strict"),
+    Family::of("anthropic", "/v1", ""),
+    Family::of("gemini", "", ""),
+    Family { more: AWS, ..Family::of("bedrock", "", "") },
+    // The next ones tell usage without being asked, in the last piece.
+    Family { more: AWS, ..Family::of("sagemaker", "", "usage=last") },
+    Family::of("azure", "", "usage=last"),
+    Family::of("mistral", "/v1", "usage=last&strict=mistral"),
+    Family::of("azureopenai", "", ""),
+    Family::of("azureanthropic", "/anthropic", ""),
+    Family::of("cohere", "", ""),
+    Family::of("ollama", "", ""),
+];
+
+/// A provider as the gateway is told of it; its instance has the name of its type.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Family {
+    /// `provider_type`.
+    pub(crate) kind: &'static str,
+    /// Its `api_base`, below the address of the built-in provider.
+    base: &'static str,
+    /// Options in the names of its models.
+    options: &'static str,
+    /// Further keys of its entry; with some, it has no API key.
+    more: &'static str,
+}
+
+impl Family {
+    const fn of(kind: &'static str, base: &'static str, options: &'static str) -> Self {
+        Self { kind, base, options, more: "" }
+    }
+
+    pub(crate) fn named(kind: &str) -> Self {
+        let found = FAMILIES.into_iter().find(|family| family.kind == kind);
+        found.unwrap_or_else(|| panic!("no family of providers is called {kind}"))
+    }
+
+    /// The selector of its model with these options.
+    pub(crate) fn model(self, options: &str) -> String {
+        let all = [self.options, options].join("&");
+        format!("{}:m?{}", self.kind, all.trim_matches('&')).trim_end_matches('?').to_owned()
+    }
+
+    /// A gateway that knows it, at `mock`.
+    pub(crate) fn before(self, start: Builder, mock: &Mock) -> Builder {
+        if self.more.is_empty() {
+            return start.provider_of(self.kind, self.kind, &mock.url(self.base), "");
+        }
+        start.provider_without_key(self.kind, &mock.url(self.base), self.more)
+    }
+}
 
 /// A running `otari mock`; killed when dropped.
 pub(crate) struct Mock {
