@@ -178,3 +178,35 @@ async fn a_model_is_found_however_its_path_is_written() {
         }
     }
 }
+
+/// The files of a module of these tests.
+fn sources(module: &str) -> String {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let file = root.join(format!("{}.rs", module.replace("::", "/")));
+    std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+#[test]
+fn what_the_table_names_is_there() {
+    let table = include_str!("client_risks.rs").lines().take_while(|line| line.starts_with("//!"));
+    let mut found = 0;
+    for line in table.filter(|line| line.starts_with("//! |")).skip(2) {
+        let proofs = line.rsplit(" | ").next().expect("a column");
+        for name in proofs.split('`').skip(1).step_by(2) {
+            let parts: Vec<&str> = name.split("::").collect();
+            let (module, fact) = match parts.as_slice() {
+                [fact] => ("client_risks".to_owned(), *fact),
+                ["connected", module, fact] => (format!("connected/{module}"), *fact),
+                [module, .., fact] => ((*module).to_owned(), *fact),
+                [] => panic!("an empty name: {line}"),
+            };
+            let fact = fact.trim_end_matches('*');
+            assert!(
+                sources(&module).contains(&format!("fn {fact}")),
+                "{name} is not there: {line}"
+            );
+            found += 1;
+        }
+    }
+    assert!(found > 30, "{found} facts are named");
+}

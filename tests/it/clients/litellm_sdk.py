@@ -6,6 +6,8 @@ import sys
 import litellm
 
 ROOT, KEY, MODEL = sys.argv[1:]
+# It would print advice between the lines.
+litellm.suppress_debug_info = True
 TURNS = [{"role": "user", "content": "hi"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}]
