@@ -79,7 +79,7 @@ async fn fields_that_are_not_the_providers_are_taken_out() {
     gateway.post(&key, "/v1/chat/completions", body).await.expect(200);
 
     let seen = provider.only();
-    let kept = r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"n":1}"#;
+    let kept = r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"n":1,"store":null}"#;
     assert_eq!(
         seen.text(),
         kept,

@@ -31,12 +31,11 @@ async fn a_request_arrives_as_sent_but_for_what_is_the_gateways() {
              {{\"role\":\"system\",\"content\":\"later\"}}],\r\n\t\"model\" :  \"{model}\" ,{gateways}\
              \"metadata\":{{\"user_id\":\"{{\\\"device\\\":\\\"d\\\"}}\",\"x\":1}},\
              \"thinking\":{{\"type\":\"adaptive\"}},\"context_management\":{{\"edits\":[]}},\
-             \"seed\":12345678901234567890 }}"
+             \"seed\":12345678901234567890,\"cache_control\":null,\"stop_sequences\":null }}"
         )
     };
     let gateways = "\"session_label\":\"s\",\"guardrails\":null,\"api_key\":\"sk-evil\",\
-                    \"base_url\":\"http://127.0.0.1:9\",\"mcp_server_ids\":null,\
-                    \"cache_control\":null,\"stop_sequences\":null,\"system\":null,";
+                    \"base_url\":\"http://127.0.0.1:9\",\"mcp_server_ids\":null,";
 
     gateway.post(&key, "/v1/messages?beta=true", body("a:m", gateways)).await.expect(200);
 

@@ -31,11 +31,11 @@ async fn a_request_arrives_as_sent_but_for_what_is_the_gateways() {
              \"client_metadata\":{{\"a\":1}},\"store\":false,\"include\":[\"reasoning.encrypted_content\"],\
              \"tools\":[{{\"type\":\"namespace\",\"name\":\"n\",\"tools\":[{{\"type\":\"function\",\"name\":\"f\"}}]}}],\
              \"reasoning\":{{\"summary\":\"auto\"}},\"max_output_tokens\":1.0e2,\"temperature\":1.0e0,\
-             \"seed\":12345678901234567890 }}"
+             \"seed\":12345678901234567890,\"stream_options\":null }}"
         )
     };
     let gateways = "\"session_label\":\"s\",\"mcp_servers\":null,\"api_key\":\"sk-evil\",\"user\":\"u\",\
-                    \"organization\":\"o\",\"extra_headers\":{\"x-evil\":\"1\"},\"stream_options\":null,";
+                    \"organization\":\"o\",\"extra_headers\":{\"x-evil\":\"1\"},";
 
     gateway.post(&key, "/v1/responses?a=b", body("o:m", gateways)).await.expect(200);
 
