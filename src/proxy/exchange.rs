@@ -8,27 +8,26 @@ mod outgoing;
 mod connect;
 mod receive;
 mod incoming;
+mod failed;
 
 use connect::Proof;
 pub(super) use connect::give_back;
+pub(super) use failed::{Failed, FailedAttempt, out_of_time, stopped};
+use failed::{refused, unproved};
 use outgoing::Outgoing;
 
-use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use otari_filters::control::Attempt;
-use otari_filters::meter::{self, Usage};
-use otari_filters::rejection::{Code, Rejection};
-use otari_filters::translate::neutral;
-use otari_filters::upstream::{self, ErrorClass, Failure, Upstream};
+use otari_filters::meter::Usage;
+use otari_filters::upstream::{self, ErrorClass, Upstream};
 use pingora_core::prelude::{Error, ErrorType};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_proxy::Session;
-use serde_json::json;
 use tokio::sync::watch;
 
 use crate::app::App;
@@ -56,58 +55,6 @@ pub(super) struct Answer {
     /// The document is here to its end; with its usage, if it tells.
     pub(super) whole: Option<Option<Usage>>,
     pub(super) idle_timeout: Duration,
-}
-
-/// Why an attempt ended without an answer.
-pub(super) enum Failed {
-    /// Nothing reached the caller: another try may.
-    Attempt(Box<FailedAttempt>),
-    /// The caller left.
-    CallerGone(Box<Error>),
-    /// The gateway is leaving, or the whole request took too long.
-    Ended(&'static str, Box<Rejection>),
-}
-
-/// A try that failed.
-pub(super) struct FailedAttempt {
-    /// For the row: a code, then what is known.
-    reason: Cow<'static, str>,
-    /// The provider's status, if it gave one.
-    status: Option<u16>,
-    rejection: Rejection,
-    class: ErrorClass,
-    /// The answer had begun, so that the caller would have seen it, had it been the answer to them.
-    had_begun: bool,
-    /// Worth repeating on the same provider.
-    repeatable: bool,
-    /// The connection came from the pool and broke before an answer: says nothing of the provider.
-    stale: bool,
-}
-
-impl FailedAttempt {
-    /// Why, for the row; and what the caller is told.
-    pub(super) fn into_parts(self) -> (Cow<'static, str>, Rejection) {
-        (self.reason, self.rejection)
-    }
-
-    /// The provider's status, else the one a caller would see.
-    fn status(&self) -> u16 {
-        self.status.unwrap_or(self.rejection.code.status().as_u16())
-    }
-}
-
-impl From<Failure> for Failed {
-    fn from(failure: Failure) -> Self {
-        Self::Attempt(Box::new(FailedAttempt {
-            reason: failure.as_str().into(),
-            status: None,
-            rejection: failure.rejection(),
-            class: failure.class(),
-            had_begun: false,
-            repeatable: !failure.was_sent(),
-            stale: false,
-        }))
-    }
 }
 
 /// What a wait ended with.
@@ -371,16 +318,6 @@ fn pause(app: &App, failed: &FailedAttempt, repeats: u32, waited: Duration) -> O
     (repeatable && waited + pause <= MAX_WAIT).then_some(pause)
 }
 
-pub(super) fn stopped() -> Failed {
-    let message = "The gateway is shutting down. Try again";
-    Failed::Ended("draining", Box::new(Rejection::new(Code::Draining, message)))
-}
-
-pub(super) fn out_of_time() -> Failed {
-    let message = "The request took longer than request_timeout_s allows";
-    Failed::Ended("deadline", Box::new(Rejection::new(Code::Deadline, message)))
-}
-
 /// One try on one provider: connect, send, receive up to the first piece.
 async fn try_once(
     app: &Arc<App>,
@@ -455,74 +392,5 @@ async fn authorize(
         Step::Stopped => Err(stopped()),
         Step::Timeout if watch.is_over() => Err(out_of_time()),
         Step::Timeout => Err(unproved(upstream, &CredentialFailure::Timeout)),
-    }
-}
-
-/// There is no credential: nothing was sent.
-fn unproved(upstream: &Upstream, failure: &CredentialFailure) -> Failed {
-    tracing::warn!(provider = &*upstream.instance, cause = %failure, "no credential for a provider");
-    Failed::Attempt(Box::new(FailedAttempt {
-        reason: failure.as_str().into(),
-        status: None,
-        rejection: failure.rejection(),
-        class: failure.class(),
-        had_begun: false,
-        repeatable: false,
-        stale: false,
-    }))
-}
-
-/// The provider answered with an error status.
-fn refused(refusal: receive::Refusal) -> Failed {
-    let receive::Refusal { status, body, retry_after_s, headers } = refusal;
-    let text = String::from_utf8_lossy(&body[..body.len().min(1024)]);
-    let words = upstream::redact(&text).unwrap_or_default();
-    let rejection = Rejection { headers, ..upstream::refusal(status, &body, retry_after_s) };
-    Failed::Attempt(Box::new(FailedAttempt {
-        reason: format!("provider_status: {status} {words}").into(),
-        status: Some(status),
-        rejection,
-        class: upstream::class_of(status, &body),
-        had_begun: false,
-        repeatable: upstream::is_retryable(status),
-        stale: false,
-    }))
-}
-
-/// The first event of a stream says that the provider failed.
-fn reported(status: Option<u16>, body: &[u8]) -> Failed {
-    let text = String::from_utf8_lossy(&body[..body.len().min(1024)]);
-    let words = upstream::redact(&text).unwrap_or_default();
-    let rejection = match status {
-        Some(status) => upstream::refusal(status, body, None),
-        None => Rejection::new(Code::ProviderError, "LLM provider error"),
-    };
-    Failed::Attempt(Box::new(FailedAttempt {
-        reason: format!("provider_error_event: {words}").into(),
-        status,
-        rejection,
-        class: status.map_or(ErrorClass::Unknown, |status| upstream::class_of(status, body)),
-        had_begun: true,
-        repeatable: status.is_some_and(upstream::is_retryable),
-        stale: false,
-    }))
-}
-
-/// The same, of a stream that is translated.
-fn failed_event(failure: &neutral::Failure) -> Failed {
-    let error = json!({"error": {"type": failure.kind, "message": failure.message}});
-    let body = error.to_string();
-    let status = failure.kind.as_deref().and_then(meter::named_status);
-    reported(status, body.as_bytes())
-}
-
-/// A document that cannot be translated: no answer, or one that reports an error.
-fn malformed(failure: &neutral::Failure) -> Failed {
-    match &failure.kind {
-        Some(_) => failed_event(failure),
-        None => {
-            tracing::debug!(failure.message, "a provider's answer cannot be translated");
-            Failure::Malformed.into()
-        }
     }
 }

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | Two path roots: `/v1` and `/api/v1` | `otaris_own_sdk_*`, `chat::every_door_leads_to_the_same_room`, `formats::every_door_leads_to_the_same_room`, `clients::the_sdks_talk_through_the_gateway` |
 //! | Ids of request and attempt in two spellings | `otaris_own_sdk_*`, `connected::surface::every_answer_carries_its_headers`, `chat::every_answer_carries_its_request_id` |
-//! | Null for everything that was not set | `otaris_own_sdk_*`, `nulls_do_not_reach_a_provider` |
+//! | Null for everything that was not set | `otaris_own_sdk_*`, `nulls_mean_absent` |
 //! | An error body that only some can read | `agents::*::is_told_why`, `otaris_own_sdk_*`, `clients::refusals_arrive_as_the_right_exception_with_a_sentence`, the same in `format_clients` |
 //! | Anthropic's credentials in two headers, any version | `format_clients::anthropics_sdks_talk_through_the_gateway`, `formats::a_key_is_taken_from_every_header_that_clients_use`, `gates::a_credential_is_taken_from_every_header_that_clients_use` |
 //! | Claude Code: system turns, betas, bursts of counts, discovery, repeats | `agents::claude_code::*`, `agents::claude_code_*`, `agents::claude_codes_*`, `messages::*` |
@@ -25,9 +25,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::ask_with;
+use crate::support::format::Format;
 use crate::support::gateway::Gateway;
 use crate::support::mock::Mock;
-use crate::support::provider::Provider;
+use crate::support::provider::{Provider, Reply};
 use crate::support::sdk::Sdk;
 
 /// What the built-in provider says.
@@ -76,11 +77,10 @@ async fn otaris_own_sdk(environment: &'static str, names_the_request: bool) {
         let body: Value =
             serde_json::from_str(request["body"].as_str().expect("a text")).expect("JSON");
         let fields = body.as_object().expect("an object");
-        assert!(fields.values().all(|value| !value.is_null()), "null means absent: {body}");
-        assert!(
-            !fields.contains_key("guardrails") && !fields.contains_key("mcp_servers"),
-            "{body}"
-        );
+        for ours in ["guardrails", "mcp_servers", "mcp_server_ids", "tools_header", "session_label"]
+        {
+            assert!(!fields.contains_key(ours), "{ours}, null or not, is the gateway's: {body}");
+        }
     }
     // The refused model never became a call; a stream without a wish for usage was counted all the same.
     for row in gateway.usage(9).await {
@@ -100,17 +100,34 @@ async fn otaris_own_sdk_below_v1() {
     otaris_own_sdk("otari-0.3", false).await;
 }
 
+/// Of a field of the gateway's null means absent; others pass as they came, unless the request is translated.
 #[tokio::test]
-async fn nulls_do_not_reach_a_provider() {
-    let provider = Provider::streams(["ok"]);
-    let gateway = Gateway::start().config("require_pricing: false").provider("p", &provider).await;
+async fn nulls_mean_absent() {
+    let provider = Provider::start(|request| match request.path.as_str() {
+        "/v1/messages" => Format::Messages.reply(request, &["ok"]),
+        _ => Reply::chat(request, &["ok"]),
+    });
+    let gateway = Gateway::start()
+        .config("require_pricing: false")
+        .provider("p", &provider)
+        .provider_of("anthropic", "a", &provider.base(), "")
+        .await;
     let key = gateway.key("u").await;
     let nulls = json!({"tools": null, "tool_choice": null, "user": null, "temperature": null, "stop": null,
         "stream_options": null, "guardrails": null, "mcp_servers": null, "session_label": null, "x_new": null});
-    gateway.chat(&key, &ask_with(nulls)).await.expect(200);
-    let mut sent = provider.only().json();
+    let mut body = ask_with(nulls);
+    gateway.chat(&key, &body).await.expect(200);
+    let mut sent = provider.requests().remove(0).json();
     sent.as_object_mut().expect("an object").remove("messages");
-    assert_eq!(sent, json!({"model": "m"}));
+    let theirs = json!({"model": "m", "tools": null, "tool_choice": null, "temperature": null, "stop": null,
+        "stream_options": null, "x_new": null});
+    assert_eq!(sent, theirs);
+    body["model"] = json!("a:m");
+    gateway.chat(&key, &body).await.expect(200);
+    let sent = provider.requests().remove(1).json();
+    let want =
+        json!({"model": "m", "max_tokens": 8192, "messages": [{"role": "user", "content": "hi"}]});
+    assert_eq!(sent, want);
 }
 
 #[tokio::test]

@@ -12,9 +12,8 @@ use crate::protocol::json::{ERROR, Needles, USAGE, mentions};
 use crate::protocol::sse;
 
 /// Fields of generated text: `content"` also ends `reasoning_content"`.
-static TEXTS: Needles<4> = LazyLock::new(|| {
-    ["content\"", "arguments\"", "reasoning\"", "refusal\""].map(Finder::new)
-});
+static TEXTS: Needles<4> =
+    LazyLock::new(|| ["content\"", "arguments\"", "reasoning\"", "refusal\""].map(Finder::new));
 
 #[derive(Deserialize)]
 struct WireChunk {

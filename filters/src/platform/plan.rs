@@ -261,7 +261,8 @@ mod tests {
             "model":"m","api_key":"k","extra_params":{"a":{},"b":"x","c":"z","a":"y","c":null}}]}"#;
         let offers = read(twice).unwrap();
         let settings: Vec<_> = offers.attempts[0].client_settings.iter().collect();
-        let settings: Vec<_> = settings.iter().map(|(key, value)| (&**key, value.expose())).collect();
+        let settings: Vec<_> =
+            settings.iter().map(|(key, value)| (&**key, value.expose())).collect();
         assert_eq!(settings, [("a", "y"), ("b", "x")], "the last of several holds");
         assert_eq!(parse(&json!({"request_id": "r", "attempts": []})).unwrap().attempts, []);
     }

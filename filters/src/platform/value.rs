@@ -118,8 +118,13 @@ mod tests {
         let Some(Value::Text(Cow::Owned(escaped))) = value.get("b") else { panic!("{value:?}") };
         assert_eq!(escaped, "A");
         let Some(Value::List(list)) = value.get("c") else { panic!("{value:?}") };
-        let [Value::Number(one), Value::Number(two), Value::Number(half), Value::Null, Value::Bool(true)] =
-            &list[..]
+        let [
+            Value::Number(one),
+            Value::Number(two),
+            Value::Number(half),
+            Value::Null,
+            Value::Bool(true),
+        ] = &list[..]
         else {
             panic!("{list:?}")
         };

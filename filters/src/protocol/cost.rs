@@ -10,9 +10,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Protocol;
-use super::json::{
-    Edit, Needles, USAGE, mentions, mentions_any, range_of, removals, splice,
-};
+use super::json::{Edit, Needles, USAGE, mentions, mentions_any, range_of, removals, splice};
 use super::sse::{self, Events, MAX_EVENT_BYTES, Mark};
 use super::top::Key;
 use crate::settle::Cost;

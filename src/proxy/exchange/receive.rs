@@ -13,8 +13,9 @@ use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use super::failed::{failed_event, malformed, reported};
 use super::incoming::{Inbound, Incoming};
-use super::{Failed, Step, Watch, failed_event, malformed, out_of_time, reported, stopped};
+use super::{Failed, Step, Watch, out_of_time, stopped};
 
 /// Documents up to this size are read whole.
 const WHOLE_BELOW: usize = 1 << 20;
