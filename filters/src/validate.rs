@@ -348,20 +348,25 @@ pub fn lax_bool(value: &Value) -> Result<bool, Fault> {
 
 /// The refusal of a body that is not one JSON document.
 pub fn not_json(body: &[u8], error: &serde_json::Error) -> Rejection {
-    let mut faults = Faults::default();
     if body.iter().all(u8::is_ascii_whitespace) {
+        let mut faults = Faults::default();
         faults.add("missing", &["body".into()], "Field required", Value::Null, Value::Null);
         return faults.into_rejection(Code::InvalidFields);
     }
     let offset =
         if error.is_eof() { body.len() } else { offset_of(body, error.line(), error.column()) };
-    faults.add(
-        "json_invalid",
-        &["body".into(), offset.into()],
-        "JSON decode error",
-        json!({}),
-        json!({"error": decoder_text(&error.to_string())}),
-    );
+    json_invalid(offset, decoder_text(&error.to_string()))
+}
+
+/// The refusal of a body that is no text: its first wrong byte is at `offset`.
+pub fn not_utf8(offset: usize) -> Rejection {
+    json_invalid(offset, "Invalid UTF-8")
+}
+
+fn json_invalid(offset: usize, error: &str) -> Rejection {
+    let mut faults = Faults::default();
+    let loc = ["body".into(), offset.into()];
+    faults.add("json_invalid", &loc, "JSON decode error", json!({}), json!({"error": error}));
     faults.into_rejection(Code::InvalidJson)
 }
 

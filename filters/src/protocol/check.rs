@@ -55,6 +55,9 @@ pub(super) fn read<'a>(
     format: &'static super::top::Format,
     body: &'a [u8],
 ) -> Result<Top<'a>, Rejection> {
+    // A string that is passed over is not looked into, and no provider takes what is no text.
+    let is_text = std::str::from_utf8(body).map(drop);
+    is_text.map_err(|error| validate::not_utf8(error.valid_up_to()))?;
     let top = Top::read(format, body).map_err(|error| validate::not_json(body, &error))?;
     if !top.is_object {
         return Err(validate::not_an_object(b"null"));

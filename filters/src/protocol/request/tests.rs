@@ -278,3 +278,18 @@ proptest::proptest! {
         proptest::prop_assert_eq!(got, want, "order and values survive");
     }
 }
+
+#[test]
+fn a_body_that_is_no_text_is_refused_where_it_is_none() {
+    for protocol in [Chat, Messages, Responses] {
+        // A field that nobody here looks into.
+        let body = Bytes::from_static(b"{\"model\":\"m\",\"x\":[\"\xff\"]}");
+        let refused = Request::read(protocol, &body).unwrap_err();
+        assert_eq!(refused.code, crate::rejection::Code::InvalidJson);
+        let fault = &refused.detail.unwrap()[0];
+        assert_eq!(
+            (&fault["loc"][1], &fault["ctx"]["error"]),
+            (&json!(21), &json!("Invalid UTF-8"))
+        );
+    }
+}
