@@ -289,7 +289,7 @@ fn a_body_that_is_no_text_is_refused_where_it_is_none() {
         let fault = &refused.detail.unwrap()[0];
         assert_eq!(
             (&fault["loc"][1], &fault["ctx"]["error"]),
-            (&json!(21), &json!("Invalid UTF-8"))
+            (&json!(19), &json!("Invalid UTF-8"))
         );
     }
 }
