@@ -7,6 +7,7 @@
 mod delivery;
 mod desk;
 mod live;
+mod reading;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};

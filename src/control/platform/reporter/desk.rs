@@ -11,12 +11,11 @@ use tokio::time::{Instant, sleep};
 
 use super::delivery::{Flight, Hand, Landed, Outcome, fly};
 use super::live::Ended;
+use super::reading::{Read, read};
 use super::{IN_HAND, Message, Pace, Reporter, Waiter};
 use crate::clock;
-use crate::control::journal::{Batch, Position};
+use crate::control::journal::Position;
 
-/// Reading more than this at once may take the disk a while: another thread waits for it.
-const MUCH_BYTES: u64 = 256 << 10;
 /// Records that one read brings.
 const AT_ONCE: usize = 512;
 /// Waiters of reports that are not in hand yet; beyond, those who gave up are forgotten.
@@ -36,13 +35,6 @@ enum Health {
         /// When it was last found to be down.
         since: Instant,
     },
-}
-
-/// One read of the journal.
-struct Read {
-    batch: Batch,
-    /// Places that it passed over, whose reports requests post.
-    passed: Vec<Position>,
 }
 
 pub(super) struct Desk<'a> {
@@ -490,35 +482,5 @@ impl<'a> Desk<'a> {
         let look = self.look_at.filter(|_| self.in_hand() < IN_HAND);
         let look = look.into_iter().chain(self.note_at).chain(self.tick_at);
         health.into_iter().chain(look).min().unwrap_or(now + IDLE).max(now)
-    }
-}
-
-/// One piece of the journal. `None`, after a pause, when the disk fails.
-async fn read(owner: &Reporter, from: Position, at_most: usize) -> Option<Read> {
-    let end = owner.journal.end();
-    let is_much = end.segment > from.segment || end.offset.saturating_sub(from.offset) > MUCH_BYTES;
-    let (journal, claims) = (owner.journal.clone(), owner.claims.clone());
-    let read = move || {
-        let mut passed = Vec::new();
-        let batch = journal.read_some(from, at_most, |at| {
-            let (size, is_open) = claims.pass(at)?;
-            passed.extend(is_open.then_some(at));
-            Some(size)
-        })?;
-        Ok(Read { batch, passed })
-    };
-    let read = if is_much {
-        let read = tokio::task::spawn_blocking(read).await;
-        read.unwrap_or_else(|error| Err(std::io::Error::other(error)))
-    } else {
-        read()
-    };
-    match read {
-        Ok(read) => Some(read),
-        Err(error) => {
-            tracing::error!(%error, "reports to the platform wait: the journal cannot be read");
-            sleep(owner.pace.tidy).await;
-            None
-        }
     }
 }
