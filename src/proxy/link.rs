@@ -189,7 +189,8 @@ impl Link {
 #[async_trait]
 impl Wire for Link {
     async fn call(&self, call: Call) -> Result<Answer, String> {
-        match tokio::time::timeout(call.within, self.exchange(&call)).await {
+        // Not the runtime's timer: one that is the next to end costs a wake-up through the kernel.
+        match pingora_timeout::timeout(call.within, self.exchange(&call)).await {
             Ok(answer) => answer,
             Err(_) => Err("the platform did not answer in time".to_owned()),
         }

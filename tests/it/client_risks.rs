@@ -6,7 +6,7 @@
 //! | Two path roots: `/v1` and `/api/v1` | `otaris_own_sdk_*`, `chat::every_door_leads_to_the_same_room`, `formats::every_door_leads_to_the_same_room`, `clients::the_sdks_talk_through_the_gateway` |
 //! | Ids of request and attempt in two spellings | `otaris_own_sdk_*`, `connected::surface::every_answer_carries_its_headers`, `chat::every_answer_carries_its_request_id` |
 //! | Null for everything that was not set | `otaris_own_sdk_*`, `nulls_mean_absent` |
-//! | An error body that only some can read | `agents::*::is_told_why`, `otaris_own_sdk_*`, `clients::refusals_arrive_as_the_right_exception_with_a_sentence`, the same in `format_clients` |
+//! | An error body that only some can read | `agents::*::is_told_why`, `otaris_own_sdk_*`, `clients::refusals_arrive_as_the_right_exception_with_a_sentence`, `format_clients::refusals_arrive_as_the_right_exception_with_a_sentence` |
 //! | Anthropic's credentials in two headers, any version | `format_clients::anthropics_sdks_talk_through_the_gateway`, `formats::a_key_is_taken_from_every_header_that_clients_use`, `gates::a_credential_is_taken_from_every_header_that_clients_use` |
 //! | Claude Code: system turns, betas, bursts of counts, discovery, repeats | `agents::claude_code::*`, `agents::claude_code_*`, `agents::claude_codes_*`, `messages::*` |
 //! | Codex: WebSocket first, namespaces, metadata, no instructions | `agents::codex::*`, `agents::codex_*`, `responses::*`, `connected::walk::codex_tells_its_own_things_to_openai_alone` |
@@ -16,7 +16,7 @@
 //! | `Accept` that says nothing | `the_body_decides_what_is_a_stream` |
 //! | Embeddings in base64, of token ids | not served yet |
 //! | Time limits of ten minutes: ours decide | `endings::a_provider_that_never_answers_is_504`, `endings::a_stream_past_its_deadline_is_ended` |
-//! | A closed connection is how a stream is cancelled | `endings::a_caller_who_hangs_up_pays_for_what_was_produced`, the same in `format_endings` |
+//! | A closed connection is how a stream is cancelled | `endings::a_caller_who_hangs_up_pays_for_what_was_produced`, `format_endings::a_caller_who_hangs_up_pays_for_what_was_produced` |
 //! | Model names in paths, encoded or not | `a_model_is_found_however_its_path_is_written`, `models::models_are_those_with_a_price_a_declaration_or_an_alias` |
 //! | Compressed streams | `a_stream_is_never_compressed` |
 //! | Probes of browsers and agents without a key | `chat::head_and_options_need_no_key` |

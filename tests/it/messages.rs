@@ -149,13 +149,14 @@ async fn what_a_provider_says_of_the_operators_account_stays_with_the_gateway() 
 }
 
 #[tokio::test]
-async fn providers_of_another_api_are_named_in_the_refusal() {
-    let provider = Provider::streams(["ok"]);
-    let gateway = priced(Gateway::start(), &provider).await;
+async fn providers_that_generate_no_text_are_named_in_the_refusal() {
+    let provider = Provider::never_answers();
+    let start = Gateway::start().config("require_pricing: false");
+    let gateway = start.provider_of("voyage", "v", &provider.base(), "").await;
     let key = gateway.key("u").await;
-    let answer = FORMAT.call(&gateway, &key, &FORMAT.ask_with(json!({"model": "p:m"}))).await;
+    let answer = FORMAT.call(&gateway, &key, &FORMAT.ask_with(json!({"model": "v:m"}))).await;
     let sentence = FORMAT.sentence(&FORMAT.refused(&answer, 400));
-    assert!(sentence.contains("'p'") && sentence.contains("/v1/messages"), "{sentence}");
+    assert!(sentence.contains("'v'") && sentence.contains("no text"), "{sentence}");
     assert_eq!((answer.header("x-should-retry"), provider.count()), (Some("false"), 0));
     assert_eq!(gateway.settled("u").await, 0.0);
 }

@@ -102,25 +102,6 @@ async fn headers_are_those_of_the_providers_api() {
 }
 
 #[tokio::test]
-async fn providers_without_the_api_are_named_in_the_refusal() {
-    let provider = Provider::never_answers();
-    let start = both(Gateway::start(), &provider).config("require_pricing: false");
-    let gateway = start.provider_of("deepseek", "d", &provider.base(), "").await;
-    let key = gateway.key("u").await;
-    for name in ["d", "a"] {
-        let body = FORMAT.ask_with(json!({"model": format!("{name}:m")}));
-        let answer = FORMAT.call(&gateway, &key, &body).await;
-        let refusal = answer.refused_for_good(400);
-        assert_eq!(
-            refusal["detail"],
-            format!("Provider '{name}' does not support the Responses API")
-        );
-    }
-    assert_eq!(provider.count(), 0);
-    assert_eq!(gateway.settled("u").await, 0.0);
-}
-
-#[tokio::test]
 async fn a_socket_is_not_offered() {
     let (provider, gateway, _) = served(Gateway::start()).await;
     for path in ["/v1/responses", "/api/v1/responses", "/v1/responses/", "/responses"] {

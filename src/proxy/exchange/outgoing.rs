@@ -62,7 +62,11 @@ fn same(
     let rewrite =
         Rewrite { model: &attempt.model, keep_user: call.keeps_user, provider: kind.name };
     let betas = match kind.family {
-        Family::Anthropic | Family::VertexAnthropic => request.betas(&call.body, betas)?,
+        // Where only the caller's own headers ask, they go on as they came.
+        Family::Anthropic | Family::VertexAnthropic => match request.betas(&call.body, None)? {
+            Some(_) => request.betas(&call.body, betas)?,
+            None => None,
+        },
         _ => None,
     };
     let inbound = match request.protocol {

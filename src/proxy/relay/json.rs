@@ -77,7 +77,7 @@ async fn pass_whole(
     call.open.end(&Ending::Complete { streamed: false });
     let mut out = None;
     if let Some(settling) = call.open.take_settling() {
-        let cost = tokio::time::timeout(settlement_timeout(app), settling).await.ok();
+        let cost = pingora_timeout::timeout(settlement_timeout(app), settling).await.ok();
         let priced = cost.as_ref().and_then(Option::as_ref);
         out = priced.and_then(|cost| cost::attach(call.request.protocol, &document, cost));
         count_settlement(app, cost.as_ref(), out.is_some());
