@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::support::format::{Format, both, event, message, message_stream};
 use crate::support::gateway::{Answer, Builder, Gateway, MASTER, UPSTREAM_KEY};
+use crate::support::on_both_databases;
 use crate::support::provider::{Provider, Reply, Step};
-use crate::support::{on_both_databases, priced};
 
 const FORMAT: Format = Format::Messages;
 
