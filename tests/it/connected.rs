@@ -1,5 +1,6 @@
 //! Connected mode: a gateway between callers, providers and a platform that decides and is told what became of it.
 
+mod clouds;
 mod crash;
 mod endings;
 mod failover;

@@ -156,7 +156,7 @@ async fn providers_that_generate_no_text_are_named_in_the_refusal() {
     let key = gateway.key("u").await;
     let answer = FORMAT.call(&gateway, &key, &FORMAT.ask_with(json!({"model": "v:m"}))).await;
     let sentence = FORMAT.sentence(&FORMAT.refused(&answer, 400));
-    assert!(sentence.contains("'v'") && sentence.contains("no text"), "{sentence}");
+    assert!(sentence.contains("'v'") && sentence.contains("does not generate text"), "{sentence}");
     assert_eq!((answer.header("x-should-retry"), provider.count()), (Some("false"), 0));
     assert_eq!(gateway.settled("u").await, 0.0);
 }

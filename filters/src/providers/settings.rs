@@ -48,5 +48,6 @@ pub(super) const GOOGLE: &[Setting] = &[
 pub(super) const WATSONX: &[Setting] = &[
     plain("project_id", &["WATSONX_PROJECT_ID"]),
     plain("space_id", &["WATSONX_SPACE_ID"]),
+    plain("iam_url", &[]),
     plain("api_version", &[]),
 ];

@@ -11,8 +11,18 @@ use super::gateway::{Builder, Gateway};
 const AWS: &str = ", region_name: us-east-1, aws_access_key_id: AKIDEXAMPLE, \
                    aws_secret_access_key: wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
 
+/// A service account of Google's, whose tokens the built-in provider issues.
+const GOOGLE: &str = r#", project: p-1, location: europe-west4, credentials: '{"type": "service_account",
+"client_email": "a@p-1.example", "private_key_id": "k1", "private_key": "{key}", "token_uri": "{root}/token"}'"#;
+
+/// A key of IBM's, which it exchanges for a token.
+const IBM: &str = ", api_key: ibm-key, iam_url: \"{root}\", project_id: p-1";
+
+/// The private key of the service account, made for tests.
+const PRIVATE_KEY: &str = include_str!("../../../src/credentials/tests/key.pem");
+
 /// Families of providers whose APIs the built-in provider speaks.
-pub(crate) const FAMILIES: [Family; 12] = [
+pub(crate) const FAMILIES: [Family; 15] = [
     Family::of("openai", "/v1", ""),
     // Chat completions and nothing else.
     Family::of("deepinfra", "/v1", "strict"),
@@ -25,6 +35,9 @@ pub(crate) const FAMILIES: [Family; 12] = [
     Family::of("mistral", "/v1", "usage=last&strict=mistral"),
     Family::of("azureopenai", "", ""),
     Family::of("azureanthropic", "/anthropic", ""),
+    Family { more: GOOGLE, ..Family::of("vertexai", "", "") },
+    Family { more: GOOGLE, ..Family::of("vertexaianthropic", "", "") },
+    Family { more: IBM, ..Family::of("watsonx", "", "usage=last") },
     Family::of("cohere", "", ""),
     Family::of("ollama", "", ""),
 ];
@@ -63,7 +76,10 @@ impl Family {
         if self.more.is_empty() {
             return start.provider_of(self.kind, self.kind, &mock.url(self.base), "");
         }
-        start.provider_without_key(self.kind, &mock.url(self.base), self.more)
+        let key = PRIVATE_KEY.trim_end().replace('\n', "\\n");
+        let more =
+            self.more.replace('\n', " ").replace("{root}", &mock.root).replace("{key}", &key);
+        start.provider_without_key(self.kind, &mock.url(self.base), &more)
     }
 }
 
