@@ -189,7 +189,11 @@ impl Stream {
                 }
             }
         }
-        self.seen.look_ahead(scan.open_line());
+        let open = scan.open_line();
+        // A name that is not complete may become another one.
+        if sse::name(open).is_none() {
+            self.seen.look_ahead(open);
+        }
         let whole = scan.finish();
         if self.hides() {
             let mut passed = 0;

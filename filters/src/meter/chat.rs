@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 
 use super::usage::{Lenient, WireUsage};
 use super::{Seen, delta_chars};
-use crate::protocol::json::{ERROR, Needles, USAGE, mentions};
+use crate::protocol::json::{ERROR, Needles, USAGE, mentions, mentions_any};
 use crate::protocol::sse;
 
 /// Fields of generated text: `content"` also ends `reasoning_content"`.
@@ -43,8 +43,8 @@ pub(super) fn read_data(data: &[u8], seen: &mut Seen) {
         return;
     }
     seen.output_chars += delta_chars(data, &*TEXTS);
-    // Groq tells its usage within `x_groq`, which holds the word, too.
-    if !mentions(data, &USAGE) && !mentions(data, &ERROR) {
+    // Groq tells its usage within `x_groq`, perhaps behind one that is null.
+    if !mentions_any(data, &USAGE) && !mentions(data, &ERROR) {
         return;
     }
     let Ok(chunk) = serde_json::from_slice::<WireChunk>(data) else { return };
