@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::neutral::{Conversation, Dropped, Kind, Part, Source, Turn, Usage};
+use super::neutral::{Conversation, Dropped, Kind, Part, Role, Source, Turn, Usage};
 use super::object::{Fault, Object};
 use super::out::Fields;
 use super::text::Text;
@@ -141,6 +141,28 @@ pub(super) fn drop_cache_marks(dropped: &mut Dropped, conversation: &Conversatio
         || conversation.tools.iter().any(|tool| tool.cache.is_some())
     {
         dropped.add("cache_control");
+    }
+}
+
+/// Names the parts that only their own format knows, for a target that copies none but those of the turns of `copied`.
+pub(super) fn drop_opaque(
+    dropped: &mut Dropped,
+    conversation: &Conversation<'_>,
+    copied: Option<Role>,
+) {
+    let mut name = |part: &Part<'_>| {
+        if let Kind::Opaque(object) = &part.kind {
+            dropped.add_theirs("content.", &object.kind().plain());
+        }
+    };
+    for turn in &conversation.turns {
+        for part in &turn.parts {
+            match &part.kind {
+                Kind::ToolResult(result) => result.parts.iter().for_each(&mut name),
+                _ if copied == Some(turn.role) => {}
+                _ => name(part),
+            }
+        }
     }
 }
 

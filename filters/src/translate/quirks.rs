@@ -110,6 +110,8 @@ pub(super) struct Quirks {
     pub(super) switches_thinking: bool,
     /// A schema's properties must have a type beside `oneOf`: Llama.
     pub(super) types_one_of: bool,
+    /// Documents are parts of the type `document_url`, and of uploaded ones the name stands beside the type: Mistral.
+    pub(super) has_document_urls: bool,
 }
 
 /// Of the provider called `name`.
@@ -147,6 +149,7 @@ pub(super) fn of(name: &str) -> Quirks {
         is_watsonx: name == "watsonx",
         switches_thinking: name == "deepseek",
         types_one_of: name == "llama",
+        has_document_urls: name == "mistral",
     }
 }
 

@@ -111,15 +111,16 @@ impl<'m, 'o> Messages<'m, 'o> {
         if parts.is_empty() {
             return;
         }
+        let quirks = self.quirks;
         self.said_by_user(|message| {
             message.list("content", |content| {
-                parts.drain(..).for_each(|part| write_part(content, part));
+                parts.drain(..).for_each(|part| write_part(content, part, quirks));
             });
         });
     }
 }
 
-fn write_part(content: &mut Items<'_>, part: &Part<'_>) {
+fn write_part(content: &mut Items<'_>, part: &Part<'_>, quirks: &Quirks) {
     content.object(|to| match &part.kind {
         Kind::Text(text) | Kind::Refusal(text) => {
             to.word("type", "text");
@@ -135,6 +136,9 @@ fn write_part(content: &mut Items<'_>, part: &Part<'_>) {
         Kind::File(Source::Plain(text), _) => {
             to.word("type", "text");
             to.text("text", text);
+        }
+        Kind::File(source, name) if quirks.has_document_urls => {
+            document(to, source, name.as_ref());
         }
         Kind::File(source, name) => {
             to.word("type", "file");
@@ -154,6 +158,17 @@ fn write_part(content: &mut Items<'_>, part: &Part<'_>) {
         Kind::Opaque(object) => to.copy(object),
         Kind::ToolCall(_) | Kind::ToolResult(_) | Kind::Thinking(..) | Kind::Redacted(_) => {}
     });
+}
+
+/// A document as Mistral has it.
+fn document(to: &mut Fields<'_>, source: &Source<'_>, name: Option<&Text<'_>>) {
+    if let Source::Upload(id) = source {
+        to.word("type", "file");
+        return to.text("file_id", id);
+    }
+    to.word("type", "document_url");
+    url(to, "document_url", source);
+    to.maybe_text("document_name", name);
 }
 
 /// A field that holds an address, or the thing itself as one.

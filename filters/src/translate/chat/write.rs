@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::super::fields::{drop_cache_marks, refuse_choices, write_extras};
+use super::super::fields::{drop_cache_marks, drop_opaque, refuse_choices, write_extras};
 use super::super::neutral::{
-    Conversation, Dropped, Kind, Output, Part, Reasoning, Source, Target, ToolChoice, Written,
+    Conversation, Dropped, Kind, Output, Part, Reasoning, Role, Source, Target, ToolChoice, Written,
 };
 use super::super::object::Fault;
 use super::super::out::{self, Fields};
@@ -27,6 +27,7 @@ pub fn write_request(
     check(conversation, &quirks, target.provider)?;
     let mut dropped = conversation.dropped.clone();
     drop_cache_marks(&mut dropped, conversation);
+    drop_opaque(&mut dropped, conversation, Some(Role::User));
     let mut body = Vec::with_capacity(4096);
     out::object(&mut body, |to| {
         let name = if quirks.is_watsonx { "model_id" } else { "model" };

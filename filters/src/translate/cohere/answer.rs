@@ -95,12 +95,15 @@ fn stop(reason: Option<Text<'_>>, has_calls: bool) -> Stop<'static> {
     }
 }
 
-/// What was counted; what is billed is told beside it, and stands in where nothing else does.
+/// What was counted; what is billed is told beside it, and stands in where nothing else does. What of the prompt came
+/// from a cache is told beside both.
 fn usage(of: &Object<'_>) -> Option<Usage> {
-    let usage = of.maybe_object("usage");
+    let raw = of.get("usage")?;
+    let usage = Object::read(raw)?;
     let counts = usage.get("tokens").or_else(|| usage.get("billed_units"))?;
     let mut seen: Option<SeenUsage> = None;
     read_counts(&mut seen, counts, CacheCounting::Inclusive);
+    read_counts(&mut seen, raw, CacheCounting::Inclusive);
     seen.map(|seen| seen.usage())
 }
 

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 
 use super::super::chat::{Messages, refuse_uploads, write_calls};
-use super::super::fields::{drop_cache_marks, joined, object_schema, refuse_choices, write_extras};
+use super::super::fields::{
+    drop_cache_marks, drop_opaque, joined, object_schema, refuse_choices, write_extras,
+};
 use super::super::neutral::{
     Conversation, Dropped, Kind, Output, Part, Reasoning, Role, Source, Target, Tool, ToolChoice,
     Turn, Written,
@@ -29,6 +31,7 @@ pub fn write_request(
     let quirks = quirks::of(target.provider);
     let mut dropped = conversation.dropped.clone();
     drop_cache_marks(&mut dropped, conversation);
+    drop_opaque(&mut dropped, conversation, Some(Role::User));
     let mut body = Vec::with_capacity(4096);
     out::object(&mut body, |to| {
         to.text("model", &Text::of(target.model));

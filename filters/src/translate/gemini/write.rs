@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::super::fields::{
-    drop_cache_marks, is_repeatable, joined, object_schema, refuse_choices, write_extras,
+    drop_cache_marks, drop_opaque, is_repeatable, joined, object_schema, refuse_choices,
+    write_extras,
 };
 use super::super::neutral::{
     Conversation, Dropped, Kind, Origin, Output, Part, Reasoning, Role, Seal, Source, Target,
@@ -41,6 +42,7 @@ pub fn write_request(
     let names = called(conversation);
     let mut dropped = conversation.dropped.clone();
     drop_cache_marks(&mut dropped, conversation);
+    drop_opaque(&mut dropped, conversation, None);
     let mut body = Vec::with_capacity(4096);
     out::object(&mut body, |to| {
         to.list("contents", |contents| {

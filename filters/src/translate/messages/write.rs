@@ -61,23 +61,25 @@ fn check(conversation: &Conversation<'_>) -> Result<(), Fault> {
         let advice = "must be json_schema: this model's provider has no json_object";
         return Err(Fault::new("response_format", advice));
     }
-    for part in conversation.turns.iter().flat_map(|turn| &turn.parts) {
-        match &part.kind {
-            Kind::ToolCall(call) if call.arguments.object().is_none() => {
-                let id = call.id.plain();
-                let problem =
-                    format!("hold the tool call `{id}`, whose arguments are not a JSON object");
-                return Err(Fault::new("messages", problem));
-            }
-            Kind::Image(Source::Upload(_), _) | Kind::File(Source::Upload(_), _) => {
-                let advice = "name an uploaded file, which this model's provider does not have: \
-                              send the file itself, as base64";
-                return Err(Fault::new("messages", advice));
-            }
-            _ => {}
+    conversation.turns.iter().flat_map(|turn| &turn.parts).try_for_each(check_part)
+}
+
+fn check_part(part: &Part<'_>) -> Result<(), Fault> {
+    match &part.kind {
+        Kind::ToolCall(call) if call.arguments.object().is_none() => {
+            let id = call.id.plain();
+            let problem =
+                format!("hold the tool call `{id}`, whose arguments are not a JSON object");
+            Err(Fault::new("messages", problem))
         }
+        Kind::Image(Source::Upload(_), _) | Kind::File(Source::Upload(_), _) => {
+            let advice = "name an uploaded file, which this model's provider does not have: \
+                          send the file itself, as base64";
+            Err(Fault::new("messages", advice))
+        }
+        Kind::ToolResult(result) => result.parts.iter().try_for_each(check_part),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// All instructions, wherever they stand: one text, or blocks where one of them has parts or a mark.

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::super::fields::{
-    drop_cache_marks, is_repeatable, joined, object_schema, refuse_choices, text_of, write_extras,
+    drop_cache_marks, drop_opaque, is_repeatable, joined, object_schema, refuse_choices, text_of,
+    write_extras,
 };
 use super::super::neutral::{
     Conversation, Dropped, Kind, Output, Part, Reasoning, Role, Source, Target, ToolCall,
@@ -37,6 +38,7 @@ pub fn write_request(
     results.flatten().try_for_each(check)?;
     let mut dropped = conversation.dropped.clone();
     drop_cache_marks(&mut dropped, conversation);
+    drop_opaque(&mut dropped, conversation, None);
     let mut body = Vec::with_capacity(4096);
     out::object(&mut body, |to| {
         to.text("model", &Text::of(target.model));
@@ -117,13 +119,18 @@ fn user(messages: &mut Items<'_>, turn: &Turn<'_>, names: &Names<'_>, dropped: &
     }
     messages.object(|message| {
         message.word("role", "user");
-        let texts = said.iter().filter_map(|part| match &part.kind {
-            Kind::File(Source::Plain(text), _) => Some(text),
-            _ => text_of(part),
-        });
+        let texts = said.iter().filter_map(|part| readable(part));
         message.text("content", &Text::join(texts, " "));
         images(message, &said, dropped);
     });
+}
+
+/// The text of a part that is one, or of a document that is plain text.
+fn readable<'p, 'a>(part: &'p Part<'a>) -> Option<&'p Text<'a>> {
+    match &part.kind {
+        Kind::File(Source::Plain(text), _) => Some(text),
+        _ => text_of(part),
+    }
 }
 
 fn images(message: &mut Fields<'_>, parts: &[&Part<'_>], dropped: &mut Dropped) {
@@ -134,7 +141,6 @@ fn images(message: &mut Fields<'_>, parts: &[&Part<'_>], dropped: &mut Dropped) 
                 inline.push(data);
             }
             Kind::Image(..) => dropped.add("image_url"),
-            Kind::Opaque(part) => dropped.add_theirs("content.", &part.kind().plain()),
             _ => {}
         }
     }
@@ -146,7 +152,7 @@ fn images(message: &mut Fields<'_>, parts: &[&Part<'_>], dropped: &mut Dropped) 
 fn tool(messages: &mut Items<'_>, result: &ToolResult<'_>, names: &Names<'_>) {
     messages.object(|message| {
         message.word("role", "tool");
-        message.text("content", &joined(&result.parts, ""));
+        message.text("content", &Text::join(result.parts.iter().filter_map(readable), ""));
         let called = names.get(result.id.escaped()).copied();
         message.maybe_text("tool_name", result.name.as_ref().or(called));
     });

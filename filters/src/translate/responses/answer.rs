@@ -87,12 +87,17 @@ pub(super) fn stop(response: &Object<'_>, has_calls: bool) -> Stop<'static> {
 }
 
 /// Why a response is not complete, in this format's words.
-pub(super) fn incomplete(stop: &Stop<'_>) -> Option<&'static str> {
+fn incomplete(stop: &Stop<'_>) -> Option<&'static str> {
     match stop {
         Stop::MaxTokens | Stop::Context => Some("max_output_tokens"),
         Stop::Filter => Some("content_filter"),
         Stop::End | Stop::ToolUse | Stop::Sequence(_) | Stop::Refusal | Stop::Pause => None,
     }
+}
+
+/// Whether a response that ended so is whole, and its last item with it, in this format's words.
+pub(super) fn status(stop: &Stop<'_>) -> &'static str {
+    if incomplete(stop).is_some() { "incomplete" } else { "completed" }
 }
 
 /// What a response repeats of its request, as fields without braces. Of the tools it says nothing: they would travel
@@ -158,11 +163,13 @@ pub fn write_answer(answer: &Answer<'_>, caller: &AsCaller) -> Bytes {
     }
     out::list(&mut output, |output| {
         for (at, parts) in items.iter().enumerate() {
-            write_item(output, parts, &head.item(at as u64), caller);
+            let is_last = at + 1 == items.len();
+            let status = if is_last { status(&answer.stop) } else { "completed" };
+            write_item(output, parts, &head.item(at as u64), status, caller);
         }
     });
     let output = String::from_utf8(output).unwrap_or_default();
-    let status = if incomplete(&answer.stop).is_some() { "incomplete" } else { "completed" };
+    let status = status(&answer.stop);
     out::object(&mut body, |to| {
         let usage = answer.usage.unwrap_or_default();
         write_response(to, &head, status, Some((&answer.stop, &usage)), &output, caller);
@@ -223,7 +230,13 @@ pub(super) fn write_response(
     }
 }
 
-fn write_item(output: &mut Items<'_>, parts: &[Part<'_>], id: &Text<'_>, caller: &AsCaller) {
+fn write_item(
+    output: &mut Items<'_>,
+    parts: &[Part<'_>],
+    id: &Text<'_>,
+    status: &str,
+    caller: &AsCaller,
+) {
     match parts {
         [Part { kind: Kind::Thinking(text, seal), .. }] => output.object(|item| {
             write_reasoning(item, id, text, seal.as_ref().map(|seal| (seal, false)));
@@ -237,12 +250,12 @@ fn write_item(output: &mut Items<'_>, parts: &[Part<'_>], id: &Text<'_>, caller:
                     write_reasoning(item, id, &Text::default(), Some((seal, false)));
                 });
             }
-            output.object(|item| write_call(item, id, call, "completed", caller));
+            output.object(|item| write_call(item, id, call, status, caller));
         }
         parts => output.object(|item| {
             item.field("id").texts(&["msg_", id.escaped()]);
             item.word("type", "message");
-            item.word("status", "completed");
+            item.word("status", status);
             item.word("role", "assistant");
             item.list("content", |content| {
                 for part in parts {

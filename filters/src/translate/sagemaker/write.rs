@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::super::chat;
 use super::super::fields::{drop_cache_marks, joined, refuse_choices, write_extras};
-use super::super::neutral::{Conversation, Reasoning, Role, Target, Turn, Written};
+use super::super::neutral::{
+    Conversation, Kind, Part, Reasoning, Role, Source, Target, Turn, Written,
+};
 use super::super::object::{Fault, Object};
 use super::super::out;
 use super::super::text::Text;
@@ -24,6 +26,7 @@ pub fn write_request(
             Fault::new("response_format", "is not supported by this model's provider").into()
         );
     }
+    refuse_uploads(conversation)?;
     let is_system = |turn: &Turn<'_>| matches!(turn.role, Role::System | Role::Developer);
     let (system, spoken): (Vec<_>, Vec<_>) =
         conversation.turns.iter().partition(|turn| is_system(turn));
@@ -71,4 +74,21 @@ pub fn write_request(
         dropped.add("parallel_tool_calls");
     }
     Ok(Written { body: Bytes::from(body), dropped })
+}
+
+/// # Errors
+/// When a document is named that was uploaded: an endpoint has no files. Pictures are refused with what is written.
+fn refuse_uploads(conversation: &Conversation<'_>) -> Result<(), Fault> {
+    let is_upload = |part: &Part<'_>| matches!(&part.kind, Kind::File(Source::Upload(_), _));
+    let mut parts = conversation.turns.iter().flat_map(|turn| &turn.parts);
+    let has_upload = parts.any(|part| match &part.kind {
+        Kind::ToolResult(result) => result.parts.iter().any(is_upload),
+        _ => is_upload(part),
+    });
+    if has_upload {
+        let advice = "name an uploaded document, which this model's provider does not have: \
+                      send the document itself, as base64";
+        return Err(Fault::new("messages", advice));
+    }
+    Ok(())
 }

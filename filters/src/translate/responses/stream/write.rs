@@ -9,7 +9,7 @@ use super::super::super::neutral::{Arguments, AsCaller, Event, Seal, Stop, ToolC
 use super::super::super::out::{self, Fields};
 use super::super::super::text::Text;
 use super::super::answer::{
-    Head, custom_input, incomplete, write_call, write_reasoning, write_response, write_text,
+    Head, custom_input, status, write_call, write_reasoning, write_response, write_text,
 };
 
 /// What is repeated at the end is cut off behind that: no model answers at such length.
@@ -35,8 +35,17 @@ pub struct StreamWriter {
 #[derive(Debug)]
 enum Open {
     Nothing,
-    Message { index: u64, text: Text<'static> },
-    Thought { index: u64, text: Text<'static>, has_part: bool },
+    /// It is ended with what follows: only then is known whether it is whole.
+    Message {
+        index: u64,
+        text: Text<'static>,
+        is_over: bool,
+    },
+    Thought {
+        index: u64,
+        text: Text<'static>,
+        has_part: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -112,10 +121,13 @@ impl StreamWriter {
                 self.tool(out, caller, *call, id, name);
             }
             Event::ToolArguments { call, json } => self.arguments(out, caller, *call, json),
-            Event::BlockEnd => self.close_block(out, None),
+            Event::BlockEnd => match &mut self.open {
+                Open::Message { is_over, .. } => *is_over = true,
+                _ => self.close_block(out, None),
+            },
             Event::Stop(stop) => {
-                self.close(out, caller);
                 self.stop = stop.clone().into_owned();
+                self.close(out, caller);
             }
             Event::End => self.end(out, caller),
             Event::Start { .. } | Event::Usage(_) | Event::Error(_) => {}
@@ -185,7 +197,7 @@ impl StreamWriter {
     }
 
     fn text(&mut self, out: &mut Vec<u8>, caller: &AsCaller, text: &Text<'_>) {
-        if !matches!(self.open, Open::Message { .. }) {
+        if !matches!(self.open, Open::Message { is_over: false, .. }) {
             self.close(out, caller);
             let (index, id) = self.begin(out, |item, id| {
                 item.field("id").texts(&["msg_", id.escaped()]);
@@ -198,9 +210,9 @@ impl StreamWriter {
                 place(to, "msg_", &id, index, "content_index");
                 to.object("part", |part| write_text(part, &Text::default()));
             });
-            self.open = Open::Message { index, text: Text::default() };
+            self.open = Open::Message { index, text: Text::default(), is_over: false };
         }
-        let Open::Message { index, text: all } = &mut self.open else { return };
+        let Open::Message { index, text: all, .. } = &mut self.open else { return };
         Self::keep(&mut self.kept, all, text);
         let index = *index;
         let id = self.head.item(index);
@@ -291,8 +303,8 @@ impl StreamWriter {
     fn close_block(&mut self, out: &mut Vec<u8>, seal: Option<(&Seal<'_>, bool)>) {
         match std::mem::replace(&mut self.open, Open::Nothing) {
             Open::Nothing => {}
-            Open::Message { index, text } => {
-                let id = self.head.item(index);
+            Open::Message { index, text, .. } => {
+                let (id, status) = (self.head.item(index), status(&self.stop));
                 self.event(out, "response.output_text.done", |to| {
                     place(to, "msg_", &id, index, "content_index");
                     to.text("text", &text);
@@ -305,7 +317,7 @@ impl StreamWriter {
                 self.done(out, index, |item| {
                     item.field("id").texts(&["msg_", id.escaped()]);
                     item.word("type", "message");
-                    item.word("status", "completed");
+                    item.word("status", status);
                     item.word("role", "assistant");
                     item.list("content", |content| content.object(|part| write_text(part, &text)));
                 });
@@ -333,7 +345,9 @@ impl StreamWriter {
     /// Ends whatever is open.
     fn close(&mut self, out: &mut Vec<u8>, caller: &AsCaller) {
         self.close_block(out, None);
-        for open in std::mem::take(&mut self.calls) {
+        let calls = std::mem::take(&mut self.calls);
+        let last = calls.len().saturating_sub(1);
+        for (at, open) in calls.into_iter().enumerate() {
             let id = self.head.item(open.index);
             let call = open.whole();
             if names::find(&caller.tools, &open.name).is_some_and(|name| name.is_custom) {
@@ -355,7 +369,8 @@ impl StreamWriter {
                     to.text("arguments", &call.arguments.quoted());
                 });
             }
-            self.done(out, open.index, |item| write_call(item, &id, &call, "completed", caller));
+            let status = if at == last { status(&self.stop) } else { "completed" };
+            self.done(out, open.index, |item| write_call(item, &id, &call, status, caller));
         }
     }
 
@@ -364,12 +379,8 @@ impl StreamWriter {
         self.done.sort_by_key(|(index, _)| *index);
         let items: Vec<&str> = self.done.iter().map(|(_, item)| item.as_str()).collect();
         let output = format!("[{}]", items.join(","));
-        let is_whole = incomplete(&self.stop).is_none();
-        let (status, name) = if is_whole {
-            ("completed", "response.completed")
-        } else {
-            ("incomplete", "response.incomplete")
-        };
+        let status = status(&self.stop);
+        let name = if status == "completed" { "response.completed" } else { "response.incomplete" };
         let (head, stop, usage) = (self.head.clone(), self.stop.clone(), self.usage);
         self.event(out, name, |to| {
             to.object("response", |to| {
