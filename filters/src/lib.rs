@@ -17,6 +17,7 @@ pub mod settle;
 
 pub mod protocol;
 pub mod translate;
+pub mod operations;
 pub mod tokens;
 pub mod providers;
 pub mod rejection;

@@ -21,7 +21,7 @@ mod first;
 mod usage;
 
 pub use first::{First, FirstEvent, named_status};
-use usage::Lenient;
+pub(crate) use usage::Lenient;
 pub use usage::Usage;
 pub(crate) use usage::WireUsage;
 

@@ -13,7 +13,7 @@ pub mod cost;
 mod dialect;
 pub(crate) mod top;
 mod text;
-mod check;
+pub(crate) mod check;
 mod repr;
 
 pub use request::{Request, Rewrite};

@@ -26,7 +26,7 @@ mod frames;
 mod lines;
 mod names;
 mod object;
-mod out;
+pub(crate) mod out;
 mod packets;
 pub(crate) mod quirks;
 pub(crate) mod schema;

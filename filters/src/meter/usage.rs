@@ -258,7 +258,7 @@ impl<'de> Deserialize<'de> for Count {
 
 /// An object; anything else reads as nothing.
 #[derive(Debug)]
-pub(super) struct Lenient<T>(pub(super) Option<T>);
+pub(crate) struct Lenient<T>(pub(crate) Option<T>);
 
 impl<T> Default for Lenient<T> {
     fn default() -> Self {

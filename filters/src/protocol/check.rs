@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::json::is_null;
 use super::text::{Content, Shape};
-use super::top::Top;
+use super::top::{Format, Top};
 use crate::rejection::Rejection;
 use crate::validate::{self, Bounds, Faults, Field, Kind};
 
@@ -14,7 +14,7 @@ const ECHO_BELOW: usize = 16 << 10;
 /// Most servers that one request may name.
 const MAX_SERVER_IDS: usize = 50;
 
-pub(super) const WHOLE: Kind = Kind::Whole(Bounds { at_least: None, above: None, at_most: None });
+pub(crate) const WHOLE: Kind = Kind::Whole(Bounds { at_least: None, above: None, at_most: None });
 
 /// The gateway's own field for whoever groups calls; the same in every format.
 pub(super) const SESSION_LABEL: Field = Field::new(
@@ -31,7 +31,7 @@ pub(super) const MCP_SERVER_IDS: Field = Field::new(
 );
 
 /// A lenient boolean; `None` when it cannot be read.
-pub(super) fn truthy(raw: &str) -> Option<bool> {
+pub(crate) fn truthy(raw: &str) -> Option<bool> {
     match raw {
         "true" => Some(true),
         "false" | "null" => Some(false),
@@ -40,7 +40,7 @@ pub(super) fn truthy(raw: &str) -> Option<bool> {
 }
 
 /// A token count: negatives count as 0, unreadable ones as absent.
-pub(super) fn tokens(raw: &RawValue) -> Option<u64> {
+pub(crate) fn tokens(raw: &RawValue) -> Option<u64> {
     let value: Value = serde_json::from_str(raw.get()).ok()?;
     let tokens = validate::lax_int(&value).ok()?;
     Some(u64::try_from(tokens).unwrap_or(0))
@@ -51,9 +51,15 @@ pub(super) fn tokens(raw: &RawValue) -> Option<u64> {
 /// # Errors
 /// `invalid_json` when it is not one JSON document; `invalid_fields`, listing every fault in the order in which the
 /// fields are declared.
-pub(super) fn read<'a>(
-    format: &'static super::top::Format,
+pub(super) fn read<'a>(format: &'static Format, body: &'a [u8]) -> Result<Top<'a>, Rejection> {
+    read_with(format, body, check)
+}
+
+/// As [`read`], where `check` looks at each declared field.
+pub(crate) fn read_with<'a>(
+    format: &'static Format,
     body: &'a [u8],
+    check: impl Fn(&mut Faults, &Top<'_>, &Field),
 ) -> Result<Top<'a>, Rejection> {
     // A string that is passed over is not looked into, and no provider takes what is no text.
     let is_text = std::str::from_utf8(body).map(drop);
@@ -79,7 +85,8 @@ fn repeated(faults: &mut Faults, loc: &[Value]) {
     faults.add("value_error", loc, message, Value::Null, json!({"error": {}}));
 }
 
-fn check(faults: &mut Faults, top: &Top<'_>, field: &Field) {
+/// Checks one declared field.
+pub(crate) fn check(faults: &mut Faults, top: &Top<'_>, field: &Field) {
     if top.format.prompt.contains(&field.name) {
         return prompt(faults, field, top.content(field.name), top.format.needs_role);
     }
@@ -217,7 +224,7 @@ fn uuid(text: &str) -> Result<(), String> {
     }
 }
 
-fn missing(faults: &mut Faults, name: &str) {
+pub(crate) fn missing(faults: &mut Faults, name: &str) {
     let loc = ["body".into(), name.into()];
     faults.add("missing", &loc, "Field required", json!({}), Value::Null);
 }
@@ -275,7 +282,7 @@ fn texts(faults: &mut Faults, loc: &[Value; 2], value: &Value, raw: &RawValue) {
 }
 
 /// The value as `input` of a fault; nothing of a large one.
-fn echo(raw: &RawValue) -> Value {
+pub(crate) fn echo(raw: &RawValue) -> Value {
     if raw.get().len() > ECHO_BELOW {
         return Value::Null;
     }

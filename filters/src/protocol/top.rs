@@ -48,37 +48,37 @@ const USER: &str = "user";
 
 /// What a request of one wire format is read by.
 #[derive(Debug)]
-pub(super) struct Format {
+pub(crate) struct Format {
     /// What the gateway reads of it, in the order in which faults are listed.
-    pub(super) fields: &'static [Field],
+    pub(crate) fields: &'static [Field],
     /// Those of the fields that hold the prompt: their text is counted on the way.
-    pub(super) prompt: &'static [&'static str],
+    pub(crate) prompt: &'static [&'static str],
     /// Whether every message must say its role.
-    pub(super) needs_role: bool,
+    pub(crate) needs_role: bool,
     /// Fields that only OpenAI itself is meant to get.
-    pub(super) codex: &'static [&'static str],
+    pub(crate) codex: &'static [&'static str],
     /// Fields that some provider wants otherwise, declared or not.
-    pub(super) noted: &'static [&'static str],
+    pub(crate) noted: &'static [&'static str],
 }
 
 /// The top level of a request.
 #[derive(Debug)]
-pub(super) struct Top<'a> {
+pub(crate) struct Top<'a> {
     pub(super) format: &'static Format,
     known: Vec<(&'static str, &'a RawValue)>,
     /// Those of the fields that are noted, however often they are there.
     pub(super) noted: Vec<(&'static str, &'a RawValue)>,
     prompt: Vec<(&'static str, Content<'a>)>,
     /// The gateway's own and the steering fields.
-    pub(super) unwanted: Vec<&'a RawValue>,
+    pub(crate) unwanted: Vec<&'a RawValue>,
     /// What only OpenAI itself is meant to get.
     pub(super) codex: Vec<&'a RawValue>,
     /// Gateway fields that ask for something.
     pub(super) features: Vec<&'static str>,
     seen: Vec<&'static str>,
     /// A known field that is there twice.
-    pub(super) repeated: Option<&'static str>,
-    pub(super) is_object: bool,
+    pub(crate) repeated: Option<&'static str>,
+    pub(crate) is_object: bool,
 }
 
 impl<'a> Top<'a> {
@@ -106,17 +106,17 @@ impl<'a> Top<'a> {
     }
 
     /// A field that holds no prompt, as sent, null included.
-    pub(super) fn raw(&self, name: &str) -> Option<&'a RawValue> {
+    pub(crate) fn raw(&self, name: &str) -> Option<&'a RawValue> {
         self.known.iter().find(|(known, _)| *known == name).map(|(_, raw)| *raw)
     }
 
     /// A field that holds no prompt; null is as good as absent.
-    pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.raw(name).filter(|raw| !json::is_null(raw))
     }
 
     /// A string that is not empty.
-    pub(super) fn text(&self, name: &str) -> Option<String> {
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
         self.get(name).and_then(json::text).filter(|text| !text.is_empty())
     }
 

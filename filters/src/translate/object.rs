@@ -63,17 +63,17 @@ pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Object<'a> {
     /// The fields of `raw`; `None` when it is no object.
-    pub(super) fn read(raw: &'a RawValue) -> Option<Self> {
+    pub(crate) fn read(raw: &'a RawValue) -> Option<Self> {
         raw.get().starts_with('{').then(|| serde_json::from_str(raw.get()).ok()).flatten()
     }
 
     /// The fields of a document.
-    pub(super) fn document(body: &'a [u8]) -> Result<Self, Fault> {
+    pub(crate) fn document(body: &'a [u8]) -> Result<Self, Fault> {
         serde_json::from_slice(body).map_err(|_| Fault::new("", "is not a JSON object"))
     }
 
     /// Every field that is not null.
-    pub(super) fn fields(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
         self.0.iter().map(|(name, value)| (&**name, *value))
     }
 
@@ -83,61 +83,61 @@ impl<'a> Object<'a> {
     }
 
     /// The value of a field.
-    pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| *value)
     }
 
     /// A text.
-    pub(super) fn text(&self, name: &str) -> Result<Option<Text<'a>>, Fault> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<Text<'a>>, Fault> {
         let Some(raw) = self.get(name) else { return Ok(None) };
         Text::read(raw).map(Some).ok_or_else(|| Fault::new(name, "must be a string"))
     }
 
     /// A text that must be there.
-    pub(super) fn needs_text(&self, name: &str) -> Result<Text<'a>, Fault> {
+    pub(crate) fn needs_text(&self, name: &str) -> Result<Text<'a>, Fault> {
         self.text(name)?.ok_or_else(|| Fault::new(name, "is required: a string"))
     }
 
     /// A text, or nothing where it is something else.
-    pub(super) fn maybe_text(&self, name: &str) -> Option<Text<'a>> {
+    pub(crate) fn maybe_text(&self, name: &str) -> Option<Text<'a>> {
         self.get(name).and_then(Text::read)
     }
 
     /// An object.
-    pub(super) fn object(&self, name: &str) -> Result<Option<Object<'a>>, Fault> {
+    pub(crate) fn object(&self, name: &str) -> Result<Option<Object<'a>>, Fault> {
         let Some(raw) = self.get(name) else { return Ok(None) };
         Object::read(raw).map(Some).ok_or_else(|| Fault::new(name, "must be an object"))
     }
 
     /// An object that must be there.
-    pub(super) fn needs_object(&self, name: &str) -> Result<Object<'a>, Fault> {
+    pub(crate) fn needs_object(&self, name: &str) -> Result<Object<'a>, Fault> {
         self.object(name)?.ok_or_else(|| Fault::new(name, "is required: an object"))
     }
 
     /// An object, or nothing where it is something else.
-    pub(super) fn maybe_object(&self, name: &str) -> Object<'a> {
+    pub(crate) fn maybe_object(&self, name: &str) -> Object<'a> {
         self.get(name).and_then(Object::read).unwrap_or_default()
     }
 
     /// A list of objects.
-    pub(super) fn objects(&self, name: &str) -> Result<Vec<Object<'a>>, Fault> {
+    pub(crate) fn objects(&self, name: &str) -> Result<Vec<Object<'a>>, Fault> {
         let Some(raw) = self.get(name) else { return Ok(Vec::new()) };
         serde_json::from_str(raw.get()).map_err(|_| Fault::new(name, "must be a list of objects"))
     }
 
     /// A list of objects, or nothing where it is something else.
-    pub(super) fn maybe_objects(&self, name: &str) -> Vec<Object<'a>> {
+    pub(crate) fn maybe_objects(&self, name: &str) -> Vec<Object<'a>> {
         self.objects(name).unwrap_or_default()
     }
 
     /// A list of values.
-    pub(super) fn list(&self, name: &str) -> Result<Vec<&'a RawValue>, Fault> {
+    pub(crate) fn list(&self, name: &str) -> Result<Vec<&'a RawValue>, Fault> {
         let Some(raw) = self.get(name) else { return Ok(Vec::new()) };
         serde_json::from_str(raw.get()).map_err(|_| Fault::new(name, "must be a list"))
     }
 
     /// A flag; anything else is none.
-    pub(super) fn flag(&self, name: &str) -> Option<bool> {
+    pub(crate) fn flag(&self, name: &str) -> Option<bool> {
         match self.get(name)?.get() {
             "true" => Some(true),
             "false" => Some(false),
@@ -146,12 +146,12 @@ impl<'a> Object<'a> {
     }
 
     /// A whole number from zero on; anything else is none.
-    pub(super) fn count(&self, name: &str) -> Option<u64> {
+    pub(crate) fn count(&self, name: &str) -> Option<u64> {
         self.get(name)?.get().parse().ok()
     }
 
     /// What its `type` says.
-    pub(super) fn kind(&self) -> Text<'a> {
+    pub(crate) fn kind(&self) -> Text<'a> {
         self.maybe_text("type").unwrap_or_default()
     }
 }

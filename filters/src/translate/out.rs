@@ -6,54 +6,54 @@ use super::object::Object;
 use super::text::Text;
 
 /// A value that is about to be written.
-pub(super) struct Slot<'o>(&'o mut Vec<u8>);
+pub(crate) struct Slot<'o>(&'o mut Vec<u8>);
 
 /// The fields of an object that is being written.
-pub(super) struct Fields<'o> {
+pub(crate) struct Fields<'o> {
     out: &'o mut Vec<u8>,
     is_first: bool,
 }
 
 /// The items of a list that is being written.
-pub(super) struct Items<'o> {
+pub(crate) struct Items<'o> {
     out: &'o mut Vec<u8>,
     is_first: bool,
 }
 
 /// Writes an object to the end of `out`.
-pub(super) fn object(out: &mut Vec<u8>, write: impl FnOnce(&mut Fields<'_>)) {
+pub(crate) fn object(out: &mut Vec<u8>, write: impl FnOnce(&mut Fields<'_>)) {
     Slot(out).object(write);
 }
 
 /// Writes a list to the end of `out`.
-pub(super) fn list(out: &mut Vec<u8>, write: impl FnOnce(&mut Items<'_>)) {
+pub(crate) fn list(out: &mut Vec<u8>, write: impl FnOnce(&mut Items<'_>)) {
     Slot(out).list(write);
 }
 
 impl Slot<'_> {
-    pub(super) fn object(self, write: impl FnOnce(&mut Fields<'_>)) {
+    pub(crate) fn object(self, write: impl FnOnce(&mut Fields<'_>)) {
         self.0.push(b'{');
         write(&mut Fields { out: self.0, is_first: true });
         self.0.push(b'}');
     }
 
-    pub(super) fn list(self, write: impl FnOnce(&mut Items<'_>)) {
+    pub(crate) fn list(self, write: impl FnOnce(&mut Items<'_>)) {
         self.0.push(b'[');
         write(&mut Items { out: self.0, is_first: true });
         self.0.push(b']');
     }
 
     /// A value that is JSON already.
-    pub(super) fn json(self, json: &str) {
+    pub(crate) fn json(self, json: &str) {
         self.0.extend_from_slice(json.as_bytes());
     }
 
-    pub(super) fn text(self, text: &Text<'_>) {
+    pub(crate) fn text(self, text: &Text<'_>) {
         self.texts(&[text.escaped()]);
     }
 
     /// One string of several pieces, each escaped already.
-    pub(super) fn texts(self, pieces: &[&str]) {
+    pub(crate) fn texts(self, pieces: &[&str]) {
         self.0.push(b'"');
         for piece in pieces {
             self.0.extend_from_slice(piece.as_bytes());
@@ -64,7 +64,7 @@ impl Slot<'_> {
 
 impl Fields<'_> {
     /// The value of `name`, a name that needs no escape.
-    pub(super) fn field(&mut self, name: &str) -> Slot<'_> {
+    pub(crate) fn field(&mut self, name: &str) -> Slot<'_> {
         if !std::mem::take(&mut self.is_first) {
             self.out.push(b',');
         }
@@ -74,64 +74,64 @@ impl Fields<'_> {
         Slot(self.out)
     }
 
-    pub(super) fn raw(&mut self, name: &str, value: &RawValue) {
+    pub(crate) fn raw(&mut self, name: &str, value: &RawValue) {
         self.field(name).json(value.get());
     }
 
-    pub(super) fn json(&mut self, name: &str, json: &str) {
+    pub(crate) fn json(&mut self, name: &str, json: &str) {
         self.field(name).json(json);
     }
 
-    pub(super) fn text(&mut self, name: &str, text: &Text<'_>) {
+    pub(crate) fn text(&mut self, name: &str, text: &Text<'_>) {
         self.field(name).text(text);
     }
 
     /// A word of ours: it needs no escape.
-    pub(super) fn word(&mut self, name: &str, word: &str) {
+    pub(crate) fn word(&mut self, name: &str, word: &str) {
         self.field(name).texts(&[word]);
     }
 
-    pub(super) fn number(&mut self, name: &str, number: u64) {
+    pub(crate) fn number(&mut self, name: &str, number: u64) {
         self.field(name).json(&number.to_string());
     }
 
-    pub(super) fn flag(&mut self, name: &str, flag: bool) {
+    pub(crate) fn flag(&mut self, name: &str, flag: bool) {
         self.field(name).json(if flag { "true" } else { "false" });
     }
 
-    pub(super) fn null(&mut self, name: &str) {
+    pub(crate) fn null(&mut self, name: &str) {
         self.field(name).json("null");
     }
 
-    pub(super) fn maybe_raw(&mut self, name: &str, value: Option<&RawValue>) {
+    pub(crate) fn maybe_raw(&mut self, name: &str, value: Option<&RawValue>) {
         if let Some(value) = value {
             self.raw(name, value);
         }
     }
 
-    pub(super) fn maybe_text(&mut self, name: &str, text: Option<&Text<'_>>) {
+    pub(crate) fn maybe_text(&mut self, name: &str, text: Option<&Text<'_>>) {
         if let Some(text) = text {
             self.text(name, text);
         }
     }
 
-    pub(super) fn object(&mut self, name: &str, write: impl FnOnce(&mut Fields<'_>)) {
+    pub(crate) fn object(&mut self, name: &str, write: impl FnOnce(&mut Fields<'_>)) {
         self.field(name).object(write);
     }
 
-    pub(super) fn list(&mut self, name: &str, write: impl FnOnce(&mut Items<'_>)) {
+    pub(crate) fn list(&mut self, name: &str, write: impl FnOnce(&mut Items<'_>)) {
         self.field(name).list(write);
     }
 
     /// Every field of `object`.
-    pub(super) fn copy(&mut self, object: &Object<'_>) {
+    pub(crate) fn copy(&mut self, object: &Object<'_>) {
         for (name, value) in object.fields() {
             self.raw(Text::of(name).escaped(), value);
         }
     }
 
     /// Fields that are JSON already, without braces.
-    pub(super) fn splice(&mut self, fields: &str) {
+    pub(crate) fn splice(&mut self, fields: &str) {
         if fields.is_empty() {
             return;
         }
@@ -143,14 +143,14 @@ impl Fields<'_> {
 }
 
 impl Items<'_> {
-    pub(super) fn item(&mut self) -> Slot<'_> {
+    pub(crate) fn item(&mut self) -> Slot<'_> {
         if !std::mem::take(&mut self.is_first) {
             self.out.push(b',');
         }
         Slot(self.out)
     }
 
-    pub(super) fn object(&mut self, write: impl FnOnce(&mut Fields<'_>)) {
+    pub(crate) fn object(&mut self, write: impl FnOnce(&mut Fields<'_>)) {
         self.item().object(write);
     }
 }

@@ -9,6 +9,8 @@ use crate::protocol::{Protocol, Request};
 use crate::providers::{self, DEFAULT_LOCATION, Family};
 use crate::translate::{Spoken, Wire, quirks};
 
+mod operation;
+
 /// Azure OpenAI's API version where none is set.
 const AZURE_VERSION: &str = "preview";
 /// Azure AI Inference's.
@@ -82,21 +84,8 @@ impl Upstream {
     fn path(&self, wire: Wire, model: &str, stream: bool) -> Result<PathAndQuery, NoWay> {
         let base = &*self.base_path;
         let made = match self.kind.family {
-            Family::Gemini => {
-                let version =
-                    if is_versioned(base, &["v1", "v1beta", "v1alpha"]) { "" } else { "/v1beta" };
-                let model = match model.split_once('/') {
-                    Some((kind @ ("models" | "tunedModels"), name)) => {
-                        format!("{kind}/{}", segment(name)?)
-                    }
-                    _ => format!("models/{}", segment(model)?),
-                };
-                format!("{base}{version}/{model}:{}", generate(stream))
-            }
-            Family::Vertex => {
-                let (within, model) = (self.project_path("v1beta1")?, segment(model)?);
-                format!("{base}{within}/publishers/google/models/{model}:{}", generate(stream))
-            }
+            Family::Gemini => self.gemini(model, generate(stream))?,
+            Family::Vertex => self.vertex(model, generate(stream))?,
             Family::VertexAnthropic => {
                 let (within, model) = (self.project_path("v1")?, segment(model)?);
                 let call = if stream { "streamRawPredict" } else { "rawPredict" };
@@ -134,6 +123,26 @@ impl Upstream {
             _ => return Ok(self.paths[fixed(wire)].clone()),
         };
         made.parse().map_err(|_| NoWay::Model)
+    }
+
+    /// A call of one of Google's models.
+    fn gemini(&self, model: &str, call: &str) -> Result<String, NoWay> {
+        let base = &*self.base_path;
+        let is_complete = is_versioned(base, &["v1", "v1beta", "v1alpha"]);
+        let version = if is_complete { "" } else { "/v1beta" };
+        let model = match model.split_once('/') {
+            Some((kind @ ("models" | "tunedModels"), name)) => {
+                format!("{kind}/{}", segment(name)?)
+            }
+            _ => format!("models/{}", segment(model)?),
+        };
+        Ok(format!("{base}{version}/{model}:{call}"))
+    }
+
+    /// The same within a project.
+    fn vertex(&self, model: &str, call: &str) -> Result<String, NoWay> {
+        let (base, within) = (&*self.base_path, self.project_path("v1beta1")?);
+        Ok(format!("{base}{within}/publishers/google/models/{}:{call}", segment(model)?))
     }
 
     /// The folder of a Google project; without a setting it is the project of the credentials.

@@ -1,0 +1,1 @@
+//! The operations, as a gateway asks for them.
