@@ -3,7 +3,11 @@
 pub mod addresses;
 mod request;
 mod body;
+mod spool;
+mod form;
+mod gates;
 mod generate;
+mod operations;
 pub mod breaker;
 mod call;
 mod open;

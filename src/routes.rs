@@ -1,6 +1,7 @@
 //! Every public path: method, credential, handler. The index of the product.
 
 use http::Method;
+use otari_filters::operations::{self, Kind};
 use otari_filters::protocol::Protocol;
 
 /// Which credential a route needs.
@@ -35,6 +36,8 @@ pub enum Handler {
     Metrics,
     /// A generation, in one of three APIs.
     Generate(Protocol),
+    /// One of the operations beside it.
+    Operation(operations::Kind),
     /// How many tokens a messages request has.
     CountTokens,
     /// OpenAI responses over a WebSocket: only says how to call it.
@@ -125,6 +128,22 @@ pub static ROUTES: &[Route] = &[
     route(Method::POST, "/v1/messages/count_tokens", Credential::Key, Handler::CountTokens),
     route(Method::POST, "/v1/responses", Credential::Key, Handler::Generate(Protocol::Responses)),
     route(Method::GET, "/v1/responses", Credential::Open, Handler::ResponsesSocket),
+    route(Method::POST, "/v1/embeddings", Credential::Key, Handler::Operation(Kind::Embeddings)),
+    route(Method::POST, "/v1/moderations", Credential::Key, Handler::Operation(Kind::Moderations)),
+    route(Method::POST, "/v1/rerank", Credential::Key, Handler::Operation(Kind::Rerank)),
+    route(
+        Method::POST,
+        "/v1/images/generations",
+        Credential::Key,
+        Handler::Operation(Kind::Images),
+    ),
+    route(
+        Method::POST,
+        "/v1/audio/transcriptions",
+        Credential::Key,
+        Handler::Operation(Kind::Transcription),
+    ),
+    route(Method::POST, "/v1/audio/speech", Credential::Key, Handler::Operation(Kind::Speech)),
     route(Method::POST, "/v1/keys", Credential::Master, Handler::Keys),
     route(Method::GET, "/v1/keys", Credential::Master, Handler::Keys),
     route(Method::GET, "/v1/keys/{id}", Credential::Master, Handler::Keys),
@@ -186,11 +205,17 @@ pub static ROUTES: &[Route] = &[
 ];
 
 /// Generation routes that people call without their prefix.
-const BARE: [(&str, &str); 4] = [
+const BARE: [(&str, &str); 10] = [
     ("/chat/completions", "/v1/chat/completions"),
     ("/messages", "/v1/messages"),
     ("/messages/count_tokens", "/v1/messages/count_tokens"),
     ("/responses", "/v1/responses"),
+    ("/embeddings", "/v1/embeddings"),
+    ("/moderations", "/v1/moderations"),
+    ("/rerank", "/v1/rerank"),
+    ("/images/generations", "/v1/images/generations"),
+    ("/audio/transcriptions", "/v1/audio/transcriptions"),
+    ("/audio/speech", "/v1/audio/speech"),
 ];
 
 /// Whose routes there are.

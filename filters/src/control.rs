@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::allow::AllowList;
 use crate::money::MicroUsd;
 use crate::prices::Prices;
+use crate::providers::Operation;
 use crate::rejection::Rejection;
 use crate::secret::Secret;
 use crate::settle::{Cost, Finished};
@@ -69,6 +70,8 @@ pub struct Wanted<'a> {
     pub model: &'a str,
     /// The caller wants no router to choose: a policy's default serves (`Otari-Router: off`).
     pub no_router: bool,
+    /// What it is wanted for; [`Operation::Chat`] stands for generations in whatever format.
+    pub operation: Operation,
 }
 
 /// Where a request may go.

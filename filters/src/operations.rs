@@ -100,8 +100,13 @@ impl Kind {
     }
 
     /// The fields of a request, in the order in which faults are listed: of a body, or of a form.
-    pub fn fields(self) -> &'static [Field] {
+    pub const fn fields(self) -> &'static [Field] {
         fields::of(self)
+    }
+
+    /// The fields of its query.
+    pub const fn query_fields(self) -> &'static [Field] {
+        fields::query_of(self)
     }
 
     /// Whether a model without a price is refused where prices are required.

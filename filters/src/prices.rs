@@ -126,6 +126,16 @@ impl Prices {
         .or_zero()
     }
 
+    /// What so many images cost: the input's price is USD for one.
+    pub fn images(&self, images: u64) -> MicroUsd {
+        cost(&[(images.saturating_mul(1_000_000), self.input)]).or_zero()
+    }
+
+    /// What so many calls cost that are charged by the call: the input's price is USD for a million.
+    pub fn calls(&self, calls: u64) -> MicroUsd {
+        cost(&[(calls, self.input)]).or_zero()
+    }
+
     /// The dearest rates that a request of at most so many input tokens can meet: cached or not, whichever of the tiers
     /// up to there its true length falls into.
     pub fn ceiling(&self, input_tokens: u64) -> Ceiling {

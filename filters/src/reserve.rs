@@ -6,6 +6,41 @@
 use crate::money::MicroUsd;
 use crate::prices::Prices;
 
+/// What a call is charged by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Measure {
+    /// The tokens that the provider counts.
+    #[default]
+    Tokens,
+    /// So many images; the input's price is USD for one.
+    Images(u64),
+    /// The call itself; the input's price is USD for a million. It is recorded as free where there is no price.
+    Moderation,
+    /// The call itself; the input's price is USD for a million.
+    Call,
+}
+
+impl Measure {
+    /// What the call costs, whatever the provider counts; `None`: nobody knows, or it is for its tokens.
+    pub fn cost(self, prices: Option<&Prices>) -> Option<MicroUsd> {
+        match self {
+            Self::Tokens => None,
+            Self::Images(images) => prices.map(|prices| prices.images(images)),
+            Self::Moderation => Some(prices.map_or(MicroUsd::ZERO, |prices| prices.calls(1))),
+            Self::Call => prices.map(|prices| prices.calls(1)),
+        }
+    }
+
+    /// Prompt, completion and total of a row whose call is not charged by tokens, as the reference gateway has them.
+    pub fn row_tokens(self) -> (Option<u64>, Option<u64>, Option<u64>) {
+        match self {
+            Self::Tokens => (None, None, None),
+            Self::Moderation => (None, Some(0), None),
+            Self::Images(_) | Self::Call => (Some(0), Some(0), Some(0)),
+        }
+    }
+}
+
 /// What a request is expected to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Estimate {
@@ -13,6 +48,8 @@ pub struct Estimate {
     pub prompt_tokens: u64,
     /// Declared or default output, for all choices together.
     pub output_tokens: u64,
+    /// What the call is charged by.
+    pub measure: Measure,
 }
 
 impl Estimate {
@@ -26,7 +63,18 @@ impl Estimate {
         Self {
             prompt_tokens: prompt_chars.div_ceil(4),
             output_tokens: declared.unwrap_or(default_output).saturating_mul(choices),
+            measure: Measure::Tokens,
         }
+    }
+
+    /// Of a call without output, such as embeddings; `tokens`: input that came as numbers, beside the text.
+    pub fn of_input(chars: u64, tokens: u64) -> Self {
+        Self { prompt_tokens: chars.div_ceil(4).saturating_add(tokens), ..Self::default() }
+    }
+
+    /// Of a call that is not charged by tokens.
+    pub fn by(measure: Measure) -> Self {
+        Self { measure, ..Self::default() }
     }
 
     /// What a stream holds at first: its output grows in steps of `step`.
@@ -37,6 +85,9 @@ impl Estimate {
 
     /// The hold; nothing for an unpriced model.
     pub fn cost(&self, prices: Option<&Prices>) -> MicroUsd {
+        if self.measure != Measure::Tokens {
+            return self.measure.cost(prices).unwrap_or_default();
+        }
         prices.map_or(MicroUsd::ZERO, |prices| self.with_output(self.output_tokens, prices))
     }
 
@@ -91,6 +142,20 @@ mod tests {
         assert_eq!(estimate.cost(Some(&with(101))), MicroUsd(500), "not reached");
         assert_eq!(estimate.cost(Some(&with(100))), MicroUsd(100 * 8 + 200));
         assert_eq!(estimate.more_output(7, &with(100)), MicroUsd(140));
+    }
+
+    #[test]
+    fn images_and_calls_are_held_at_their_own_price() {
+        // 0.04 USD an image; as a price of a million calls it is next to nothing.
+        let prices = Prices::new(Rate(4_000_000), Rate::default());
+        let held = |measure| Estimate::by(measure).cost(Some(&prices));
+        assert_eq!(held(Measure::Images(3)), MicroUsd(120_000));
+        assert_eq!(held(Measure::Call), MicroUsd::ZERO);
+        let dear = Prices::new(Rate(600_000_000_000), Rate::default());
+        assert_eq!(Estimate::by(Measure::Call).cost(Some(&dear)), MicroUsd(6_000));
+        assert_eq!(Measure::Moderation.cost(None), Some(MicroUsd::ZERO));
+        assert_eq!(Measure::Call.cost(None), None);
+        assert_eq!(Estimate::of_input(397, 100).cost(Some(&prices)), MicroUsd(8));
     }
 
     #[test]

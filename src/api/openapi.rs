@@ -16,6 +16,7 @@
 
 mod document;
 mod generation;
+mod operations;
 mod index;
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub(super) struct Operation {
     summary: &'static str,
     query: &'static [Field],
     body: Option<&'static [Field]>,
+    /// The body is a form, and its field `file` a file.
+    is_form: bool,
     /// What becomes of other fields of the body.
     others: Others,
     success: Success,
@@ -90,6 +93,7 @@ impl Operation {
             summary,
             query: &[],
             body: None,
+            is_form: false,
             others: Others::Ignored,
             success: Success::Nothing,
             refusals: &[],

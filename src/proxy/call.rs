@@ -1,18 +1,98 @@
 //! A call on its way: what its steps hand to each other, and why one of them may stop it.
 
 use bytes::Bytes;
+use http::HeaderValue;
 use otari_filters::control::{Attempt, Plan};
-use otari_filters::protocol::Request;
+use otari_filters::operations::{self, Form, Kind};
 use otari_filters::protocol::name::ModelName;
-use otari_filters::rejection::Rejection;
+use otari_filters::protocol::{Protocol, Request};
+use otari_filters::rejection::{Code, Rejection};
 use pingora_core::prelude::Error;
 
 use crate::proxy::body;
 use crate::proxy::open::Open;
+use crate::proxy::spool::Spooled;
 
-/// A generation that has passed the gates.
+/// What is asked of a provider.
+pub(super) enum Asked {
+    /// A conversation's next turn, in one of three APIs.
+    Generation(Request),
+    /// One of the operations beside it.
+    Operation(Operation),
+}
+
+/// One of the operations beside generation.
+pub(super) struct Operation {
+    pub(super) asked: operations::Asked,
+    /// The form and its file, where the request is one.
+    pub(super) upload: Option<(Form, Spooled)>,
+}
+
+impl Asked {
+    /// The format of the caller, as far as errors and names go.
+    pub(super) fn protocol(&self) -> Protocol {
+        match self {
+            Self::Generation(request) => request.protocol,
+            Self::Operation(_) => Protocol::Chat,
+        }
+    }
+
+    /// Whether a stream is asked for.
+    pub(super) fn streams(&self) -> bool {
+        match self {
+            Self::Generation(request) => request.stream,
+            Self::Operation(_) => false,
+        }
+    }
+
+    /// Whether the gateway alone asked for the usage of a stream.
+    pub(super) fn hides_usage(&self) -> bool {
+        match self {
+            Self::Generation(request) => request.hides_usage(),
+            Self::Operation(_) => false,
+        }
+    }
+
+    /// The selector as sent.
+    pub(super) fn model(&self) -> &str {
+        match self {
+            Self::Generation(request) => &request.model,
+            Self::Operation(operation) => &operation.asked.model,
+        }
+    }
+
+    /// The content type of an answer that passes, where the request decides it.
+    pub(super) fn content_type(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Generation(_) => None,
+            Self::Operation(operation) => operation.asked.content_type(),
+        }
+    }
+
+    /// Whether answers name the model.
+    fn names_model(&self) -> bool {
+        match self {
+            Self::Generation(_) => true,
+            Self::Operation(operation) => {
+                matches!(operation.asked.kind, Kind::Embeddings | Kind::Moderations)
+            }
+        }
+    }
+
+    /// A provider's failure as this route words it.
+    pub(super) fn worded(&self, mut rejection: Rejection) -> Rejection {
+        let is_bare =
+            rejection.code == Code::ProviderError && rejection.message == "LLM provider error";
+        if is_bare && matches!(self, Self::Operation(_)) {
+            rejection.message = "The request could not be completed by the provider".into();
+        }
+        rejection
+    }
+}
+
+/// A call that has passed the gates.
 pub(super) struct Call {
-    pub(super) request: Request,
+    pub(super) asked: Asked,
     pub(super) body: Bytes,
     /// `user` is the caller's own label and goes on to the provider.
     pub(super) keeps_user: bool,
@@ -31,8 +111,9 @@ impl Call {
 
     /// The name that answers show in the place of the provider's; `None`: they keep theirs.
     pub(super) fn shown_name(&self) -> Option<ModelName> {
-        let name = &self.request.model;
-        self.attempt().is_alias.then(|| ModelName::new(self.request.protocol, name))
+        let name = self.asked.model();
+        let is_shown = self.attempt().is_alias && self.asked.names_model();
+        is_shown.then(|| ModelName::new(self.asked.protocol(), name))
     }
 }
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use otari_filters::control::Attempt;
-use otari_filters::meter::Usage;
+use otari_filters::operations::Measured;
 use otari_filters::upstream::{self, ErrorClass, Upstream};
 use pingora_core::prelude::{Error, ErrorType};
 use pingora_core::protocols::http::client::HttpSession;
@@ -52,8 +52,8 @@ pub(super) struct Answer {
     pub(super) is_stream: bool,
     /// What is here of the body, decoded: of a stream up to the first event, of a document up to a megabyte.
     pub(super) first: Vec<Bytes>,
-    /// The document is here to its end; with its usage, if it tells.
-    pub(super) whole: Option<Option<Usage>>,
+    /// The document is here to its end; with what it tells.
+    pub(super) whole: Option<Measured>,
     pub(super) idle_timeout: Duration,
 }
 
@@ -124,7 +124,7 @@ pub(super) async fn run(
         Ok(answer) => return Ok(answer),
         Err(Failed::Attempt(failed)) => {
             fail(call, ctx, &failed);
-            let rejection = failed.rejection;
+            let rejection = call.asked.worded(failed.rejection);
             // A budget that stopped the walk is said as it is.
             match call.plan.attempts.len() {
                 2.. if rejection.code.is_providers() => upstream::exhausted(&rejection),
@@ -288,7 +288,7 @@ fn fail(call: &mut Call, ctx: &mut RequestContext, failed: &FailedAttempt) {
 fn note_failure(app: &App, call: &Call, upstream: &Upstream, failed: &FailedAttempt) {
     let reason = match failed.class {
         class if class.is_timeout() => "timeout",
-        _ if call.request.stream && !failed.had_begun => "build_error",
+        _ if call.asked.streams() && !failed.had_begun => "build_error",
         _ => "upstream_error",
     };
     let attempt = call.attempt();
@@ -328,7 +328,6 @@ async fn try_once(
     outgoing: &Outgoing,
 ) -> Result<Answer, Failed> {
     let upstream = &*attempt.upstream;
-    let protocol = call.request.protocol;
     let proof = authorize(app, s, watch, upstream).await?;
     let limits = &app.config.limits;
     let known = app.addresses.find(upstream, limits.connect_timeout, Instant::now()).await?;
@@ -338,9 +337,8 @@ async fn try_once(
     call.open.mark_sent();
     let sending = connect::send(s, watch, up, &peer, upstream, outgoing, &proof);
     let (mut up, sent) = sending.await;
-    let inbound = outgoing.inbound.as_ref();
     let received = match sent {
-        Ok(()) => receive::first_piece(s, watch, &mut up, attempt, protocol, inbound).await,
+        Ok(()) => receive::first_piece(s, watch, &mut up, attempt, &outgoing.reading).await,
         Err(failed) => Err(failed),
     };
     match received {

@@ -1,25 +1,21 @@
-//! Generations: chat completions, messages, responses. The gates in their order, then the exchange.
-//!
-//! The order is the reference gateway's, except that credentials are checked before the body is read. Where a platform
-//! decides there is one gate, `resolve`: nobody here pays, and so nothing is limited, priced or held.
+//! Generations: chat completions, messages, responses. The gates, then the exchange.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::StatusCode;
-use otari_filters::control::{Caller, Claim, Plan, Reservation, Wanted};
-use otari_filters::prices::Prices;
+use otari_filters::control::{Caller, Wanted};
 use otari_filters::protocol::{Protocol, Request, messages};
+use otari_filters::providers::Operation;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::reserve::Estimate;
 use otari_filters::{route, tokens};
 use pingora_proxy::Session;
 
 use crate::app::{App, Mode};
-use crate::proxy::call::{Call, Stop};
+use crate::proxy::call::{Asked, Call, Stop};
 use crate::proxy::exchange::Watch;
-use crate::proxy::open::{Open, Origin};
+use crate::proxy::gates::{self, Asks, Passed};
 use crate::proxy::reply::{self, JSON, Reply};
 use crate::proxy::{RequestContext, body, exchange, refusals, relay};
 
@@ -36,17 +32,13 @@ pub(super) async fn serve(
     ctx.outcome.model = Some(request.model.as_str().into());
     let no_router = !wants_router(s)?;
     let mut call = match pass_gates(app, ctx, request, body, no_router).await {
-        Err(Stop::Refused(refused)) => {
-            refusals::note(app, ctx, protocol, &refused).await;
-            return Err(Stop::Refused(refused));
+        Err(refused) => {
+            refusals::note(app, ctx, protocol.route(), Operation::Chat, &refused).await;
+            return Err(refused.into());
         }
-        passed => passed?,
+        Ok(call) => call,
     };
-    let result = answer(app, s, ctx, &mut call).await;
-    ctx.outcome.attempts = call.open.attempts();
-    ctx.outcome.usage = call.open.usage();
-    ctx.outcome.cost = call.open.cost();
-    result
+    answer(app, s, ctx, &mut call).await
 }
 
 /// How many tokens a messages request has: by the tokenizer of the model that it would go to, where that is known, else
@@ -82,7 +74,7 @@ async fn count_target(
     model: &str,
 ) -> Result<Option<Box<str>>, Rejection> {
     let Some(caller) = &ctx.caller else { return Ok(None) };
-    let wanted = Wanted { model, no_router: true };
+    let wanted = Wanted { model, no_router: true, operation: Operation::Chat };
     let payer = match caller {
         Caller::Key { user_id, .. } => user_id.as_deref(),
         Caller::Master | Caller::Bearer(_) => None,
@@ -95,22 +87,28 @@ async fn count_target(
 }
 
 /// Whether a router may choose among the targets of a policy.
-fn wants_router(s: &Session) -> Result<bool, Rejection> {
+pub(super) fn wants_router(s: &Session) -> Result<bool, Rejection> {
     let Some(said) = s.get_header("otari-router") else { return Ok(true) };
     // Anything but ASCII is neither word.
     route::wants_router(Some(said.to_str().unwrap_or("?")))
 }
 
 /// Asks the providers and passes the first answer on.
-async fn answer(
+pub(super) async fn answer(
     app: &Arc<App>,
     s: &mut Session,
     ctx: &mut RequestContext,
     call: &mut Call,
 ) -> Result<(), Stop> {
-    let mut watch = Watch::new(app, ctx.started, call.request.stream);
-    let answer = exchange::run(app, s, ctx, call, &mut watch).await?;
-    relay::run(app, s, ctx, call, &mut watch, answer).await
+    let mut watch = Watch::new(app, ctx.started, call.asked.streams());
+    let result = match exchange::run(app, s, ctx, call, &mut watch).await {
+        Ok(answer) => relay::run(app, s, ctx, call, &mut watch, answer).await,
+        Err(stop) => Err(stop),
+    };
+    ctx.outcome.attempts = call.open.attempts();
+    ctx.outcome.usage = call.open.usage();
+    ctx.outcome.cost = call.open.cost();
+    result
 }
 
 async fn pass_gates(
@@ -119,67 +117,20 @@ async fn pass_gates(
     request: Request,
     body: Bytes,
     no_router: bool,
-) -> Result<Call, Stop> {
-    let caller = ctx.caller.clone().ok_or_else(|| Rejection::internal("no caller"))?;
-    if request.model.trim().is_empty() {
-        let message = "Invalid request: model is required";
-        return Err(Rejection::new(Code::ModelNotFound, message).into());
-    }
-    let billed = app.control.bill(&caller, request.user.as_deref());
-    let billed = billed.map_err(|refused| name_user(refused, request.protocol))?;
-    ctx.user_id = billed.user_id.clone();
-    if let (Some(limiter), Some(user_id)) = (&app.limiter, &billed.user_id) {
-        let admitted = limiter.admit(user_id, Instant::now());
-        ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
-    }
-    // Where it would go decides whether it may and what it would cost; a name that leads nowhere is refused behind the
-    // budget gate.
-    let wanted = Wanted { model: &request.model, no_router };
-    let resolved = match app.control.resolve(&caller, billed.user_id.as_deref(), wanted).await {
-        Err(refused) if refused.code == Code::ModelNotPermitted => return Err(refused.into()),
-        resolved => resolved,
-    };
-    let estimate = estimate(app, &request);
-    let prices = resolved.as_ref().ok().and_then(|plan| plan.attempts[0].prices.clone());
-    let mut reservation: Option<Reservation> = None;
-    if let Some(user_id) = &billed.user_id {
-        let claim = Claim {
-            caller: &caller,
-            user_id,
-            attempts: resolved.as_ref().map_or(&[], |plan| plan.attempts.as_slice()),
-            estimate: estimate.cost(prices.as_deref()),
-            free: prices.as_ref().is_some_and(|prices| prices.is_free()),
-        };
-        reservation = Some(app.control.reserve(claim).await?);
-    }
-    let pays = reservation.is_some();
-    let origin = Origin {
-        request_id: ctx.id.clone(),
-        key_id: caller.key_id().cloned(),
-        user_id: billed.user_id,
+) -> Result<Call, Rejection> {
+    let asks = Asks {
+        model: &request.model,
+        user: request.user.as_deref(),
         endpoint: request.protocol.route(),
+        operation: Operation::Chat,
+        no_router,
+        estimate: estimate(app, &request),
+        needs_price: true,
         session_label: request.session_label.clone(),
-        started: ctx.started,
     };
-    // From here on every way out gives the hold back.
-    let mut open = Open::new(app.clone(), origin, estimate, reservation);
-    let plan = if pays { priced(app, &request, resolved, prices.as_deref())? } else { resolved? };
-    refuse_unserved(&request, pays)?;
-    ctx.plan_id = plan.request_id.clone();
-    open.set_plan(&plan);
-    // Agents put texts of their own into Anthropic's `metadata.user_id`; no platform asks for it.
-    let keeps_user = billed.keeps_label || (!pays && request.protocol == Protocol::Messages);
-    Ok(Call { request, body, keeps_user, plan, at: 0, open })
-}
-
-/// Says where the format has the user.
-fn name_user(mut refused: Rejection, protocol: Protocol) -> Rejection {
-    if protocol == Protocol::Messages
-        && matches!(refused.code, Code::UserRequired | Code::UserMismatch)
-    {
-        refused.message = refused.message.replace("'user' field", "'metadata.user_id'").into();
-    }
-    refused
+    let Passed { plan, open, keeps_user } = gates::pass(app, ctx, &asks).await?;
+    refuse_unserved(&request, matches!(app.mode, Mode::Standalone(_)))?;
+    Ok(Call { asked: Asked::Generation(request), body, keeps_user, plan, at: 0, open })
 }
 
 fn estimate(app: &App, request: &Request) -> Estimate {
@@ -187,29 +138,6 @@ fn estimate(app: &App, request: &Request) -> Estimate {
     let whole =
         Estimate::new(request.prompt_chars, request.declared_output, default, request.choices);
     if request.stream { whole.first_step(app.config.stream_hold_output_tokens) } else { whole }
-}
-
-/// The price gate, then the refusal of a name that leads nowhere.
-fn priced(
-    app: &App,
-    request: &Request,
-    resolved: Result<Plan, Rejection>,
-    prices: Option<&Prices>,
-) -> Result<Plan, Rejection> {
-    // A price would help neither.
-    let is_hopeless = resolved
-        .as_ref()
-        .is_err_and(|refused| matches!(refused.code, Code::AmbiguousModel | Code::Unsupported));
-    if app.settings.load().require_pricing && prices.is_none() && !is_hopeless {
-        let message = format!(
-            "No pricing configured for model '{}', and require_pricing is on. Add a price with POST /v1/pricing or \
-             in the pricing section of config.yml, set default_pricing to true for public list prices, or set \
-             require_pricing to false",
-            request.model
-        );
-        return Err(Rejection::new(Code::NoPrice, message));
-    }
-    resolved
 }
 
 /// Features of the reference that this version does not run are refused, never silently left out.

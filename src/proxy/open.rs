@@ -3,6 +3,8 @@
 //! However the request ends, this is settled exactly once: by `end` where the ending is known, else when it is dropped,
 //! which is also how a panic ends.
 
+mod reports;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,10 +12,11 @@ use std::time::Instant;
 use otari_filters::control::{Attempt, Plan, Reservation, Settling};
 use otari_filters::meter::Usage;
 use otari_filters::money::MicroUsd;
+use otari_filters::operations::Measured;
 use otari_filters::prices::Prices;
 use otari_filters::rejection::Rejection;
-use otari_filters::reserve::Estimate;
-use otari_filters::settle::{Finished, Report, ReportStatus, Status, UsageRecord};
+use otari_filters::reserve::{Estimate, Measure};
+use otari_filters::settle::{Finished, Status, UsageRecord};
 use otari_filters::upstream::ErrorClass;
 
 use crate::app::App;
@@ -217,6 +220,14 @@ impl Open {
         self.output_tokens = output_tokens;
     }
 
+    /// Takes over what a whole document told.
+    pub(super) fn observe_whole(&mut self, told: Measured) {
+        self.usage = told.usage;
+        if let (Measure::Images(_), Some(images)) = (self.estimate.measure, told.images) {
+            self.estimate.measure = Measure::Images(images);
+        }
+    }
+
     /// Lets the hold grow when the output has passed it.
     ///
     /// # Errors
@@ -255,60 +266,6 @@ impl Open {
         self.reports.extend(self.app.control.settle(finished));
     }
 
-    /// What the platform is told of an attempt that failed.
-    fn report(&self, is_final: bool, class: Option<ErrorClass>) -> Option<Report> {
-        Some(Report {
-            correlation_id: self.current.as_ref()?.id.clone()?,
-            status: ReportStatus::Error,
-            is_final_attempt: is_final,
-            session_label: self.origin.session_label.clone(),
-            usage: None,
-            error_class: class.map(|class| class.to_string().into()),
-        })
-    }
-
-    /// What the platform is told of the last attempt.
-    fn last_report(&self, ending: &Ending) -> Option<Report> {
-        let served = Report {
-            status: ReportStatus::Success,
-            usage: self.usage.map(|usage| usage.for_report()),
-            ..self.report(true, None)?
-        };
-        match ending {
-            Ending::Complete { .. } => Some(served),
-            Ending::Failed { class, .. } => self.report(true, *class),
-            Ending::Broken(_) => self.report(true, None),
-            // Nobody waits for an answer any more: what the attempt would have become is not known.
-            Ending::Cut { reason: "client_disconnected", .. } => {
-                let platform = self.app.config.platform.as_ref();
-                let wanted = platform.is_some_and(|platform| platform.report_disconnects);
-                let told = if self.usage.is_some() { served } else { self.report(true, None)? };
-                wanted.then_some(told)
-            }
-            Ending::Cut { .. } => self.report(true, None),
-        }
-    }
-
-    /// Waits until the platform has the reports of attempts that failed, at most as long as one report may take.
-    pub(super) async fn flush_reports(&mut self) {
-        let Some(platform) = &self.app.config.platform else { return };
-        let reports = std::mem::take(&mut self.reports).into_iter().chain(self.settling.take());
-        let all = futures_util::future::join_all(reports);
-        if tokio::time::timeout(platform.usage_timeout, all).await.is_err() {
-            tracing::warn!("a refusal left before the platform had its reports; they follow");
-        }
-    }
-
-    /// What the platform makes of the answer, to be waited for; `None`: nobody is asked.
-    pub(super) fn take_settling(&mut self) -> Option<Settling> {
-        self.settling.take()
-    }
-
-    /// Whether the answer is complete and the platform is known not to say what it cost. Said once.
-    pub(super) fn take_unpriced(&mut self) -> bool {
-        std::mem::take(&mut self.is_unpriced)
-    }
-
     /// The call is over. Durable when this returns; later calls do nothing.
     pub(super) fn end(&mut self, ending: &Ending) {
         if std::mem::replace(&mut self.is_settled, true) {
@@ -343,7 +300,10 @@ impl Open {
             }
             Ending::Cut { reason, status } => {
                 let produced = self.fill_tokens(&mut record);
-                record.cost = self.price(produced);
+                record.cost = match self.estimate.measure {
+                    Measure::Tokens => self.price(produced),
+                    measure => measure.cost(self.prices()),
+                };
                 record.error_message = Some((*reason).into());
                 record.status_code = Some(*status);
                 reason
@@ -366,6 +326,11 @@ impl Open {
     /// A complete answer: its usage, or what the configuration says of a stream without one.
     fn complete(&self, record: &mut UsageRecord, streamed: bool, is_held: bool) -> &'static str {
         record.status = Status::Success;
+        if self.estimate.measure != Measure::Tokens {
+            self.fill_tokens(record);
+            record.cost = self.estimate.measure.cost(self.prices());
+            return "success";
+        }
         if let Some(usage) = self.usage {
             self.fill_tokens(record);
             record.cost = self.price(usage);
@@ -397,6 +362,11 @@ impl Open {
             total_tokens: self.estimate.prompt_tokens + self.output_tokens,
             ..Usage::default()
         });
+        if self.estimate.measure != Measure::Tokens {
+            (record.prompt_tokens, record.completion_tokens, record.total_tokens) =
+                self.estimate.measure.row_tokens();
+            return produced;
+        }
         // Rows count cached tokens as a part of the prompt, whatever the provider's way.
         let told = produced.inclusive();
         record.prompt_tokens = Some(told.prompt_tokens);

@@ -10,7 +10,7 @@ use std::time::Instant;
 use http::StatusCode;
 use otari_filters::control::{Caller, Wanted};
 use otari_filters::limit::Allowance;
-use otari_filters::protocol::Protocol;
+use otari_filters::providers::Operation;
 use otari_filters::rejection::Rejection;
 use otari_filters::settle::{Finished, Status, UsageRecord};
 use papaya::HashMap;
@@ -47,7 +47,13 @@ impl Refusals {
 
 /// Writes the row of a refused call, if it is one that leaves a row: 400, 402 and 403. Others say nothing about the
 /// caller's account, and 429 is as frequent as a caller wants it to be.
-pub(super) async fn note(app: &App, ctx: &RequestContext, protocol: Protocol, refused: &Rejection) {
+pub(super) async fn note(
+    app: &App,
+    ctx: &RequestContext,
+    endpoint: &'static str,
+    operation: Operation,
+    refused: &Rejection,
+) {
     // A platform keeps its own books.
     let Mode::Standalone(standalone) = &app.mode else { return };
     let status = refused.code.status();
@@ -69,7 +75,7 @@ pub(super) async fn note(app: &App, ctx: &RequestContext, protocol: Protocol, re
     }
     // A name that leads somewhere is written as the rows of its answers write it, any other as it was asked.
     let asked = ctx.outcome.model.as_deref().unwrap_or_default();
-    let wanted = Wanted { model: asked, no_router: true };
+    let wanted = Wanted { model: asked, no_router: true, operation };
     let resolved = app.control.resolve(caller, user_id.as_deref(), wanted).await.ok();
     let found = resolved.as_ref().and_then(|plan| plan.attempts.first());
     let model = found.map_or(asked, |attempt| &attempt.billed_model);
@@ -83,7 +89,7 @@ pub(super) async fn note(app: &App, ctx: &RequestContext, protocol: Protocol, re
         timestamp_us: clock::now_us(),
         model: first(model, MAX_MODEL_CHARS),
         provider: found.map(|attempt| attempt.upstream.instance.clone()),
-        endpoint: Cow::Borrowed(protocol.route()),
+        endpoint: Cow::Borrowed(endpoint),
         prompt_tokens: None,
         completion_tokens: None,
         total_tokens: None,

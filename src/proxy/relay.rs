@@ -98,6 +98,7 @@ fn is_hop(name: &HeaderName) -> bool {
 fn header(
     answer: &Answer,
     ctx: &RequestContext,
+    call: &Call,
     content_length: Option<usize>,
 ) -> pingora_core::Result<ResponseHeader> {
     let theirs = answer.up.response_header();
@@ -127,6 +128,8 @@ fn header(
     }
     if answer.incoming.translates() {
         let kind = if answer.is_stream { "text/event-stream; charset=utf-8" } else { reply::JSON };
+        head.insert_header(CONTENT_TYPE, kind)?;
+    } else if let Some(kind) = call.asked.content_type() {
         head.insert_header(CONTENT_TYPE, kind)?;
     }
     if !ctx.dropped.is_empty()

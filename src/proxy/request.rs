@@ -16,7 +16,7 @@ use crate::app::{App, Mode};
 use crate::control::settings::MasterKey;
 use crate::proxy::call::Stop;
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{Active, RequestContext, body, generate};
+use crate::proxy::{Active, RequestContext, body, generate, operations};
 use crate::routes::{self, Credential, Found, Handler, Route};
 
 /// A refused upload is read away for so long, so that the caller gets to read why.
@@ -89,6 +89,7 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
     ctx.caller = credential(app, s, route).await?;
     match route.handler {
         Handler::Generate(protocol) => generate::serve(app, s, ctx, protocol).await,
+        Handler::Operation(kind) => operations::serve(app, s, ctx, kind).await,
         Handler::CountTokens => generate::count_tokens(app, s, ctx).await,
         Handler::ResponsesSocket => Err(no_socket(s).into()),
         _ => manage(app, s, ctx, route, id).await,

@@ -93,6 +93,8 @@ mod connected;
 #[cfg(test)]
 mod openapi;
 #[cfg(test)]
+mod operations;
+#[cfg(test)]
 mod mock_platform;
 #[cfg(test)]
 mod mock_families;

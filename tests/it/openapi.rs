@@ -28,13 +28,16 @@ fn of(id: &str) -> Call<'_> {
 
 async fn every_route_answers_as_its_schema_says(start: Builder) {
     let provider = Provider::start(|request| match request.json()["model"].as_str() {
+        Some("busy") => Reply::json(429, &json!({"error": {"message": "slow down"}})),
+        _ if crate::operations::is_one(request) => crate::operations::answers(request),
         Some("m") if request.path.ends_with("/chat/completions") => Reply::chat(request, &["ok"]),
         Some("m") => format::of(request).reply(request, &["ok"]),
-        Some("busy") => Reply::json(429, &json!({"error": {"message": "slow down"}})),
         _ => Reply::json(500, &json!({"error": {"message": "broken"}})),
     });
     let mut start = format::both(priced(start, &provider), &provider);
-    for name in ["p", "a", "o"] {
+    let root = format!("http://{}", provider.addr());
+    start = start.provider_of("cohere", "c", &root, "").price("c:m", 1.0, 1.0);
+    for name in ["p", "a", "o", "c"] {
         let price = |model: &str| format!("{name}:{model}");
         start = start.price(&price("busy"), 1.0, 1.0).price(&price("broken"), 1.0, 1.0);
     }
@@ -44,6 +47,7 @@ async fn every_route_answers_as_its_schema_says(start: Builder) {
     management(&mut proof, &gateway).await;
     prices_and_names(&mut proof, &gateway).await;
     generations(&mut proof, &gateway).await;
+    operations(&mut proof, &gateway).await;
     without_a_good_key(&mut proof, &gateway).await;
     without_what_is_named(&mut proof, &gateway).await;
     with_wrong_fields(&mut proof, &gateway).await;
@@ -221,6 +225,39 @@ async fn generations(proof: &mut Proof, gateway: &Gateway) {
     proof.expect(gateway, 200, "list_calls_in_flight", Call::default()).await;
     let rows = proof.expect(gateway, 200, "list_user_usage", of("w")).await;
     assert!(rows.as_array().is_some_and(|rows| !rows.is_empty()), "rows to look at: {rows}");
+}
+
+async fn operations(proof: &mut Proof, gateway: &Gateway) {
+    gateway.user("x", None).await;
+    let key = gateway.key("x").await;
+    for route in crate::operations::routes() {
+        let id = route.operation();
+        let asking = |model: &str, more: Value| {
+            let (kind, sent) = route.body(model, more);
+            let call = match kind.as_str() {
+                "application/json" => with(serde_json::from_slice(&sent).expect("JSON")),
+                _ => Call { form: Some((kind, sent)), ..Call::default() },
+            };
+            Call { key: Some(&key), ..call }
+        };
+        let own = |model: &str| route.model(model);
+        proof.call(gateway, id, asking(&own("m"), json!({}))).await.expect(200);
+        proof.expect(gateway, 429, id, asking(&own("busy"), json!({}))).await;
+        proof.expect(gateway, 502, id, asking(&own("broken"), json!({}))).await;
+        proof.expect(gateway, 400, id, asking("a:m", json!({}))).await;
+        if proof.operation(id).declares(402) {
+            proof.expect(gateway, 402, id, asking(&own("unpriced"), json!({}))).await;
+        }
+        if proof.operation(id).declares(413) {
+            let form = crate::operations::form(Some(("a", &vec![0; (25 << 20) + 1])), &[]);
+            let call = Call { form: Some(form), key: Some(&key), ..Call::default() };
+            proof.expect(gateway, 413, id, call).await;
+        }
+        proof.expect(gateway, 403, id, asking(&own("m"), json!({"user": "w"}))).await;
+        let call = asking(&own("m"), json!({"user": "nobody"}));
+        proof.expect(gateway, 404, id, Call { key: None, ..call }).await;
+        proof.expect(gateway, 422, id, with(json!({}))).await;
+    }
 }
 
 /// Every operation that needs a key, without one, with a wrong one, and, if only the master may, with an API key.

@@ -79,6 +79,12 @@ const fn format(fields: &'static [Field]) -> Format {
     Format { fields, prompt: &[], needs_role: false, codex: &[], noted: &[] }
 }
 
+const QUERY: [Field; 1] = [Field::new(
+    "include_raw",
+    Holds::Flag,
+    "Whether each verdict is followed by the provider's own words",
+)];
+
 static FORMATS: [Format; 6] = [
     format(&EMBEDDINGS),
     format(&MODERATIONS),
@@ -92,6 +98,20 @@ pub(super) fn format_of(kind: Kind) -> &'static Format {
     &FORMATS[kind as usize]
 }
 
-pub(super) fn of(kind: Kind) -> &'static [Field] {
-    FORMATS[kind as usize].fields
+pub(super) const fn of(kind: Kind) -> &'static [Field] {
+    match kind {
+        Kind::Embeddings => &EMBEDDINGS,
+        Kind::Moderations => &MODERATIONS,
+        Kind::Rerank => &RERANK,
+        Kind::Images => &IMAGES,
+        Kind::Speech => &SPEECH,
+        Kind::Transcription => &TRANSCRIPTION,
+    }
+}
+
+pub(super) const fn query_of(kind: Kind) -> &'static [Field] {
+    match kind {
+        Kind::Moderations => &QUERY,
+        _ => &[],
+    }
 }

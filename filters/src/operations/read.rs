@@ -14,6 +14,7 @@ use crate::validate::{self, Faults, Field};
 
 /// See [`Asked::read`].
 pub(super) fn read(kind: Kind, body: &Bytes, query: Option<&str>) -> Result<Asked, Rejection> {
+    let include_raw = kind == Kind::Moderations && include_raw(query)?;
     let top = check::read_with(fields::format_of(kind), body, |faults, top, field| {
         check_field(kind, faults, top, field);
     })?;
@@ -25,7 +26,7 @@ pub(super) fn read(kind: Kind, body: &Bytes, query: Option<&str>) -> Result<Aske
         model: top.text("model").unwrap_or_default(),
         user: top.text("user"),
         units: units(kind, &top),
-        include_raw: kind == Kind::Moderations && include_raw(query)?,
+        include_raw,
         base64: is("encoding_format", "base64"),
         format: top.text("response_format"),
         stream: flag || is("stream_format", "sse"),
@@ -123,9 +124,9 @@ fn above_zero(faults: &mut Faults, top: &Top<'_>, field: &Field, raw: &RawValue)
 
 /// `include_raw` of the query; of several the last.
 fn include_raw(query: Option<&str>) -> Result<bool, Rejection> {
-    let pairs =
+    let mut pairs =
         query.unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let Some((_, text)) = pairs.filter(|(name, _)| *name == "include_raw").last() else {
+    let Some((_, text)) = pairs.rfind(|(name, _)| *name == "include_raw") else {
         return Ok(false);
     };
     validate::lax_bool(&text.into()).map_err(|(kind, message)| {

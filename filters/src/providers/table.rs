@@ -232,7 +232,9 @@ pub static PROVIDERS: &[Provider] = &[
         .below("/v1")
         .known_by(&["mistral-", "codestral-", "magistral-", "ministral-"])
         .can(&[C, S, R, E, L, MO, B]),
-    row("mock", "Built-in mock", Family::Mock).keyless().can(&[C, S, R, I, P, E, RS, MN, L]),
+    row("mock", "Built-in mock", Family::Mock)
+        .keyless()
+        .can(&[C, S, R, I, P, E, RS, MN, L, RK, MO, IG, AT, AS]),
     row("moonshot", "Moonshot", Family::OpenAi)
         .key(&["MOONSHOT_API_KEY"])
         .at(&["MOONSHOT_API_BASE"], "https://api.moonshot.ai/v1")

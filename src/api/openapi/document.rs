@@ -102,8 +102,14 @@ fn describe(
         described["parameters"] = parameters.into();
     }
     if let Some(fields) = operation.body {
-        let schema = object(fields, operation.others);
-        described["requestBody"] = json!({"required": true, "content": as_json(&schema)});
+        let mut schema = object(fields, operation.others);
+        let content = if operation.is_form {
+            schema["properties"]["file"]["format"] = "binary".into();
+            json!({"multipart/form-data": {"schema": schema}})
+        } else {
+            as_json(&schema)
+        };
+        described["requestBody"] = json!({"required": true, "content": content});
     }
     described["responses"] = responses(route, operation, generator);
     let credential = match route.credential {

@@ -2,8 +2,10 @@
 
 use http::Method;
 
+use otari_filters::operations::Kind;
 use otari_filters::protocol::Protocol;
 
+use super::operations;
 use super::{CHAT, COUNT_TOKENS, MESSAGES, NO_SOCKET, Operation, RESPONSES};
 use crate::api::{
     aliases, budgets, ceilings, docs, health, keys, models, pricing, settings, usage, users,
@@ -26,6 +28,12 @@ pub(super) fn operation(route: &Route) -> &'static Operation {
         (Handler::Generate(Protocol::Chat), ..) => &CHAT,
         (Handler::Generate(Protocol::Messages), ..) => &MESSAGES,
         (Handler::Generate(Protocol::Responses), ..) => &RESPONSES,
+        (Handler::Operation(Kind::Embeddings), ..) => &operations::EMBEDDINGS,
+        (Handler::Operation(Kind::Moderations), ..) => &operations::MODERATIONS,
+        (Handler::Operation(Kind::Rerank), ..) => &operations::RERANK,
+        (Handler::Operation(Kind::Images), ..) => &operations::IMAGES,
+        (Handler::Operation(Kind::Speech), ..) => &operations::SPEECH,
+        (Handler::Operation(Kind::Transcription), ..) => &operations::TRANSCRIPTION,
         (Handler::CountTokens, ..) => &COUNT_TOKENS,
         (Handler::ResponsesSocket, ..) => &NO_SOCKET,
         (Handler::Keys, &Method::POST, _) => &keys::CREATE,

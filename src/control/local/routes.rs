@@ -2,6 +2,7 @@
 
 use otari_filters::allow::AllowList;
 use otari_filters::control::{Attempt, Caller, Plan, Wanted};
+use otari_filters::providers::Operation;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::route::Policy;
 use otari_filters::upstream::Upstream;
@@ -116,8 +117,13 @@ impl Local {
             }
             found => found?,
         };
-        if !attempt.upstream.kind.is_callable() {
-            return Err(unserved(&attempt.upstream));
+        let kind = attempt.upstream.kind;
+        let is_served = match wanted.operation {
+            Operation::Chat => kind.is_callable(),
+            operation => kind.offers(operation),
+        };
+        if !is_served {
+            return Err(unserved(&attempt.upstream, wanted.operation));
         }
         Ok(Attempt { is_alias: target.is_some(), ..attempt })
     }
@@ -133,11 +139,18 @@ fn draw() -> f64 {
     f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }
 
-/// The provider generates no text.
-fn unserved(upstream: &Upstream) -> Rejection {
-    let message = format!(
-        "Provider '{}' ({}) does not generate text: it cannot be called through this route",
-        upstream.instance, upstream.kind.display_name
-    );
+/// The provider does not do what it is wanted for.
+fn unserved(upstream: &Upstream, operation: Operation) -> Rejection {
+    let (instance, name) = (&upstream.instance, upstream.kind.display_name);
+    let message = match operation {
+        Operation::Chat => format!(
+            "Provider '{instance}' ({name}) does not generate text: it cannot be called through this route"
+        ),
+        Operation::Moderation => format!("Provider {instance} does not support moderation"),
+        other => format!(
+            "Provider '{instance}' ({name}) does not offer {}: ask for a model of a provider that does",
+            other.as_str()
+        ),
+    };
     Rejection::new(Code::Unsupported, message)
 }

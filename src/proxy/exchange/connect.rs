@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use otari_filters::providers::Family;
 use otari_filters::upstream::sign::AwsKeys;
 use otari_filters::upstream::{Failure, Upstream};
-use pingora_core::prelude::{ErrorType, OrErr as _};
+use pingora_core::prelude::{Error, ErrorType, OrErr as _};
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::v1;
@@ -22,14 +22,15 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::app::App;
 use crate::clock;
+use crate::proxy::spool::Spooled;
 
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Payload};
 use super::{Failed, Step, Watch, out_of_time, stopped};
 
 /// Upstream writes are unbuffered: larger pieces than this are cut, so that an early answer is noticed in between.
 const PIECE_BYTES: usize = 64 << 10;
 /// Up to so long a request is written at once, header and body: copying it costs less than a second write.
-const AT_ONCE_BYTES: usize = 16 << 10;
+const AT_ONCE_BYTES: u64 = 16 << 10;
 
 /// What a call is proved with, beside the headers that every call of an upstream has.
 pub(super) enum Proof {
@@ -107,25 +108,24 @@ async fn open(app: &App, peer: &Arc<HttpPeer>) -> pingora_core::Result<(HttpSess
 pub(super) async fn send(
     s: &mut Session,
     watch: &mut Watch,
-    mut up: HttpSession,
+    up: HttpSession,
     peer: &HttpPeer,
     upstream: &Upstream,
     outgoing: &Outgoing,
     proof: &Proof,
 ) -> (HttpSession, Result<(), Failed>) {
-    let body = &outgoing.body[..];
-    let length = body.iter().map(Bytes::len).sum();
+    let length = outgoing.payload.len();
     let Ok(header) = header(s, &up, upstream, outgoing, proof, length) else {
         return (up, Err(Failure::Connect.into()));
     };
-    match up {
-        HttpSession::H1(session) if length <= AT_ONCE_BYTES => {
+    match (up, &outgoing.payload) {
+        (HttpSession::H1(session), Payload::Pieces(body)) if length <= AT_ONCE_BYTES => {
             let mut stream = session.into_inner();
             let sent = send_at_once(s, watch, &mut stream, upstream, &header, body).await;
             (HttpSession::H1(v1::client::HttpSession::new_with_options(stream, peer)), sent)
         }
-        _ => {
-            let sent = send_in_pieces(s, watch, &mut up, header, body, length).await;
+        (mut up, payload) => {
+            let sent = send_in_pieces(s, watch, &mut up, header, payload).await;
             (up, sent)
         }
     }
@@ -161,34 +161,88 @@ async fn send_in_pieces(
     watch: &mut Watch,
     up: &mut HttpSession,
     header: RequestHeader,
-    body: &[Bytes],
-    length: usize,
+    payload: &Payload,
 ) -> Result<(), Failed> {
     if up.write_request_header(Box::new(header)).await.is_err() {
         return Err(Failure::Broken.into());
     }
-    let is_large = length > PIECE_BYTES;
-    for whole in body {
-        let mut rest = whole.clone();
-        while !rest.is_empty() {
-            let piece = rest.split_to(rest.len().min(PIECE_BYTES));
-            match watch.step(s, watch.deadline, up.write_request_body(piece, false)).await {
-                Step::Got(Ok(())) => {}
-                // A 413 or 401 may be waiting behind the broken pipe: reading finds out.
-                Step::Got(Err(_)) => return Ok(()),
-                Step::Gone(error) => return Err(Failed::CallerGone(error)),
-                Step::Stopped => return Err(stopped()),
-                Step::Timeout => return Err(out_of_time()),
+    let sent = match payload {
+        Payload::Pieces(pieces) => {
+            let is_large = payload.len() > PIECE_BYTES as u64;
+            let mut sent = Sent::On;
+            for piece in pieces {
+                sent = send_piece(s, watch, up, piece.clone(), is_large).await?;
+                if matches!(sent, Sent::Answered) {
+                    break;
+                }
             }
-            if is_large && up.read_response_header().now_or_never().is_some() {
-                return Ok(());
-            }
+            sent
         }
+        Payload::Form { head, file, tail } => send_form(s, watch, up, head, file, tail).await?,
+    };
+    if matches!(sent, Sent::Answered) {
+        return Ok(());
     }
     match up.finish_request_body().await {
         Ok(()) => Ok(()),
         Err(_) => Err(Failure::Broken.into()),
     }
+}
+
+/// How the sending goes.
+enum Sent {
+    On,
+    /// There is an answer already, or perhaps one behind a broken pipe, such as a 413 or 401: reading finds out.
+    Answered,
+}
+
+async fn send_form(
+    s: &mut Session,
+    watch: &mut Watch,
+    up: &mut HttpSession,
+    head: &Bytes,
+    file: &Spooled,
+    tail: &Bytes,
+) -> Result<Sent, Failed> {
+    if let Sent::Answered = send_piece(s, watch, up, head.clone(), true).await? {
+        return Ok(Sent::Answered);
+    }
+    let mut at = 0;
+    while at < file.len() {
+        let piece = file.read(at).await.map_err(|error| {
+            tracing::error!(%error, "a file that was being passed on cannot be read");
+            Failed::from(Failure::Broken)
+        })?;
+        at += piece.len() as u64;
+        if let Sent::Answered = send_piece(s, watch, up, piece, true).await? {
+            return Ok(Sent::Answered);
+        }
+    }
+    send_piece(s, watch, up, tail.clone(), false).await
+}
+
+/// Sends a piece. `is_large`: of a body long enough that an early answer is looked for in between.
+async fn send_piece(
+    s: &mut Session,
+    watch: &mut Watch,
+    up: &mut HttpSession,
+    mut rest: Bytes,
+    is_large: bool,
+) -> Result<Sent, Failed> {
+    while !rest.is_empty() {
+        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+        match watch.step(s, watch.deadline, up.write_request_body(piece, false)).await {
+            Step::Got(Ok(())) => {}
+            Step::Got(Err(_)) => return Ok(Sent::Answered),
+            Step::Gone(error) => return Err(Failed::CallerGone(error)),
+            Step::Stopped => return Err(stopped()),
+            Step::Timeout => return Err(out_of_time()),
+        }
+        if is_large && up.read_response_header().now_or_never().is_some() {
+            return Ok(Sent::Answered);
+        }
+    }
+    Ok(Sent::On)
 }
 
 /// An allow-list, never a copy of the caller's header.
@@ -198,13 +252,16 @@ fn header(
     upstream: &Upstream,
     outgoing: &Outgoing,
     proof: &Proof,
-    length: usize,
+    length: u64,
 ) -> pingora_core::Result<RequestHeader> {
     let path = outgoing.path.clone();
     let mut parts = http::Request::new(()).into_parts().0;
     parts.method = Method::POST;
     parts.headers = upstream.headers.clone();
     parts.headers.insert(CONTENT_LENGTH, length.into());
+    if let Some(kind) = &outgoing.content_type {
+        parts.headers.insert(CONTENT_TYPE, kind.clone());
+    }
     parts.uri = if matches!(up, HttpSession::H2(_)) {
         let host = parts.headers.remove(HOST);
         let authority = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -243,7 +300,11 @@ fn prove(
         Proof::Bearer(value) => drop(headers.insert(AUTHORIZATION, value.clone())),
         Proof::Keys(keys) => {
             let now_s = u64::try_from(clock::now_us() / 1_000_000).unwrap_or(0);
-            let signed = upstream.sign(keys, &outgoing.path, &outgoing.body, now_s);
+            // No provider that wants signatures takes forms.
+            let Payload::Pieces(body) = &outgoing.payload else {
+                return Error::e_explain(ErrorType::InternalError, "a form cannot be signed");
+            };
+            let signed = upstream.sign(keys, &outgoing.path, body, now_s);
             headers.extend(signed.or_err(ErrorType::InternalError, "a call cannot be signed")?);
         }
     }

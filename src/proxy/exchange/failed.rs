@@ -9,6 +9,7 @@ use otari_filters::upstream::{self, ErrorClass, Failure, Upstream};
 use pingora_core::prelude::Error;
 use serde_json::json;
 
+use super::incoming::NoAnswer;
 use super::receive;
 use crate::credentials::CredentialFailure;
 
@@ -132,13 +133,14 @@ pub(super) fn failed_event(failure: &neutral::Failure) -> Failed {
     reported(status, body.as_bytes())
 }
 
-/// A document that cannot be translated: no answer, or one that reports an error.
-pub(super) fn malformed(failure: &neutral::Failure) -> Failed {
-    match &failure.kind {
-        Some(_) => failed_event(failure),
-        None => {
+/// A document that is no answer, or one that reports an error.
+pub(super) fn malformed(none: &NoAnswer) -> Failed {
+    match &none.0 {
+        Some(failure) if failure.kind.is_some() => failed_event(failure),
+        Some(failure) => {
             tracing::debug!(failure.message, "a provider's answer cannot be translated");
             Failure::Malformed.into()
         }
+        None => Failure::Malformed.into(),
     }
 }

@@ -4,28 +4,51 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
 use otari_filters::control::Attempt;
-use otari_filters::protocol::{Protocol, Rewrite};
+use otari_filters::operations::{self, Refused};
+use otari_filters::protocol::{Protocol, Request, Rewrite};
 use otari_filters::providers::Family;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::translate;
 use otari_filters::translate::neutral::{AsCaller, Target};
 use otari_filters::upstream::{ErrorClass, NoWay, Upstream, Way};
 
-use super::incoming::Inbound;
+use super::incoming::{Inbound, Reading};
 use super::{Failed, FailedAttempt};
 use crate::clock;
-use crate::proxy::call::Call;
+use crate::proxy::call::{Asked, Call, Operation};
+use crate::proxy::spool::Spooled;
 
 /// One call, ready to be sent as often as need be.
 pub(super) struct Outgoing {
     pub(super) path: PathAndQuery,
-    pub(super) body: Vec<Bytes>,
+    pub(super) payload: Payload,
+    /// Of the body; `None`: JSON, as the upstream's own headers say.
+    pub(super) content_type: Option<HeaderValue>,
     /// Trials of Anthropic's API that the request asks for, its caller's own among them.
     pub(super) betas: Option<HeaderValue>,
-    /// How the answer becomes the caller's; `None`: it is.
-    pub(super) inbound: Option<Inbound>,
+    /// How the answer is read.
+    pub(super) reading: Reading,
     /// What the provider's format cannot express, as a header says it.
     pub(super) dropped: String,
+}
+
+/// The body of a call.
+pub(super) enum Payload {
+    /// In memory.
+    Pieces(Vec<Bytes>),
+    /// A file that the caller sent, between the beginning and the end of a form.
+    Form { head: Bytes, file: Spooled, tail: Bytes },
+}
+
+impl Payload {
+    /// In bytes.
+    pub(super) fn len(&self) -> u64 {
+        let sum = |pieces: &[Bytes]| pieces.iter().map(|piece| piece.len() as u64).sum();
+        match self {
+            Self::Pieces(pieces) => sum(pieces),
+            Self::Form { head, file, tail } => sum(&[head.clone(), tail.clone()]) + file.len(),
+        }
+    }
 }
 
 /// Makes the call of one attempt. `betas`: which trials of Anthropic's API the caller's header asks for. `id`: the
@@ -40,91 +63,142 @@ pub(super) fn prepare(
     id: &str,
 ) -> Result<Outgoing, Failed> {
     let upstream = &*attempt.upstream;
-    let way = upstream.way(&call.request, &attempt.model).map_err(|why| no_way(upstream, &why))?;
-    let made = if way.same_request {
-        same(call, attempt, way, betas, id)
-    } else {
-        translated(call, attempt, way, id)
-    };
-    made.map_err(refused)
+    match &call.asked {
+        Asked::Generation(request) => {
+            let way = upstream.way(request, &attempt.model);
+            let way = way.map_err(|why| no_way(upstream, &why))?;
+            let turn = Turn { request, call, attempt };
+            let made =
+                if way.same_request { turn.same(way, betas, id) } else { turn.translated(way, id) };
+            made.map_err(refused)
+        }
+        Asked::Operation(operation) => operate(operation, call, attempt, id),
+    }
 }
 
-/// The caller's own bytes, with edits.
-fn same(
+/// One of the operations beside generation.
+fn operate(
+    operation: &Operation,
     call: &Call,
     attempt: &Attempt,
-    way: Way,
-    betas: Option<&str>,
     id: &str,
-) -> Result<Outgoing, Rejection> {
-    let (request, kind) = (&call.request, attempt.upstream.kind);
-    request.refuse(kind.name)?;
-    let rewrite =
-        Rewrite { model: &attempt.model, keep_user: call.keeps_user, provider: kind.name };
-    let betas = match kind.family {
-        // Where only the caller's own headers ask, they go on as they came.
-        Family::Anthropic | Family::VertexAnthropic => match request.betas(&call.body, None)? {
-            Some(_) => request.betas(&call.body, betas)?,
-            None => None,
-        },
-        _ => None,
-    };
-    let inbound = match request.protocol {
-        _ if way.same_answer => None,
-        // Its answers repeat parts of the request.
-        Protocol::Responses => {
-            let conversation = translate::read_request(request.protocol, &call.body)?;
-            Some(translate::as_caller(request.protocol, &conversation))
+) -> Result<Outgoing, Failed> {
+    let (upstream, asked) = (&*attempt.upstream, &operation.asked);
+    let sent = match &operation.upload {
+        None => upstream.operation(asked, &call.body, &attempt.model, call.keeps_user),
+        Some((form, _)) => {
+            let boundary = uuid::Uuid::new_v4().as_u128();
+            upstream.transcription(asked, form, &attempt.model, boundary)
         }
-        Protocol::Chat | Protocol::Messages => Some(AsCaller::default()),
+    };
+    let sent = sent.map_err(|why| match why {
+        Refused::NoWay(why) => no_way(upstream, &why),
+        Refused::Rejected(rejection) => refused(*rejection),
+    })?;
+    let (payload, content_type) = match (sent.body, &operation.upload) {
+        (operations::Payload::Json(pieces), _) => (Payload::Pieces(pieces), None),
+        (operations::Payload::Form { head, tail, content_type }, Some((_, file))) => {
+            (Payload::Form { head, file: file.clone(), tail }, Some(content_type))
+        }
+        (operations::Payload::Form { .. }, None) => {
+            return Err(refused(Rejection::internal("a form without a file")));
+        }
     };
     Ok(Outgoing {
-        body: request.write_same(&call.body, &rewrite),
-        inbound: inbound.map(|caller| inbound_of(call, attempt, &way, caller, id)),
-        betas: betas.and_then(|betas| HeaderValue::from_str(&betas).ok()),
-        path: way.path,
-        dropped: String::new(),
-    })
-}
-
-/// The same request in the provider's format.
-fn translated(call: &Call, attempt: &Attempt, way: Way, id: &str) -> Result<Outgoing, Rejection> {
-    let (request, upstream) = (&call.request, &*attempt.upstream);
-    let mut conversation = translate::read_request(request.protocol, &call.body)?;
-    if !call.keeps_user {
-        conversation.user = None;
-    }
-    let target = Target {
-        model: &attempt.model,
-        provider: upstream.kind.name,
-        stream: request.stream,
-        settings: &upstream.client_settings,
-    };
-    let written = translate::write_request(way.spoken.wire, &conversation, &target)?;
-    let caller = translate::as_caller(request.protocol, &conversation);
-    Ok(Outgoing {
-        body: vec![written.body],
-        inbound: Some(inbound_of(call, attempt, &way, caller, id)),
+        path: sent.path,
+        payload,
+        content_type,
         betas: None,
-        path: way.path,
-        dropped: written.dropped.header(),
+        reading: Reading::Operation(Box::new(sent.inbound), id.into()),
+        dropped: sent.dropped.header(),
     })
 }
 
-fn inbound_of(call: &Call, attempt: &Attempt, way: &Way, caller: AsCaller, id: &str) -> Inbound {
-    let to = call.request.protocol;
-    Inbound {
-        spoken: way.spoken,
-        to,
-        is_same: way.same_request,
-        caller: AsCaller {
-            // The meter hides it from callers who did not ask.
-            include_usage: true,
-            now: u64::try_from(clock::now_us() / 1_000_000).unwrap_or(0),
-            id: answer_id(to, id),
-            model: attempt.model.to_string(),
-            ..caller
-        },
+/// A conversation's next turn, for one attempt.
+struct Turn<'a> {
+    request: &'a Request,
+    call: &'a Call,
+    attempt: &'a Attempt,
+}
+
+impl Turn<'_> {
+    /// The caller's own bytes, with edits.
+    fn same(&self, way: Way, betas: Option<&str>, id: &str) -> Result<Outgoing, Rejection> {
+        let Self { request, call, attempt } = self;
+        let kind = attempt.upstream.kind;
+        request.refuse(kind.name)?;
+        let rewrite =
+            Rewrite { model: &attempt.model, keep_user: call.keeps_user, provider: kind.name };
+        let betas = match kind.family {
+            // Where only the caller's own headers ask, they go on as they came.
+            Family::Anthropic | Family::VertexAnthropic => match request.betas(&call.body, None)? {
+                Some(_) => request.betas(&call.body, betas)?,
+                None => None,
+            },
+            _ => None,
+        };
+        let inbound = match request.protocol {
+            _ if way.same_answer => None,
+            // Its answers repeat parts of the request.
+            Protocol::Responses => {
+                let conversation = translate::read_request(request.protocol, &call.body)?;
+                Some(translate::as_caller(request.protocol, &conversation))
+            }
+            Protocol::Chat | Protocol::Messages => Some(AsCaller::default()),
+        };
+        let inbound = inbound.map(|caller| self.inbound(&way, caller, id));
+        Ok(Outgoing {
+            payload: Payload::Pieces(request.write_same(&call.body, &rewrite)),
+            content_type: None,
+            reading: Reading::Generation(request.protocol, inbound),
+            betas: betas.and_then(|betas| HeaderValue::from_str(&betas).ok()),
+            path: way.path,
+            dropped: String::new(),
+        })
+    }
+
+    /// The same request in the provider's format.
+    fn translated(&self, way: Way, id: &str) -> Result<Outgoing, Rejection> {
+        let Self { request, call, attempt } = self;
+        let upstream = &*attempt.upstream;
+        let mut conversation = translate::read_request(request.protocol, &call.body)?;
+        if !call.keeps_user {
+            conversation.user = None;
+        }
+        let target = Target {
+            model: &attempt.model,
+            provider: upstream.kind.name,
+            stream: request.stream,
+            settings: &upstream.client_settings,
+        };
+        let written = translate::write_request(way.spoken.wire, &conversation, &target)?;
+        let caller = translate::as_caller(request.protocol, &conversation);
+        let inbound = self.inbound(&way, caller, id);
+        Ok(Outgoing {
+            payload: Payload::Pieces(vec![written.body]),
+            content_type: None,
+            reading: Reading::Generation(request.protocol, Some(inbound)),
+            betas: None,
+            path: way.path,
+            dropped: written.dropped.header(),
+        })
+    }
+
+    fn inbound(&self, way: &Way, caller: AsCaller, id: &str) -> Inbound {
+        let to = self.request.protocol;
+        Inbound {
+            spoken: way.spoken,
+            to,
+            is_same: way.same_request,
+            caller: AsCaller {
+                // The meter hides it from callers who did not ask.
+                include_usage: true,
+                now: u64::try_from(clock::now_us() / 1_000_000).unwrap_or(0),
+                id: answer_id(to, id),
+                model: self.attempt.model.to_string(),
+                ..caller
+            },
+        }
     }
 }
 

@@ -6,21 +6,21 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue};
 use otari_filters::control::Attempt;
-use otari_filters::meter::{self, First, FirstEvent, Reply, Usage};
-use otari_filters::protocol::Protocol;
+use otari_filters::meter::{First, FirstEvent};
+use otari_filters::operations::Measured;
 use otari_filters::upstream::Failure;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::failed::{failed_event, malformed, reported};
-use super::incoming::{Inbound, Incoming};
+use super::incoming::{Incoming, Reading};
 use super::{Failed, Step, Watch, out_of_time, stopped};
 
 /// Documents up to this size are read whole.
 const WHOLE_BELOW: usize = 1 << 20;
-/// Longest document that is translated.
-const TRANSLATED_BELOW: usize = 32 << 20;
+/// Longest document that is translated. Vectors are the longest: thousands of them, of thousands of numbers.
+const TRANSLATED_BELOW: usize = 128 << 20;
 /// How much of an error's body is read.
 const MAX_ERROR_BYTES: usize = 64 << 10;
 /// How long an error's body is waited for.
@@ -31,7 +31,7 @@ const MAX_RETRY_AFTER_S: u64 = 86_400;
 /// What came back.
 pub(super) enum Head {
     /// A success, as far as can be seen.
-    Answer { first: Vec<Bytes>, whole: Option<Option<Usage>>, is_stream: bool, incoming: Incoming },
+    Answer { first: Vec<Bytes>, whole: Option<Measured>, is_stream: bool, incoming: Incoming },
     /// An error status, with the beginning of its body.
     Error { refusal: Refusal, complete: bool },
 }
@@ -55,8 +55,7 @@ pub(super) async fn first_piece(
     watch: &mut Watch,
     up: &mut HttpSession,
     attempt: &Attempt,
-    protocol: Protocol,
-    inbound: Option<&Inbound>,
+    reading: &Reading,
 ) -> Result<Head, Failed> {
     let until = Instant::now() + attempt.upstream.first_byte_timeout;
     loop {
@@ -75,34 +74,43 @@ pub(super) async fn first_piece(
         headers: if matches!(status, 429 | 503) { limits(head) } else { Vec::new() },
     };
     let kind = head.headers.get(CONTENT_TYPE).map(|value| value.as_bytes().to_ascii_lowercase());
-    let is_stream = kind.as_deref().is_some_and(|kind| is_events(kind, inbound));
     let is_json = kind.as_deref().is_none_or(|kind| kind.windows(4).any(|four| four == b"json"));
-    let incoming = Incoming::new(head, inbound, is_stream);
+    let is_unread = reading.is_unread(is_json);
+    let is_stream = !is_unread && kind.as_deref().is_some_and(|kind| is_events(kind, reading));
+    let incoming = Incoming::new(head, reading, is_stream);
     if !head.status.is_success() {
         let (body, complete) = error_body(up).await;
         return Ok(Head::Error { refusal: Refusal { body, ..refusal }, complete });
     }
-    let mut incoming = incoming.filter(|_| is_stream || is_json).ok_or(Failure::Malformed)?;
+    let mut incoming =
+        incoming.filter(|_| is_stream || is_json || is_unread).ok_or(Failure::Malformed)?;
+    if is_unread {
+        // It is the answer as soon as there is something of it.
+        let piece = wait(s, watch, until, up.read_response_body()).await.map_err(begun)?;
+        let piece = piece.ok_or(Failure::Malformed)?;
+        let first = vec![incoming.read(piece)?];
+        return Ok(Head::Answer { first, whole: None, is_stream, incoming });
+    }
     if is_stream {
         let until = attempt.first_event_timeout.map_or(until, |within| Instant::now() + within);
         let is_gated = attempt.first_event_timeout.is_some();
-        let first = first_event(s, watch, up, &mut incoming, (until, is_gated), protocol).await;
+        let first = first_event(s, watch, up, &mut incoming, (until, is_gated)).await;
         let first = vec![first.map_err(begun)?];
         return Ok(Head::Answer { first, whole: None, is_stream, incoming });
     }
     let idle = attempt.upstream.idle_timeout;
     let (first, whole) =
-        document(s, watch, up, &mut incoming, (until, idle), protocol).await.map_err(begun)?;
+        document(s, watch, up, &mut incoming, (until, idle)).await.map_err(begun)?;
     Ok(Head::Answer { first, whole, is_stream, incoming })
 }
 
 /// Whether an answer of this type comes in events.
-fn is_events(kind: &[u8], inbound: Option<&Inbound>) -> bool {
+fn is_events(kind: &[u8], reading: &Reading) -> bool {
+    let is_translated = matches!(reading, Reading::Generation(_, Some(_)));
     kind.starts_with(b"text/event-stream")
-        || inbound.is_some_and(|_| {
-            kind.starts_with(b"application/vnd.amazon.eventstream")
-                || kind.starts_with(b"application/x-ndjson")
-        })
+        || is_translated
+            && (kind.starts_with(b"application/vnd.amazon.eventstream")
+                || kind.starts_with(b"application/x-ndjson"))
 }
 
 /// A whole document, so that one that breaks off, or is none, can be followed by another try; of one longer than a
@@ -113,8 +121,7 @@ async fn document(
     up: &mut HttpSession,
     incoming: &mut Incoming,
     (mut until, idle): (Instant, Duration),
-    protocol: Protocol,
-) -> Result<(Vec<Bytes>, Option<Option<Usage>>), Failed> {
+) -> Result<(Vec<Bytes>, Option<Measured>), Failed> {
     let (mut pieces, mut bytes) = (Vec::with_capacity(1), 0);
     while let Some(piece) = wait(s, watch, until, up.read_response_body()).await? {
         let piece = incoming.read(piece)?;
@@ -134,14 +141,8 @@ async fn document(
     if pieces.len() != 1 {
         pieces = vec![pieces.concat().into()];
     }
-    if let Some(answered) = incoming.document(&pieces[0]) {
-        let (body, usage) = answered.map_err(|failure| malformed(&failure))?;
-        return Ok((vec![body], Some(usage)));
-    }
-    match meter::read_reply(protocol, &pieces[0]) {
-        Reply::Completion(usage) => Ok((pieces, Some(usage))),
-        Reply::NotACompletion => Err(Failure::Malformed.into()),
-    }
+    let (body, told) = incoming.document(&pieces[0]).map_err(|none| malformed(&none))?;
+    Ok((body.map_or(pieces, |body| vec![body]), Some(told)))
 }
 
 /// Everything up to the first event, decoded. Comments and pings before it are kept, and prove nothing.
@@ -154,9 +155,8 @@ async fn first_event(
     up: &mut HttpSession,
     incoming: &mut Incoming,
     (until, is_gated): (Instant, bool),
-    protocol: Protocol,
 ) -> Result<Bytes, Failed> {
-    let mut look = FirstEvent::new(protocol);
+    let mut look = FirstEvent::new(incoming.protocol());
     let mut all: Option<BytesMut> = None;
     loop {
         let piece = wait(s, watch, until, up.read_response_body()).await?;

@@ -1,13 +1,14 @@
 //! An answer that is one JSON document.
 //!
 //! Up to a megabyte it has been read whole before anything is written: its record is journalled before its first byte.
-//! A larger one passes as it comes, its last piece held until the record is there.
+//! A larger one passes as it comes, its last piece held until the record is there; and so do the answers that are no
+//! JSON: sound, transcripts.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use otari_filters::meter::{self, Reply};
 use otari_filters::protocol::cost;
 use otari_filters::protocol::name::ModelName;
 use otari_filters::upstream::Failure;
@@ -21,7 +22,7 @@ use crate::proxy::call::{Call, Stop};
 use crate::proxy::exchange::{self, Answer, Failed, Step, Watch};
 use crate::proxy::open::Ending;
 
-/// Of longer ones, so much is kept to read the usage from; it is shared with the pieces sent, not copied.
+/// Of longer ones, so much is kept to read the usage from.
 const KEEP_BELOW: usize = 64 << 20;
 
 pub(super) async fn run(
@@ -33,28 +34,26 @@ pub(super) async fn run(
     mut answer: Answer,
 ) -> Result<(), Stop> {
     let document = join(&std::mem::take(&mut answer.first));
-    if let Some(usage) = answer.whole {
-        call.open.observe(usage, 0);
+    if let Some(told) = answer.whole {
+        call.open.observe_whole(told);
         return pass_whole(app, s, ctx, call, answer, document).await;
     }
     // The name stands in the head of a document, or is not looked for: what has left cannot be changed.
-    let mut pieces = Pieces::new(named(call.shown_name(), document));
-    let head = super::header(&answer, ctx, None)?;
+    let mut pieces = Pieces::new(named(call.shown_name(), document), answer.incoming.wants_whole());
+    let head = super::header(&answer, ctx, call, None)?;
     ctx.outcome.status = head.status.as_u16();
     s.write_response_header(Box::new(head), false).await?;
     let passed = pass(s, watch, &mut answer, &mut pieces).await;
     match passed {
         Ok(()) => {
-            let whole = if pieces.is_kept() { join(&pieces.all) } else { Bytes::new() };
-            if let Reply::Completion(usage) = meter::read_reply(call.request.protocol, &whole) {
-                call.open.observe(usage, 0);
-            }
+            let whole = pieces.kept.take().map(|kept| join(&kept));
+            call.open.observe_whole(answer.incoming.passed(whole.as_ref()));
             call.open.end(&Ending::Complete { streamed: false });
             // Its usage has left: what it cost can be said no more.
             if call.open.take_settling().is_some() || call.open.take_unpriced() {
                 count_settlement(app, Some(&None), false);
             }
-            send(s, pieces.all.split_off(pieces.sent)).await?;
+            send(s, pieces.waiting.into()).await?;
             exchange::give_back(app, answer.up, &answer.peer, true).await;
             Ok(())
         }
@@ -79,13 +78,13 @@ async fn pass_whole(
     if let Some(settling) = call.open.take_settling() {
         let cost = pingora_timeout::timeout(settlement_timeout(app), settling).await.ok();
         let priced = cost.as_ref().and_then(Option::as_ref);
-        out = priced.and_then(|cost| cost::attach(call.request.protocol, &document, cost));
+        out = priced.and_then(|cost| cost::attach(call.asked.protocol(), &document, cost));
         count_settlement(app, cost.as_ref(), out.is_some());
     } else if call.open.take_unpriced() {
         count_settlement(app, Some(&None), false);
     }
     let out = out.unwrap_or_else(|| named(call.shown_name(), document));
-    let head = super::header(&answer, ctx, Some(out.iter().map(Bytes::len).sum()))?;
+    let head = super::header(&answer, ctx, call, Some(out.iter().map(Bytes::len).sum()))?;
     ctx.outcome.status = head.status.as_u16();
     s.write_response_header(Box::new(head), false).await?;
     send(s, out).await?;
@@ -121,33 +120,34 @@ fn join(pieces: &[Bytes]) -> Bytes {
     }
 }
 
-/// Pieces received and not yet sent.
+/// Pieces received.
 struct Pieces {
-    /// All of them, to be read at the end.
-    all: Vec<Bytes>,
+    /// Not yet sent; the last of them waits for the record.
+    waiting: VecDeque<Bytes>,
+    /// All of them, to be read at the end; shared with the pieces sent, not copied. `None`: nobody will, or too long.
+    kept: Option<Vec<Bytes>>,
     bytes: usize,
-    /// How many were sent.
-    sent: usize,
 }
 
 impl Pieces {
-    fn new(all: Vec<Bytes>) -> Self {
-        Self { bytes: all.iter().map(Bytes::len).sum(), all, sent: 0 }
+    fn new(first: Vec<Bytes>, keeps: bool) -> Self {
+        let mut pieces = Self { waiting: VecDeque::new(), kept: keeps.then(Vec::new), bytes: 0 };
+        first.into_iter().for_each(|piece| pieces.push(piece));
+        pieces
     }
 
     fn push(&mut self, piece: Bytes) {
         self.bytes += piece.len();
-        if self.is_kept() || self.sent == self.all.len() {
-            self.all.push(piece);
-        } else if let Some(last) = self.all.last_mut() {
-            // Too long to be kept: only what must still be sent.
-            *last = piece;
+        match &mut self.kept {
+            Some(kept) if self.bytes <= KEEP_BELOW => kept.push(piece.clone()),
+            kept => *kept = None,
         }
+        self.waiting.push_back(piece);
     }
 
-    /// Whether all of it is still here.
-    fn is_kept(&self) -> bool {
-        self.bytes <= KEEP_BELOW
+    /// The next one that need not wait.
+    fn next(&mut self) -> Option<Bytes> {
+        if self.waiting.len() > 1 { self.waiting.pop_front() } else { None }
     }
 }
 
@@ -159,11 +159,9 @@ async fn pass(
     pieces: &mut Pieces,
 ) -> Result<(), Failed> {
     loop {
-        while pieces.sent + 1 < pieces.all.len() {
-            let piece = pieces.all[pieces.sent].clone();
+        while let Some(piece) = pieces.next() {
             let written = s.write_response_body(Some(piece), false).await;
             written.map_err(Failed::CallerGone)?;
-            pieces.sent += 1;
         }
         if answer.up.response_done() {
             return Ok(());
@@ -208,4 +206,25 @@ fn fail(app: &App, ctx: &mut RequestContext, call: &mut Call, failed: Failed) ->
         pingora_core::ErrorType::ConnectionClosed,
         "the provider's answer broke off",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_piece_is_lost_when_a_document_is_too_long_to_be_kept() {
+        let piece = |n: usize| Bytes::from(vec![n as u8; KEEP_BELOW / 4]);
+        let mut pieces = Pieces::new(vec![piece(0)], true);
+        let mut sent = Vec::new();
+        for n in 1..8 {
+            pieces.push(piece(n));
+            sent.extend(std::iter::from_fn(|| pieces.next()));
+            assert_eq!(pieces.waiting.len(), 1, "the last one waits");
+            assert_eq!(pieces.kept.is_some(), n < 4);
+        }
+        sent.extend(pieces.waiting);
+        let seen: Vec<u8> = sent.iter().map(|piece| piece[0]).collect();
+        assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6, 7]);
+    }
 }

@@ -121,13 +121,13 @@ pub(super) async fn run(
     watch: &mut Watch,
     mut answer: Answer,
 ) -> Result<(), Stop> {
-    let head = super::header(&answer, ctx, None)?;
+    let head = super::header(&answer, ctx, call, None)?;
     ctx.outcome.status = head.status.as_u16();
     ctx.outcome.streamed = true;
-    let protocol = call.request.protocol;
+    let protocol = call.asked.protocol();
     let is_settled = app.config.platform.is_some();
     // What the platform says of the cost goes into the chunk with the usage: it is shown then.
-    let meter = meter::Stream::new(protocol, call.request.hides_usage() && !is_settled);
+    let meter = meter::Stream::new(protocol, call.asked.hides_usage() && !is_settled);
     // Whose provider it is, and what it says, is the platform's affair.
     let meter = if is_settled { meter.hiding_errors() } else { meter };
     let carriers = is_settled.then(|| Carriers::new(protocol));

@@ -15,6 +15,8 @@ pub(super) struct Call<'a> {
     pub(super) query: &'a str,
     /// Null: none.
     pub(super) body: Value,
+    /// A form in the place of a body: its content type and its bytes.
+    pub(super) form: Option<(String, Vec<u8>)>,
     /// `None`: the master key.
     pub(super) key: Option<&'a str>,
     pub(super) headers: &'a [(&'a str, &'a str)],
@@ -100,12 +102,19 @@ impl Proof {
             path += &format!("?{}", call.query);
         }
         let bearer = format!("Bearer {}", call.key.unwrap_or(MASTER));
-        let mut headers = vec![("content-type", "application/json")];
+        let json = (
+            "application/json".to_owned(),
+            match &call.body {
+                Value::Null => Vec::new(),
+                body => body.to_string().into(),
+            },
+        );
+        let (kind, sent) = call.form.clone().unwrap_or(json);
+        let mut headers = vec![("content-type", kind.as_str())];
         if call.key != Some("") {
             headers.push(("authorization", bearer.as_str()));
         }
         headers.extend(call.headers);
-        let sent = if call.body.is_null() { String::new() } else { call.body.to_string() };
         let answer = gateway.send(operation.method.clone(), &path, &headers, sent).await;
         self.check(id, &operation, &answer, &what);
         if let Some(schema) = operation.body().filter(|_| answer.status < 300) {

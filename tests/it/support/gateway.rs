@@ -71,6 +71,11 @@ impl Builder {
         self.config(&url)
     }
 
+    /// Whether it is on PostgreSQL.
+    pub(crate) fn is_postgres(&self) -> bool {
+        self.database.is_some()
+    }
+
     /// In connected mode before `platform`, with nothing of its own: no database, no master key.
     pub(crate) fn connected(mut self, platform: &Platform) -> Self {
         const OWN: [&str; 3] = ["database_url", "master_key", "bootstrap_api_key"];
@@ -325,6 +330,16 @@ impl Gateway {
     /// The address of `path`, which starts with a slash.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr())
+    }
+
+    /// The most memory that it has ever held, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let pid = self.child.as_ref().expect("a running gateway").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux says it");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let kilobytes: u64 =
+            line.trim().trim_end_matches(" kB").parse().expect("a number of kilobytes");
+        kilobytes << 10
     }
 
     /// Asks it to stop, and does not wait.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{AUTHORIZATION, RETRY_AFTER};
 use otari_filters::control::{ControlPlane as _, Plan, Wanted};
-use otari_filters::providers::Family;
+use otari_filters::providers::{Family, Operation};
 use otari_filters::rejection::{Code, Rejection};
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use super::support::*;
 use crate::control::platform::Connected;
 
 fn wanted(model: &str) -> Wanted<'_> {
-    Wanted { model, no_router: false }
+    Wanted { model, no_router: false, operation: Operation::Chat }
 }
 
 async fn resolve(connected: &Connected, model: &str) -> Result<Plan, Rejection> {
