@@ -7,6 +7,8 @@
 
 #[path = "../tests/translate/packets.rs"]
 mod packets;
+#[path = "operations.rs"]
+mod operations;
 
 use std::fmt::Debug;
 
@@ -30,6 +32,7 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("sse", sse),
     ("splice", splice),
     ("packets", packets),
+    ("operations", operations::operations),
     ("read_chat", |input| read(Wire::Chat, DIALECTS, input)),
     ("read_messages", |input| read(Wire::Messages, &[""], input)),
     ("read_responses", |input| read(Wire::Responses, &[""], input)),

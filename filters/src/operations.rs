@@ -138,6 +138,8 @@ pub struct Asked {
     model_at: Range<usize>,
     user_at: Option<Range<usize>>,
     unwanted: Vec<Range<usize>>,
+    /// Declared fields that are null.
+    nulls: Vec<Range<usize>>,
 }
 
 impl Asked {

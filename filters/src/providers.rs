@@ -322,7 +322,7 @@ mod tests {
             find(name).unwrap().operations.iter().map(Operation::as_str).collect()
         };
         assert_eq!(named("cerebras"), ["chat", "stream", "reasoning", "list-models"]);
-        assert_eq!(named("voyage"), ["embeddings"]);
+        assert_eq!(named("voyage"), ["embeddings", "rerank"]);
         assert_eq!(named("otari").len(), Operation::ALL.len());
         assert_eq!(Operations::of(&Operation::ALL).iter().count(), Operation::ALL.len());
     }

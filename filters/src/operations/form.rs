@@ -112,6 +112,7 @@ impl Form {
             model_at: 0..0,
             user_at: None,
             unwanted: Vec::new(),
+            nulls: Vec::new(),
         })
     }
 

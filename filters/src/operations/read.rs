@@ -33,7 +33,12 @@ pub(super) fn read(kind: Kind, body: &Bytes, query: Option<&str>) -> Result<Aske
         model_at: top.raw("model").map(at).unwrap_or_default(),
         user_at: top.raw("user").map(at),
         unwanted: top.unwanted.iter().copied().map(at).collect(),
+        nulls: nulls(kind, &top).map(at).collect(),
     })
+}
+
+fn nulls<'a>(kind: Kind, top: &Top<'a>) -> impl Iterator<Item = &'a RawValue> {
+    kind.fields().iter().filter_map(|field| top.raw(field.name)).filter(|raw| is_null(raw))
 }
 
 fn units(kind: Kind, top: &Top<'_>) -> Units {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::Kind;
 use super::way::Call;
 use crate::protocol::json::{Edit, removals, splice};
+use crate::providers::Family;
 
 /// The body with further fields taken out, by the places of their values, and with further edits.
 pub(super) fn body(call: &Call<'_>, gone: &[Range<usize>], edits: Vec<Edit>) -> Vec<Bytes> {
@@ -18,7 +19,15 @@ pub(super) fn body(call: &Call<'_>, gone: &[Range<usize>], edits: Vec<Edit>) -> 
     if !keep_user {
         all_gone.extend(asked.user_at.clone());
     }
-    all_gone.extend(gone.iter().filter(|at| asked.user_at.as_ref() != Some(at)).cloned());
+    // The inventor of the format takes nulls, and so do those who copy it.
+    if !matches!(call.upstream.kind.family, Family::OpenAi | Family::AzureOpenAi | Family::Mock)
+        || asked.kind == Kind::Rerank
+    {
+        all_gone.extend_from_slice(&asked.nulls);
+    }
+    all_gone.extend_from_slice(gone);
+    all_gone.sort_unstable_by_key(|at| at.start);
+    all_gone.dedup();
     let mut all = removals(call.body, all_gone);
     let quoted = serde_json::to_vec(call.model).unwrap_or_default();
     all.push(Edit { range: asked.model_at.clone(), with: quoted.into() });

@@ -8,8 +8,8 @@ use super::price::Measured;
 
 /// The longest `usage` that is read.
 const MAX_USAGE: usize = 16 << 10;
-/// The longest key that is looked for is shorter.
-const MAX_KEY: usize = 16;
+/// The longest key that is looked for is shorter, with each of its letters as an escape.
+const MAX_KEY: usize = 32;
 
 /// See above. Fed with a document piece by piece.
 #[derive(Clone, Debug)]
@@ -165,7 +165,11 @@ impl Tally {
     /// A key is over.
     fn value_comes(&mut self) {
         self.key_comes = false;
-        self.field = match self.key.as_slice() {
+        let escaped = memchr::memchr(b'\\', &self.key).and_then(|_| {
+            let quoted = [b"\"", self.key.as_slice(), b"\""].concat();
+            serde_json::from_slice::<String>(&quoted).ok()
+        });
+        self.field = match escaped.as_deref().map_or(self.key.as_slice(), str::as_bytes) {
             // Of several the first, as the rest of the gateway has it.
             b"data" if !self.saw_data => Field::Data,
             b"usage" if self.usage.is_empty() => Field::Usage,

@@ -98,7 +98,7 @@ impl Upstream {
         if self.kind.offers(kind.operation()) {
             return Ok(());
         }
-        let (name, what) = (self.kind.name, kind.as_str());
+        let (name, what) = (&self.instance, kind.as_str());
         Err(Rejection::new(Code::Unsupported, format!("Provider {name} does not support {what}")))
     }
 }

@@ -318,7 +318,7 @@ pub static PROVIDERS: &[Provider] = &[
     row("together", "Together", Family::OpenAi)
         .key(&["TOGETHER_API_KEY"])
         .at(&["TOGETHER_API_BASE"], "https://api.together.xyz/v1")
-        .can(&[C, S, R, I, E, L, B]),
+        .can(&[C, S, R, I, E, L, RK, B]),
     row("vertexai", "Vertex AI (Gemini)", Family::Vertex)
         .at(&["VERTEXAI_API_BASE"], VERTEX)
         .takes(GOOGLE)
@@ -335,12 +335,12 @@ pub static PROVIDERS: &[Provider] = &[
     row("voyage", "Voyage AI", Family::Voyage)
         .key(&["VOYAGE_API_KEY"])
         .at(&["VOYAGE_API_BASE"], "https://api.voyageai.com/v1")
-        .can(&[E]),
+        .can(&[E, RK]),
     row("watsonx", "IBM watsonx.ai", Family::Watsonx)
         .key(&["WATSONX_API_KEY"])
         .based(&["WATSONX_URL"])
         .takes(WATSONX)
-        .can(&[C, S, I, L]),
+        .can(&[C, S, I, E, L]),
     row("xai", "xAI", Family::OpenAi)
         .key(&["XAI_API_KEY"])
         .at(&["XAI_API_BASE"], "https://api.x.ai/v1")

@@ -2,6 +2,7 @@
 
 use serde_json::value::RawValue;
 
+use super::super::rerank::number;
 use super::super::way::{Call, Made};
 use super::{Format, How, refuse_dimensions, texts};
 use crate::protocol::top::{GATEWAY_FIELDS, STEERING_FIELDS};
@@ -10,6 +11,9 @@ use crate::translate::neutral::Dropped;
 use crate::translate::out::{self, Fields};
 use crate::translate::text::Text;
 use crate::translate::{Fault, Object};
+
+/// What is repeated for every text must be short: many empty texts would make much of it.
+const MAX_REPEATED: usize = 256;
 
 /// What every format has a place for, or needs none.
 const READ: [&str; 4] = ["model", "input", "user", "encoding_format"];
@@ -22,28 +26,29 @@ pub(super) fn write(call: &Call<'_>, format: Format) -> Result<Made, Rejection> 
     if wanted.is_some_and(|wanted| !wanted.is("float") && !wanted.is("base64")) {
         return Err(Fault::new("encoding_format", "must be `float` or `base64`").into());
     }
+    let length = length(&object)?;
     let mut body = Vec::with_capacity(call.body.len() + 256);
     let known: &[&str] = match format {
         Format::Gemini => {
-            gemini(&mut body, &object, &texts, call.model);
+            gemini(&mut body, &Task::of(&object, &texts)?, length, call.model)?;
             &["dimensions", "task_type", "title"]
         }
         Format::Vertex => {
-            vertex(&mut body, &object, &texts);
+            vertex(&mut body, &Task::of(&object, &texts)?, length, object.get("auto_truncate"));
             &["dimensions", "task_type", "title", "auto_truncate"]
         }
         Format::Titan => {
-            titan(&mut body, &object, &texts)?;
+            titan(&mut body, &object, &texts, length)?;
             &["dimensions", "normalize"]
         }
         Format::Cohere => {
             // At Amazon the address names the model.
             let model = (provider == "cohere").then_some(call.model);
-            cohere(&mut body, &object, &texts, model);
+            cohere(&mut body, &object, &texts, length, model);
             &["dimensions", "input_type", "embedding_types", "truncate", "max_tokens"]
         }
         Format::Ollama => {
-            ollama(&mut body, &object, &texts, call.model);
+            ollama(&mut body, &object, &texts, length, call.model);
             &["dimensions", "truncate", "options", "keep_alive"]
         }
         Format::Watsonx => {
@@ -74,63 +79,122 @@ fn list(to: &mut Fields<'_>, name: &str, texts: &[&RawValue]) {
     to.list(name, |list| texts.iter().for_each(|text| list.item().json(text.get())));
 }
 
-fn gemini(body: &mut Vec<u8>, object: &Object<'_>, texts: &[&RawValue], model: &str) {
+/// How long the vectors are to be.
+fn length(object: &Object<'_>) -> Result<Option<u64>, Fault> {
+    let Some(raw) = object.get("dimensions") else { return Ok(None) };
+    let length = number(raw).filter(|length| *length > 0);
+    length.map(Some).ok_or_else(|| Fault::new("dimensions", "must be a whole number above 0"))
+}
+
+/// Texts, and what Google is told beside each.
+struct Task<'t, 'a> {
+    texts: &'t [&'a RawValue],
+    kind: Option<&'a RawValue>,
+    title: Option<&'a RawValue>,
+}
+
+impl<'t, 'a> Task<'t, 'a> {
+    fn of(object: &Object<'a>, texts: &'t [&'a RawValue]) -> Result<Self, Fault> {
+        let (kind, title) = (object.get("task_type"), object.get("title"));
+        if kind.is_some_and(|kind| !kind.get().starts_with('"') || kind.get().len() > MAX_REPEATED)
+        {
+            return Err(Fault::new("task_type", "must be a word such as `RETRIEVAL_QUERY`"));
+        }
+        if title.is_some() && texts.len() > 1 {
+            return Err(Fault::new("title", "is the title of one text: send the texts one by one"));
+        }
+        Ok(Self { texts, kind, title })
+    }
+}
+
+fn gemini(
+    body: &mut Vec<u8>,
+    task: &Task<'_, '_>,
+    length: Option<u64>,
+    model: &str,
+) -> Result<(), Rejection> {
+    if model.len() > MAX_REPEATED {
+        let message = "the name of the model is longer than any that this provider has";
+        return Err(Rejection::new(Code::ModelNotFound, message));
+    }
     let is_qualified = model.starts_with("models/") || model.starts_with("tunedModels/");
     let model = if is_qualified { model.to_owned() } else { format!("models/{model}") };
     out::object(body, |to| {
         to.list("requests", |list| {
-            for text in texts {
+            for text in task.texts {
                 list.object(|to| {
                     to.text("model", &Text::of(&model));
                     to.object("content", |to| {
                         to.list("parts", |list| list.object(|to| to.raw("text", text)));
                     });
-                    to.maybe_raw("taskType", object.get("task_type"));
-                    to.maybe_raw("title", object.get("title"));
-                    to.maybe_raw("outputDimensionality", object.get("dimensions"));
+                    to.maybe_raw("taskType", task.kind);
+                    to.maybe_raw("title", task.title);
+                    maybe_number(to, "outputDimensionality", length);
                 });
             }
         });
     });
+    Ok(())
 }
 
-fn vertex(body: &mut Vec<u8>, object: &Object<'_>, texts: &[&RawValue]) {
-    let (length, truncate) = (object.get("dimensions"), object.get("auto_truncate"));
+fn vertex(
+    body: &mut Vec<u8>,
+    task: &Task<'_, '_>,
+    length: Option<u64>,
+    truncate: Option<&RawValue>,
+) {
     out::object(body, |to| {
         to.list("instances", |list| {
-            for text in texts {
+            for text in task.texts {
                 list.object(|to| {
                     to.raw("content", text);
-                    to.maybe_raw("task_type", object.get("task_type"));
-                    to.maybe_raw("title", object.get("title"));
+                    to.maybe_raw("task_type", task.kind);
+                    to.maybe_raw("title", task.title);
                 });
             }
         });
         if length.is_some() || truncate.is_some() {
             to.object("parameters", |to| {
-                to.maybe_raw("outputDimensionality", length);
+                maybe_number(to, "outputDimensionality", length);
                 to.maybe_raw("autoTruncate", truncate);
             });
         }
     });
 }
 
+fn maybe_number(to: &mut Fields<'_>, name: &str, number: Option<u64>) {
+    if let Some(number) = number {
+        to.number(name, number);
+    }
+}
+
 /// # Errors
 /// When there is more than one text.
-fn titan(body: &mut Vec<u8>, object: &Object<'_>, texts: &[&RawValue]) -> Result<(), Rejection> {
+fn titan(
+    body: &mut Vec<u8>,
+    object: &Object<'_>,
+    texts: &[&RawValue],
+    length: Option<u64>,
+) -> Result<(), Rejection> {
     let [text] = texts else {
         let message = "`input` has several texts, and this model of Amazon takes one in a call: send them one by one";
         return Err(Rejection::new(Code::InvalidValue, message));
     };
     out::object(body, |to| {
         to.raw("inputText", text);
-        to.maybe_raw("dimensions", object.get("dimensions"));
+        maybe_number(to, "dimensions", length);
         to.maybe_raw("normalize", object.get("normalize"));
     });
     Ok(())
 }
 
-fn cohere(body: &mut Vec<u8>, object: &Object<'_>, texts: &[&RawValue], model: Option<&str>) {
+fn cohere(
+    body: &mut Vec<u8>,
+    object: &Object<'_>,
+    texts: &[&RawValue],
+    length: Option<u64>,
+    model: Option<&str>,
+) {
     out::object(body, |to| {
         if let Some(model) = model {
             to.text("model", &Text::of(model));
@@ -144,17 +208,24 @@ fn cohere(body: &mut Vec<u8>, object: &Object<'_>, texts: &[&RawValue], model: O
             Some(raw) => to.raw("embedding_types", raw),
             None => to.json("embedding_types", r#"["float"]"#),
         }
-        to.maybe_raw("output_dimension", object.get("dimensions"));
+        maybe_number(to, "output_dimension", length);
         to.maybe_raw("truncate", object.get("truncate"));
         to.maybe_raw("max_tokens", object.get("max_tokens"));
     });
 }
 
-fn ollama(body: &mut Vec<u8>, object: &Object<'_>, texts: &[&RawValue], model: &str) {
+fn ollama(
+    body: &mut Vec<u8>,
+    object: &Object<'_>,
+    texts: &[&RawValue],
+    length: Option<u64>,
+    model: &str,
+) {
     out::object(body, |to| {
         to.text("model", &Text::of(model));
         list(to, "input", texts);
-        for name in ["dimensions", "truncate", "options", "keep_alive"] {
+        maybe_number(to, "dimensions", length);
+        for name in ["truncate", "options", "keep_alive"] {
             to.maybe_raw(name, object.get(name));
         }
     });
