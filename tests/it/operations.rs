@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::gateway::{Answer, Builder, Gateway, MASTER, UPSTREAM_KEY};
 use crate::support::provider::{Framing, Provider, Reply, Request, Step};
+use crate::support::sdk::Sdk;
 use crate::support::{eventually, on_both_databases};
 
 /// One route, with a request, what its provider answers, and what the answer costs where the model's input costs 1000
@@ -185,7 +186,7 @@ pub(crate) fn answers(request: &Request) -> Reply {
     match path.rsplit('/').next().unwrap_or_default() {
         "embeddings" => Reply::json(
             200,
-            &json!({"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5, -1.0]}],
+            &json!({"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.5, -1.5]}],
                 "model": "m-2026", "usage": {"prompt_tokens": 9, "total_tokens": 9}, "novelty": 1}),
         ),
         "moderations" => Reply::json(
@@ -522,6 +523,41 @@ async fn an_alias_is_shown_and_a_policy_fails_over(start: Builder) {
     assert_eq!(absorbed, 2, "{rows:#?}");
 }
 
+async fn official_clients_call_them(start: Builder) {
+    let provider = Provider::start(|request| {
+        if request.json()["encoding_format"] == "base64" && request.json()["model"] == "m" {
+            // 0.5 and -1.5 as little-endian floats.
+            return Reply::json(
+                200,
+                &json!({"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": "AAAAPwAAwL8="}],
+                    "model": "m-2026", "usage": {"prompt_tokens": 9, "total_tokens": 9}}),
+            );
+        }
+        answers(request)
+    });
+    let start = before(start, &provider);
+    let gateway = start.price("p:busy", 1.0, 1.0).price("p:broken", 1.0, 1.0).await;
+    let key = gateway.key("u").await;
+    for (at, sdk) in [Sdk::Python, Sdk::Node].into_iter().enumerate() {
+        let base = gateway.url("/v1");
+        let key = key.clone();
+        let seen =
+            tokio::task::spawn_blocking(move || sdk.run("openai_operations", &[&base, &key, "p"]));
+        let seen = seen.await.expect("the script ends");
+        let errors = json!([
+            ["RateLimitError", 429],
+            ["InternalServerError", 502],
+            [if sdk == Sdk::Python { "APIStatusError" } else { "APIError" }, 402]
+        ]);
+        let expected = json!({"vector": [0.5, -1.5], "tokens": 9, "few": [0.5, -1.5], "flagged": false,
+            "images": ["http://x/1.png", "http://x/2.png"], "heard": "hi",
+            "subtitles": "1\n00:00:00,000 --> 00:00:01,000\nhi\n", "sound": SOUND.len(), "errors": errors});
+        assert_eq!(seen, expected, "{sdk:?}");
+        // Seven calls that were answered, and two that their provider refused.
+        gateway.usage(9 * (at + 1)).await;
+    }
+}
+
 async fn a_large_recording_is_never_in_memory(start: Builder) {
     let provider = Provider::start(answers);
     let gateway = gateway(start, &provider).await;
@@ -556,5 +592,6 @@ on_both_databases!(
     a_speech_that_breaks_off_is_cut_and_not_charged,
     a_caller_who_leaves_pays_for_what_the_provider_did,
     an_alias_is_shown_and_a_policy_fails_over,
+    official_clients_call_them,
     a_large_recording_is_never_in_memory,
 );
