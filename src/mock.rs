@@ -6,7 +6,8 @@
 //! benchmarks need it to cost next to nothing.
 //!
 //! Routes, each with `/v1`, `/openai/v1` or without: `POST chat/completions`, `messages`,
-//! `messages/count_tokens`, `responses`, `embeddings`; `GET models`. Credentials are not looked at. The
+//! `messages/count_tokens`, `responses`, `embeddings`, `moderations`, `rerank`, `images/generations`,
+//! `audio/speech`, `audio/transcriptions`; `GET models`. Credentials are not looked at. The
 //! same request always gets the same answer: ids come from the body, words from a list, token counts from
 //! lengths (prompt: a quarter of the characters; completion: one per chunk).
 //!
@@ -32,6 +33,19 @@
 //! | Ollama | `/api/chat` | none |
 //! | watsonx.ai | `/ml/v1/text/chat?version=V`, `/ml/v1/text/chat_stream?version=V` | Bearer |
 //!
+//! Their vectors, with the same credentials: `:batchEmbedContents` (Gemini), `:predict` (Vertex AI), `/model/{m}/invoke`
+//! (Bedrock: Titan's format, or Cohere's when the name holds `cohere.`), the same path as chat with `inputs` (SageMaker),
+//! `/openai/deployments/{m}/embeddings` and `/embeddings` with a version (Azure), `/v2/embed` and `/v2/rerank` (Cohere),
+//! `/api/embed` (Ollama), `/ml/v1/text/embeddings` (watsonx.ai). Below a deployment of Azure OpenAI there are
+//! `images/generations`, `audio/speech` and `audio/transcriptions` too.
+//!
+//! # What the others answer
+//!
+//! Moderations flag whoever writes `kill`. Rerank finds longer documents more relevant, and leaves them in their order.
+//! Images are as many as `n`, of `bytes` each as base64 (with `fault=no_done` one fewer). Speech is `chunks` pieces of
+//! `bytes` (1024) each, which do not compress. The text of a transcription is what was seen of the file: name, content
+//! type, length, CRC-32; the file itself is not kept, and `/__mock/requests` shows the parts of the form in its place.
+//!
 //! Mistral's route is chat's own: `thinking=chunks` and `strict=mistral` make it Mistral's. Tokens are had
 //! at `/token` (Google: `jwt-bearer` and `refresh_token`) and `/identity/token` (IBM); there the query
 //! says what happens: `expires_in=S`, `status=N`.
@@ -56,7 +70,8 @@
 //! | `preface=N` | words before the calls; default 0 |
 //! | `reasoning`, `reasoning=N` | think first, so many words (default 4), signed where the format has that |
 //! | `thinking=F` | how chat tells thoughts: `content` (`reasoning_content`, the default), `field` (`reasoning`), `tags` (`<think>`, both tags in two pieces), `chunks` (Mistral's) |
-//! | `strict`, `strict=mistral` | chat and messages: refuse fields that OpenAI, Anthropic or Mistral do not document |
+//! | `strict`, `strict=mistral` | refuse fields that OpenAI, Anthropic or Mistral do not document |
+//! | `strict=voyage`, `strict=together` | embeddings and rerank as these document and answer them |
 //! | `status=N` | answer this error (400 to 599) in the protocol's shape |
 //! | `retry_after=S` | with `Retry-After: S` |
 //! | `fail_first=N` | `status` (default 503) or `fault` for the first N requests with the same `seed`, then success |
@@ -98,8 +113,10 @@ mod connection;
 mod embeddings;
 mod emit;
 mod families;
+mod form;
 mod http;
 mod messages;
+mod pieces;
 pub mod platform;
 mod protocol;
 mod record;

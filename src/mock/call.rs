@@ -83,6 +83,8 @@ pub(super) struct Embedding<'a> {
     #[serde(borrow)]
     pub(super) encoding_format: Option<Cow<'a, str>>,
     pub(super) dimensions: Option<u32>,
+    /// Voyage, Mistral.
+    pub(super) output_dimension: Option<u32>,
 }
 
 /// The four spellings of an embeddings input.

@@ -11,10 +11,11 @@ use tokio::net::TcpStream;
 use super::answer::{Answer, Asked};
 use super::call::{Embedding, Generation};
 use super::emit::{Next, Outlet, drain};
+use super::families::operations::{self, Kind, strict_embeddings};
 use super::http::{Inbox, Request, Trouble};
 use super::protocol::Protocol;
 use super::record::{Counter, Record};
-use super::script::{Fault, Script, Usage, parse};
+use super::script::{Fault, Script, parse};
 use super::{embeddings, emit, families};
 
 /// How long a refused upload is still read, so that the refusal is not lost to a reset (RFC 9112 9.6).
@@ -74,9 +75,25 @@ struct Connection {
 
 impl Connection {
     async fn turn(&mut self) -> Result<Next, Trouble> {
-        let Some(head) = self.inbox.head(&mut self.stream).await? else { return Ok(Next::Close) };
-        self.inbox.body(&mut self.stream, &head).await?;
-        let request = self.inbox.request(&head);
+        let Some(mut head) = self.inbox.head(&mut self.stream).await? else {
+            return Ok(Next::Close);
+        };
+        let mut summary = None;
+        match self.inbox.form(&head) {
+            Some(mut form) => {
+                self.inbox.drain(&mut self.stream, &mut head, &mut form).await?;
+                // The parts stand for the body, which nobody has kept.
+                summary = Some(match form.finish() {
+                    Ok(parts) => serde_json::to_vec(&parts).unwrap_or_default(),
+                    Err(error) => format!("bad form: {error}").into_bytes(),
+                });
+            }
+            None => self.inbox.body(&mut self.stream, &head).await?,
+        }
+        let mut request = self.inbox.request(&head);
+        if let Some(summary) = &summary {
+            request.body = summary;
+        }
         let outlet = Outlet {
             stream: &self.stream,
             out: &mut self.out,
@@ -144,6 +161,9 @@ impl<'c> Exchange<'c> {
             return Ok(next);
         }
         let bare = path.strip_prefix("/v1").or_else(|| path.strip_prefix("/openai/v1"));
+        if let ("POST", Some(kind)) = (self.request.method, Kind::at(bare.unwrap_or(path))) {
+            return operations::answer(self, kind, false).await;
+        }
         match (self.request.method, bare.unwrap_or(path)) {
             ("POST", "/chat/completions") => self.generate(Protocol::Chat).await,
             ("POST", "/messages") => self.generate(Protocol::Messages).await,
@@ -161,6 +181,11 @@ impl<'c> Exchange<'c> {
                 | "/responses"
                 | "/messages/count_tokens"
                 | "/embeddings"
+                | "/moderations"
+                | "/rerank"
+                | "/images/generations"
+                | "/audio/speech"
+                | "/audio/transcriptions"
                 | "/models",
             ) => self.refuse(Protocol::Chat, (405, "method not allowed".into())).await,
             _ => {
@@ -232,10 +257,15 @@ impl<'c> Exchange<'c> {
         let Some(inputs) = &call.input else {
             return self.refuse(Protocol::Chat, (400, "input is required".into())).await;
         };
+        if let Some(strict) = script.strict
+            && let Err(refusal) = strict_embeddings(strict, self.request.body)
+        {
+            return self.refuse(Protocol::Chat, refusal).await;
+        }
         if let Some(next) = self.misbehave(Protocol::Chat, &script, false).await? {
             return Ok(next);
         }
-        embeddings::whole(&call, inputs, script.usage != Usage::Never, self.body);
+        embeddings::whole(&call, inputs, &script, self.body);
         self.outlet.whole(&script, self.body).await
     }
 

@@ -5,17 +5,26 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::answer::{put, quoted};
 use super::call::{Embedding, Inputs, tokens};
+use super::script::{Script, Strict, Usage};
 
 /// Length of a vector when none is asked for.
-const DIMENSIONS: u32 = 8;
+pub(super) const DIMENSIONS: u32 = 8;
 
 /// Longest vector: bounds the answer.
-const MAX_DIMENSIONS: u32 = 8192;
+pub(super) const MAX_DIMENSIONS: u32 = 8192;
 
-/// Appends the answer; `report` says whether with usage.
-pub(super) fn whole(call: &Embedding<'_>, inputs: &Inputs<'_>, report: bool, out: &mut Vec<u8>) {
-    let base64 = call.encoding_format.as_deref() == Some("base64");
-    let dimensions = call.dimensions.unwrap_or(DIMENSIONS).clamp(1, MAX_DIMENSIONS);
+/// Appends the answer.
+pub(super) fn whole(
+    call: &Embedding<'_>,
+    inputs: &Inputs<'_>,
+    script: &Script<'_>,
+    out: &mut Vec<u8>,
+) {
+    // Together knows no other form than numbers.
+    let base64 = call.encoding_format.as_deref() == Some("base64")
+        && script.strict != Some(Strict::Together);
+    let dimensions =
+        call.dimensions.or(call.output_dimension).unwrap_or(DIMENSIONS).clamp(1, MAX_DIMENSIONS);
     let items = items(inputs);
     put(out, &[r#"{"object":"list","data":["#]);
     for (index, (seed, _)) in items.iter().enumerate() {
@@ -33,8 +42,10 @@ pub(super) fn whole(call: &Embedding<'_>, inputs: &Inputs<'_>, report: bool, out
         }
     }
     put(out, &[r#"],"model":"#, &quoted(&call.model)]);
-    if report {
-        let total = items.iter().map(|(_, tokens)| tokens).sum::<u64>().to_string();
+    let total = items.iter().map(|(_, tokens)| tokens).sum::<u64>().to_string();
+    if script.strict == Some(Strict::Voyage) {
+        put(out, &[r#","usage":{"total_tokens":"#, &total, "}"]);
+    } else if script.usage != Usage::Never {
         let usage = [r#","usage":{"prompt_tokens":"#, &total, r#","total_tokens":"#, &total, "}"];
         put(out, &usage);
     }
@@ -57,7 +68,7 @@ fn items(inputs: &Inputs<'_>) -> Vec<(u32, u64)> {
 }
 
 /// Numbers from -1 to 1 in steps of 1/128: short as text, and exact in both encodings.
-fn vector(seed: u32, dimensions: u32) -> impl Iterator<Item = f32> {
+pub(super) fn vector(seed: u32, dimensions: u32) -> impl Iterator<Item = f32> {
     let mut state = seed | 1;
     (0..dimensions).map(move |_| {
         // Marsaglia's xorshift.

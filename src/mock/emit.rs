@@ -192,7 +192,7 @@ impl Outlet<'_> {
         Ok(())
     }
 
-    async fn break_off(&mut self, fault: Option<Fault>) -> io::Result<Next> {
+    pub(super) async fn break_off(&mut self, fault: Option<Fault>) -> io::Result<Next> {
         match fault {
             Some(Fault::Stall(_)) => self.hold().await,
             Some(Fault::Reset(_)) => self.reset().await,

@@ -11,6 +11,7 @@ pub(super) mod cohere;
 pub(super) mod frames;
 pub(super) mod gemini;
 pub(super) mod ollama;
+pub(super) mod operations;
 mod path;
 pub(super) mod sagemaker;
 mod shape;
@@ -18,6 +19,7 @@ mod signature;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod vectors;
 pub(super) mod watsonx;
 
 use std::io;
@@ -54,14 +56,32 @@ pub(super) async fn answer(exchange: &mut Exchange<'_>) -> io::Result<Option<Nex
     match path::find(exchange.request.target) {
         None => Ok(None),
         Some(Place::Token(issuer)) => tokens::answer(exchange, issuer).await.map(Some),
-        Some(Place::Call(call)) if exchange.request.method == "POST" => {
-            generate(exchange, &call).await.map(Some)
-        }
-        Some(Place::Call(call)) => {
+        Some(place) if exchange.request.method != "POST" => {
+            let protocol = match place {
+                Place::Call(call) => call.protocol,
+                Place::Vectors(call) => call.protocol,
+                _ => Protocol::AzureOpenAi,
+            };
             let refusal = (405, "method not allowed".into());
-            exchange.refuse(call.protocol, refusal).await.map(Some)
+            exchange.refuse(protocol, refusal).await.map(Some)
         }
+        Some(Place::Operation(kind)) => operations::answer(exchange, kind, true).await.map(Some),
+        Some(Place::Vectors(call)) => vectors::answer(exchange, &call).await.map(Some),
+        // An endpoint of SageMaker has one path, whatever it holds.
+        Some(Place::Call(call)) if call.body == Body::SageMaker && holds_inputs(exchange) => {
+            let Call { protocol, access, model, .. } = call;
+            let call =
+                vectors::Call { format: vectors::Format::SageMaker, access, protocol, model };
+            vectors::answer(exchange, &call).await.map(Some)
+        }
+        Some(Place::Call(call)) => generate(exchange, &call).await.map(Some),
     }
+}
+
+/// Whether a body holds texts to be embedded.
+fn holds_inputs(exchange: &Exchange<'_>) -> bool {
+    let body = serde_json::from_slice::<Value>(exchange.request.body).unwrap_or_default();
+    body.get("inputs").is_some()
 }
 
 /// Looks whether a chat or messages body has only documented fields.
@@ -69,8 +89,8 @@ pub(super) fn strict(protocol: Protocol, strict: Strict, raw: &[u8]) -> Result<(
     let body: Value =
         serde_json::from_slice(raw).map_err(|error| (400, format!("bad body: {error}")))?;
     let shape = match strict {
-        Strict::Own => &chatlike::OPENAI,
         Strict::Mistral => &chatlike::MISTRAL,
+        Strict::Own | Strict::Voyage | Strict::Together => &chatlike::OPENAI,
     };
     let read = match protocol {
         Protocol::Chat => chatlike::check(&body, shape).map(|_| ()),

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::emit::{KEEP_BYTES, write_all};
+use super::form::Form;
 
 /// Largest request line with headers.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -29,6 +30,9 @@ const IDLE: Duration = Duration::from_secs(120);
 
 /// Free space before each read: a small request arrives in one piece.
 const READ_BYTES: usize = 8 * 1024;
+
+/// Read at once of a body that is given away piece by piece.
+const DRAIN_BYTES: usize = 64 * 1024;
 
 /// Growth towards a declared length: nobody gets memory for bytes that were only promised.
 const GROWTH_BYTES: usize = 1024 * 1024;
@@ -138,24 +142,78 @@ impl Inbox {
         }
         match head.length {
             Length::Exact(length) => self.exact(stream, head.bytes, length).await,
-            Length::Chunked => self.chunked(stream, head.bytes).await,
+            Length::Chunked => self.chunked(stream, head.bytes, None).await,
         }
+    }
+
+    /// What takes the body that follows `head` apart, where it is a recording with its fields.
+    pub(super) fn form(&self, head: &Head) -> Option<Form> {
+        let request = self.request_head(head);
+        let path = request.target.split('?').next().unwrap_or_default();
+        if request.method != "POST" || !path.ends_with("/audio/transcriptions") {
+            return None;
+        }
+        let mut fields = lines(request.fields).filter_map(field);
+        let (_, kind) = fields.find(|(name, _)| name.eq_ignore_ascii_case(b"content-type"))?;
+        Form::new(std::str::from_utf8(kind).ok()?)
+    }
+
+    /// Reads the body that follows `head` and gives it away piece by piece; the request has none then.
+    pub(super) async fn drain(
+        &mut self,
+        stream: &mut TcpStream,
+        head: &mut Head,
+        form: &mut Form,
+    ) -> Result<(), Trouble> {
+        if head.expects_continue {
+            write_all(stream, b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+        }
+        let start = head.bytes;
+        match head.length {
+            Length::Exact(length) => {
+                let mut missing = length;
+                loop {
+                    let here = (self.buffer.len() - start).min(missing);
+                    self.look_early(start)?;
+                    form.feed(&self.buffer[start..start + here]);
+                    self.buffer.drain(start..start + here);
+                    missing -= here;
+                    if missing == 0 {
+                        break;
+                    }
+                    if self.fill(stream, missing.min(DRAIN_BYTES)).await? == 0 {
+                        return Err(Trouble::Gone);
+                    }
+                }
+                head.length = Length::Exact(0);
+                self.end = start;
+            }
+            Length::Chunked => {
+                self.chunked(stream, start, Some(form)).await?;
+                self.decoded.clear();
+            }
+        }
+        Ok(())
     }
 
     /// The request read last.
     pub(super) fn request(&self, head: &Head) -> Request<'_> {
-        let text = |range: &Range<usize>| {
-            std::str::from_utf8(&self.buffer[range.clone()]).unwrap_or_default()
-        };
         let body = match head.length {
             Length::Exact(length) => &self.buffer[head.bytes..head.bytes + length],
             Length::Chunked => &self.decoded,
+        };
+        Request { body, ..self.request_head(head) }
+    }
+
+    fn request_head(&self, head: &Head) -> Request<'_> {
+        let text = |range: &Range<usize>| {
+            std::str::from_utf8(&self.buffer[range.clone()]).unwrap_or_default()
         };
         Request {
             method: text(&head.method),
             target: text(&head.target),
             fields: &self.buffer[head.fields.clone()],
-            body,
+            body: b"",
             anthropic: head.anthropic,
         }
     }
@@ -193,9 +251,15 @@ impl Inbox {
         Ok(())
     }
 
-    async fn chunked(&mut self, stream: &mut TcpStream, start: usize) -> Result<(), Trouble> {
+    /// `form`: gets the body, of which nothing is kept then.
+    async fn chunked(
+        &mut self,
+        stream: &mut TcpStream,
+        start: usize,
+        mut form: Option<&mut Form>,
+    ) -> Result<(), Trouble> {
         self.decoded.clear();
-        let mut at = start;
+        let (mut at, mut total) = (start, 0);
         loop {
             let line = self.line(stream, at).await?;
             let size = chunk_size(&self.buffer[at..line])?;
@@ -203,7 +267,8 @@ impl Inbox {
             if size == 0 {
                 break;
             }
-            if (self.decoded.len() + size) as u64 > MAX_BODY_BYTES {
+            total += size;
+            if total as u64 > MAX_BODY_BYTES {
                 return Err(Trouble::Refuse(413, "the request body is too large"));
             }
             while self.buffer.len() < at + size + 2 {
@@ -214,7 +279,10 @@ impl Inbox {
                     return Err(Trouble::Gone);
                 }
             }
-            self.decoded.extend_from_slice(&self.buffer[at..at + size]);
+            match &mut form {
+                Some(form) => form.feed(&self.buffer[at..at + size]),
+                None => self.decoded.extend_from_slice(&self.buffer[at..at + size]),
+            }
             at += size + 2;
             // Decoded bytes are dropped from the front in large steps, so they are not held twice.
             if at - start > GROWTH_BYTES {

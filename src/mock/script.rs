@@ -70,13 +70,17 @@ pub(super) enum Thinking {
     Chunks,
 }
 
-/// Whose documents say which fields a chat or messages call may have.
+/// Whose documents say which fields a call may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Strict {
     /// OpenAI's, or Anthropic's.
     Own,
     /// Mistral's.
     Mistral,
+    /// Voyage's, who embeds and ranks.
+    Voyage,
+    /// Together's, of the same.
+    Together,
 }
 
 /// What goes wrong. Counts are output chunks sent before.
@@ -232,7 +236,15 @@ impl<'a> Script<'a> {
                 self.strict = Some(match value {
                     "" => Strict::Own,
                     "mistral" => Strict::Mistral,
-                    _ => return Err(unknown_value(key, value, "mistral, or none")),
+                    "voyage" => Strict::Voyage,
+                    "together" => Strict::Together,
+                    _ => {
+                        return Err(unknown_value(
+                            key,
+                            value,
+                            "mistral, voyage, together, or none",
+                        ));
+                    }
                 })
             }
             "tool" => {

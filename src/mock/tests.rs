@@ -2,6 +2,7 @@
 
 mod blocks;
 mod faults;
+mod operations;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,7 +1,9 @@
 //! Which path belongs to whom. A model in a path arrives percent-encoded, once.
 
 use super::access::Access;
+use super::operations::Kind;
 use super::tokens::Issuer;
+use super::vectors::{self, Format};
 use crate::mock::protocol::Protocol;
 
 /// Whose shape a body must have.
@@ -39,6 +41,9 @@ pub(super) struct Call {
 pub(super) enum Place {
     Call(Call),
     Token(Issuer),
+    Vectors(vectors::Call),
+    /// Of an Azure deployment.
+    Operation(Kind),
 }
 
 /// Finds what stands at `target`, a path with its query.
@@ -53,6 +58,17 @@ pub(super) fn find(target: &str) -> Option<Place> {
     // A version of the API, which Azure and watsonx want on every call.
     let dated = |name| option(query, name).is_some_and(|version| !version.is_empty());
     let azure = dated("api-version");
+    match parts[..] {
+        ["openai", "deployments", _, first, last] if azure => {
+            if let Some(kind) = Kind::at(&format!("/{first}/{last}")) {
+                return Some(Place::Operation(kind));
+            }
+        }
+        _ => {}
+    }
+    if let Some(call) = for_vectors(&parts, azure, dated("version")) {
+        return Some(Place::Vectors(call));
+    }
     let call = match parts[..] {
         ["v1beta", "models", last] => google(last, query, Body::Gemini, Access::GoogleKey)?,
         ["v1beta1", "projects", _, "locations", _, "publishers", "google", "models", last] => {
@@ -90,6 +106,42 @@ pub(super) fn find(target: &str) -> Option<Place> {
         _ => return None,
     };
     Some(Place::Call(call))
+}
+
+/// Who makes vectors, or ranks documents, at a path.
+fn for_vectors(parts: &[&str], azure: bool, dated: bool) -> Option<vectors::Call> {
+    let call = |format, access, protocol, model| vectors::Call { format, access, protocol, model };
+    let verb = |last: &str, verb: &str| {
+        let (model, other) = last.rsplit_once(':')?;
+        (other == verb).then(|| decoded(model)).flatten()
+    };
+    Some(match parts {
+        ["v1beta", "models", last] => {
+            let model = verb(last, "batchEmbedContents")?;
+            call(Format::Gemini, Access::GoogleKey, Protocol::Gemini, Some(model))
+        }
+        ["v1beta1", "projects", _, "locations", _, "publishers", "google", "models", last] => {
+            let model = verb(last, "predict")?;
+            call(Format::Vertex, Access::Bearer, Protocol::Gemini, Some(model))
+        }
+        ["model", id, "invoke"] => {
+            call(Format::Invoke, Access::Bedrock, Protocol::Converse, Some(decoded(id)?))
+        }
+        ["openai", "deployments", model, "embeddings"] if azure => {
+            let model = Some(decoded(model)?);
+            call(Format::AzureOpenAi, Access::AzureKey, Protocol::AzureOpenAi, model)
+        }
+        ["embeddings"] | ["models", "embeddings"] if azure => {
+            call(Format::AzureInference, Access::AzureKey, Protocol::AzureInference, None)
+        }
+        ["v2", "embed"] => call(Format::Cohere, Access::Bearer, Protocol::Cohere, None),
+        ["v2", "rerank"] => call(Format::CohereRerank, Access::Bearer, Protocol::Cohere, None),
+        ["api", "embed"] => call(Format::Ollama, Access::Open, Protocol::Ollama, None),
+        ["ml", "v1", "text", "embeddings"] if dated => {
+            call(Format::Watsonx, Access::Bearer, Protocol::Watsonx, None)
+        }
+        _ => return None,
+    })
 }
 
 impl Call {
