@@ -161,9 +161,15 @@ impl Provider {
         self.offers(Operation::Chat) || self.has_native(protocol)
     }
 
+    /// Whether it generates text. Some only embed and rank.
+    pub fn generates(&self) -> bool {
+        self.offers(Operation::Chat)
+    }
+
     /// Whether this build can call it for anything.
     pub fn is_callable(&self) -> bool {
-        self.offers(Operation::Chat)
+        self.generates()
+            || crate::operations::Kind::ALL.iter().any(|kind| self.offers(kind.operation()))
     }
 
     /// Where its credential goes.
@@ -248,12 +254,13 @@ mod tests {
     fn all_but_embedders_serve_every_api() {
         for provider in PROVIDERS {
             let expected = provider.family != Family::Voyage;
-            assert_eq!(provider.is_callable(), expected, "{}", provider.name);
+            assert!(provider.is_callable(), "{}", provider.name);
+            assert_eq!(provider.generates(), expected, "{}", provider.name);
             for protocol in ALL {
                 assert_eq!(provider.serves(protocol), expected, "{}", provider.name);
             }
         }
-        assert!(ALL.iter().all(|protocol| !UNKNOWN.serves(*protocol)));
+        assert!(ALL.iter().all(|protocol| !UNKNOWN.serves(*protocol)) && !UNKNOWN.is_callable());
     }
 
     #[test]

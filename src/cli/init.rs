@@ -87,7 +87,7 @@ fn found(env: &Env) -> Vec<(&'static Provider, &'static str)> {
         let is_known = provider.base(&settings).is_ok()
             || provider.base_env.iter().any(|name| is_set(env, name));
         let name = provider.credential_env.iter().copied().find(|name| is_set(env, name))?;
-        (provider.is_callable() && is_known).then_some((provider, name))
+        (provider.generates() && is_known).then_some((provider, name))
     };
     PROVIDERS.iter().filter_map(variable).collect()
 }

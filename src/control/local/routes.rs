@@ -119,7 +119,7 @@ impl Local {
         };
         let kind = attempt.upstream.kind;
         let is_served = match wanted.operation {
-            Operation::Chat => kind.is_callable(),
+            Operation::Chat => kind.generates(),
             operation => kind.offers(operation),
         };
         if !is_served {

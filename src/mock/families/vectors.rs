@@ -42,6 +42,19 @@ pub(super) struct Call {
     pub(super) model: Option<String>,
 }
 
+/// Cohere's fields; at Amazon the path names the model.
+const COHERE: [&str; 9] = [
+    "model",
+    "texts",
+    "images",
+    "inputs",
+    "input_type",
+    "embedding_types",
+    "output_dimension",
+    "max_tokens",
+    "truncate",
+];
+
 /// What a body asks for.
 struct Wants<'a> {
     texts: Vec<&'a str>,
@@ -155,79 +168,41 @@ fn of(text: &str, length: u32) -> Vec<f32> {
 
 fn read<'a>(format: Format, model: &str, body: &'a Value) -> Read<Wants<'a>> {
     let whole = At::body(body);
+    let plain = |known: &[&str], input: &str, one: bool| {
+        let object = if known.is_empty() { whole.open_object()? } else { whole.object(known)? };
+        let texts = texts(&object, input, one)?;
+        Ok(Wants { texts, length: length(&object, "dimensions")? })
+    };
     match format {
         Format::Gemini => gemini(&whole, model),
         Format::Vertex => vertex(&whole),
-        Format::Invoke if model.contains("cohere.") => cohere(
-            &whole,
-            &[
-                "texts",
-                "images",
-                "inputs",
-                "input_type",
-                "embedding_types",
-                "output_dimension",
-                "max_tokens",
-                "truncate",
-            ],
-        ),
+        Format::Invoke if model.contains("cohere.") => cohere(&whole, &COHERE[1..]),
         Format::Invoke => {
             let object =
                 whole.object(&["inputText", "dimensions", "normalize", "embeddingTypes"])?;
-            Ok(Wants {
-                texts: vec![object.text("inputText")?],
-                length: length(&object, "dimensions")?,
-            })
+            let texts = vec![object.text("inputText")?];
+            Ok(Wants { texts, length: length(&object, "dimensions")? })
         }
-        Format::SageMaker => {
-            let object = whole.object(&["inputs"])?;
-            Ok(Wants { texts: texts(&object, "inputs", true)?, length: DIMENSIONS })
-        }
-        Format::AzureOpenAi => {
-            let known = ["model", "input", "user", "encoding_format", "dimensions", "input_type"];
-            let object = whole.object(&known)?;
-            Ok(Wants {
-                texts: texts(&object, "input", true)?,
-                length: length(&object, "dimensions")?,
-            })
-        }
-        Format::AzureInference => {
-            let object = whole.open_object()?;
-            Ok(Wants {
-                texts: texts(&object, "input", false)?,
-                length: length(&object, "dimensions")?,
-            })
-        }
-        Format::Ollama => {
-            let known = ["model", "input", "truncate", "options", "keep_alive", "dimensions"];
-            let object = whole.object(&known)?;
-            Ok(Wants {
-                texts: texts(&object, "input", true)?,
-                length: length(&object, "dimensions")?,
-            })
-        }
+        Format::SageMaker => plain(&["inputs"], "inputs", true),
+        Format::AzureOpenAi => plain(
+            &["model", "input", "user", "encoding_format", "dimensions", "input_type"],
+            "input",
+            true,
+        ),
+        Format::AzureInference => plain(&[], "input", false),
+        Format::Ollama => plain(
+            &["model", "input", "truncate", "options", "keep_alive", "dimensions"],
+            "input",
+            true,
+        ),
         Format::Watsonx => {
-            let object =
-                whole.object(&["model_id", "inputs", "project_id", "space_id", "parameters"])?;
-            object.one_of(&["project_id", "space_id"])?;
-            Ok(Wants { texts: texts(&object, "inputs", false)?, length: DIMENSIONS })
+            let known = ["model_id", "inputs", "project_id", "space_id", "parameters"];
+            whole.open_object()?.one_of(&["project_id", "space_id"])?;
+            plain(&known, "inputs", false)
         }
         Format::Cohere | Format::CohereRerank => {
             whole.open_object()?.text("model")?;
-            cohere(
-                &whole,
-                &[
-                    "model",
-                    "texts",
-                    "images",
-                    "inputs",
-                    "input_type",
-                    "embedding_types",
-                    "output_dimension",
-                    "max_tokens",
-                    "truncate",
-                ],
-            )
+            cohere(&whole, &COHERE)
         }
     }
 }

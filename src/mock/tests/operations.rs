@@ -239,6 +239,11 @@ async fn every_family_has_its_vectors() {
         .await;
     assert!(told.head.contains("x-amzn-bedrock-input-token-count: 2"), "{}", told.head);
     assert_eq!(server.ask("GET", "/v2/embed", "").await.status, 405);
+}
+
+#[tokio::test]
+async fn openais_vectors_have_the_dialects_of_others() {
+    let server = Server::start().await;
     for (model, body) in [
         (
             "e?strict=voyage",
