@@ -114,6 +114,7 @@ impl App {
         let metrics =
             Arc::new(Metrics::new().map_err(|error| StartError::Other(error.to_string()))?);
         let calls = Arc::new(Calls::default());
+        let credentials = Credentials::new(config.ambient.clone());
         let (control, mode, settings): (Arc<dyn ControlPlane>, _, _) = match &config.platform {
             Some(platform) => {
                 let connected = connected::start(&config, platform, &metrics, server)?;
@@ -121,7 +122,8 @@ impl App {
                 (connected.clone(), Mode::Connected(connected), settings)
             }
             None => {
-                let standalone = standalone::start(&config, &metrics, &calls, mock).await?;
+                let standalone =
+                    standalone::start(&config, &metrics, &calls, &credentials, mock).await?;
                 let settings = standalone.settings.clone();
                 (standalone.local.clone(), Mode::Standalone(standalone), settings)
             }
@@ -138,7 +140,7 @@ impl App {
             plain: v1::Connector::new(Some(ConnectorOptions::from_server_conf(server))),
             addresses: Addresses::default(),
             breakers: Breakers::new(config.circuit_breaker),
-            credentials: Credentials::new(config.ambient.clone()),
+            credentials,
             life: Arc::new(Life::default()),
             config,
         })

@@ -21,3 +21,8 @@ pub fn now() -> Timestamp {
 pub fn timestamp(micros: i64) -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap_or(Timestamp::MAX)
 }
+
+/// Whether a file's time is at least so long ago.
+pub fn is_past(at: SystemTime, by: std::time::Duration) -> bool {
+    at.elapsed().is_ok_and(|age| age >= by)
+}

@@ -27,6 +27,7 @@ mod ambient;
 mod policies;
 mod url;
 mod platform;
+mod files;
 mod mode;
 mod unused;
 mod check;
@@ -133,8 +134,47 @@ pub struct Config {
     /// Days after which usage rows are removed; `None`: never.
     pub usage_retention_days: Option<u32>,
 
+    /// Files that callers upload; `None`: they may not, and in connected mode they never may.
+    pub files: Option<Files>,
+
     /// Sizes and times.
     pub limits: Limits,
+}
+
+/// Files that callers upload: `files_*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// Where the bytes are.
+    pub backend: FilesBackend,
+    /// Largest file. 413 beyond.
+    pub max_bytes: u64,
+    /// Removed so long after the upload; `None`: never.
+    pub retention: Option<Duration>,
+}
+
+/// `files_backend`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FilesBackend {
+    /// A folder.
+    Local {
+        /// `files_local_dir`; made when missing.
+        dir: PathBuf,
+    },
+    /// A bucket.
+    S3(Box<S3>),
+}
+
+/// A bucket of Amazon's, or of a server that speaks its protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3 {
+    /// Its name.
+    pub bucket: String,
+    /// Scheme, host and port, without a slash at the end; `None`: Amazon's.
+    pub endpoint: Option<String>,
+    /// `None`: that of the machine, else `us-east-1`.
+    pub region: Option<String>,
+    /// Id and secret of an access key; `None`: what the machine has for programs.
+    pub keys: Option<(Secret, Secret)>,
 }
 
 /// The platform of connected mode: `platform:`, its variables, and the token.

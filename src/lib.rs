@@ -10,6 +10,7 @@ pub mod period;
 pub mod routes;
 pub mod proxy;
 pub mod credentials;
+pub mod files;
 pub mod api;
 pub mod control;
 pub mod store;

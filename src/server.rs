@@ -72,6 +72,7 @@ pub fn run(config: Config, beside: Beside) -> Result<(), StartError> {
             server.add_service(background_service("follow", FollowService(mode.clone())));
             let housekeeping = HousekeepingService(mode.clone());
             server.add_service(background_service("housekeeping", housekeeping));
+            server.add_service(background_service("files", FilesService(mode.clone())));
         }
         Mode::Connected(mode) => {
             server.add_service(background_service("reports", ReportService(mode.clone())));
@@ -217,6 +218,19 @@ impl BackgroundService for HousekeepingService {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         tokio::select! {
             () = self.0.housekeeper.run() => {}
+            _ = shutdown.changed() => {}
+        }
+    }
+}
+
+/// Removes files that are expired or deleted, until the gateway leaves.
+struct FilesService(Arc<Standalone>);
+
+#[async_trait]
+impl BackgroundService for FilesService {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        tokio::select! {
+            () = self.0.files.keep() => {}
             _ = shutdown.changed() => {}
         }
     }

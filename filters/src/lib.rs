@@ -25,3 +25,4 @@ pub mod validate;
 pub mod prices;
 pub mod money;
 pub mod secret;
+pub mod files;

@@ -21,6 +21,8 @@ use crate::control::ledger::Ledger;
 use crate::control::local::{Configured, Local};
 use crate::control::settings::Settings;
 use crate::control::writer::{Touched, Writer};
+use crate::credentials::Credentials;
+use crate::files::Files;
 use crate::first_run;
 use crate::life::Calls;
 use crate::proxy::refusals::Refusals;
@@ -43,6 +45,8 @@ pub struct Standalone {
     pub follower: Follower,
     /// Keeps the sums of usage, and drops what is too old.
     pub housekeeper: Housekeeper,
+    /// Files that callers upload.
+    pub files: Arc<Files>,
     /// Calls to providers under way.
     pub calls: Arc<Calls>,
     /// How many rows refusals may leave.
@@ -78,6 +82,7 @@ pub(super) async fn start(
     config: &Arc<Config>,
     metrics: &Arc<Metrics>,
     calls: &Arc<Calls>,
+    credentials: &Credentials,
     mock: Option<SocketAddr>,
 ) -> Result<Arc<Standalone>, StartError> {
     let begun = Instant::now();
@@ -89,6 +94,8 @@ pub(super) async fn start(
         .collect::<Result<_, _>>()
         .map_err(StartError::Other)?;
     let Past { store, journal, writer, touched } = catch_up(config, metrics).await?;
+    let files = Files::new(config, store.clone(), metrics.clone(), credentials);
+    let files = Arc::new(files.map_err(StartError::Other)?);
     let failed = |source| StartError::Store { label: store.label().to_owned(), source };
     let mut everything = store.everything().await.map_err(failed)?;
     let bootstrap_key =
@@ -125,6 +132,7 @@ pub(super) async fn start(
         writer,
         follower,
         housekeeper,
+        files,
         calls: calls.clone(),
         refusals: Refusals::default(),
         bootstrap_key,

@@ -12,8 +12,8 @@ use super::mode::{self, Mode};
 use super::problem::Report;
 use super::{
     Ambient, CircuitBreaker, Config, Limits, Listen, LogFormat, LogLevel, MissingUsage,
-    PlatformConfig, PriceSeed, ProviderConfig, Secret, aliases, database, platform, policies,
-    prices, providers, unused,
+    PlatformConfig, PriceSeed, ProviderConfig, Secret, aliases, database, files, platform,
+    policies, prices, providers, unused,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
@@ -27,6 +27,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         Some(_) => names_alone(fields, report),
     };
     unused::check(fields, report);
+    let is_connected = platform.is_some();
     Config {
         platform,
         file: sources.file.clone(),
@@ -90,6 +91,10 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         usage_retention_days: fields
             .some_whole("usage_retention_days", 1..=36_500, report)
             .and_then(|days| u32::try_from(days).ok()),
+        files: match is_connected {
+            true => None,
+            false => files::read(fields, report),
+        },
         limits: limits(fields, report),
     }
 }

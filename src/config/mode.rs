@@ -32,6 +32,16 @@ const STANDALONE_KEYS: &[&str] = &[
     "budget_lease_ttl_s",
     "stream_missing_usage_policy",
     "usage_retention_days",
+    "files_enabled",
+    "files_backend",
+    "files_local_dir",
+    "files_s3_bucket",
+    "files_s3_endpoint_url",
+    "files_s3_region",
+    "files_s3_access_key_id",
+    "files_s3_secret_access_key",
+    "files_max_bytes",
+    "files_retention_hours",
 ];
 
 /// Who decides.

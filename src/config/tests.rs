@@ -211,7 +211,7 @@ model_capabilities:
     for part in [
         "provider \"anthropic\" has no credential: set providers.anthropic.api_key or ANTHROPIC_API_KEY",
         "Cannot set pricing for model 'mistral:mistral-large': provider 'mistral' is not configured",
-        "does not use it yet: cors_allow_origins, model_capabilities, files_enabled",
+        "does not use it yet: cors_allow_origins, model_capabilities",
     ] {
         assert!(warnings.contains(part), "{part}\n{warnings}");
     }
@@ -306,7 +306,7 @@ pricing:
 master_key: 123
 cors_allow_origins: https://a
 stream_missing_usage_policy: sometimes
-files_backend: s3
+files_backend: ftp
 db_pool_size: 0
 a: {b: \"${NO}\"}
 ";
@@ -324,7 +324,7 @@ a: {b: \"${NO}\"}
             "12:13 master_key: expected text, found a bare value. Put it in quotes.",
             "13:21 cors_allow_origins: expected a list, found \"https://a\". Write it as [\"…\"].",
             "14:30 stream_missing_usage_policy must be one of ['allow_free', 'estimate', 'fail'], got 'sometimes'",
-            "15:16 Unsupported files_backend: 's3' (supported: 'local')",
+            "15:16 Unsupported files_backend: 'ftp' (supported: 'local', 's3')",
             "16:15 db_pool_size: expected a whole number from 1 to 10000, found 0.",
             "17:8 a.b: ${NO} is not set. Set it, or write ${NO:-} for an empty value.",
         ]

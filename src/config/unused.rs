@@ -8,7 +8,6 @@ use super::problem::{Place, Report};
 enum Rule {
     Flag(bool),
     Whole { least: i128, default: i128 },
-    MaybeWhole { least: i128 },
     Choice(&'static [&'static str]),
     Text(&'static str),
     MaybeSeconds,
@@ -27,11 +26,6 @@ const RULES: &[(&str, Rule)] = &[
     ("model_discovery_negative_ttl_seconds", Rule::MaybeSeconds),
     ("models_dev_metadata", Rule::Anything),
     ("models_dev_cache_ttl_seconds", Rule::MaybeSeconds),
-    ("files_enabled", Rule::Flag(true)),
-    ("files_backend", Rule::Choice(&["local"])),
-    ("files_local_dir", Rule::Text("./otari-files")),
-    ("files_max_bytes", Rule::Whole { least: 1, default: 536_870_912 }),
-    ("files_retention_hours", Rule::MaybeWhole { least: 1 }),
     ("file_understanding_enabled", Rule::Flag(true)),
     ("vision_strategy", Rule::Choice(&["describe", "ocr", "off"])),
     ("vision_describe_model", Rule::Text("")),
@@ -77,7 +71,6 @@ fn differs(key: &str, rule: &Rule, node: &Node, report: &mut Report) -> bool {
         Rule::Whole { least, default } => {
             node.whole(&(*least..=i128::MAX), report).is_some_and(|n| n != *default)
         }
-        Rule::MaybeWhole { least } => node.whole(&(*least..=i128::MAX), report).is_some(),
         Rule::MaybeSeconds => node.number(false, f64::MAX, report).is_some(),
         Rule::Text(default) => node.text(report).is_some_and(|text| text != *default),
         Rule::Choice(choices) => {
@@ -101,9 +94,6 @@ fn differs(key: &str, rule: &Rule, node: &Node, report: &mut Report) -> bool {
 }
 
 fn refusal(key: &str, text: &str, choices: &[&str]) -> String {
-    if key == "files_backend" {
-        return format!("Unsupported files_backend: '{text}' (supported: 'local')");
-    }
     let mut choices = choices.to_vec();
     choices.sort_unstable();
     format!("{key} must be one of ['{}'], got '{text}'", choices.join("', '"))

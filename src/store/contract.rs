@@ -6,6 +6,7 @@ mod changes;
 mod access;
 mod journal;
 mod ceilings;
+mod files;
 mod reports;
 mod backends;
 mod shared;
@@ -102,6 +103,10 @@ facts! {
     ceilings::the_users_of_a_budget_are_counted,
     journal::concurrent_batches_of_the_same_entries_count_once,
     journal::usage_is_listed_newest_first_and_filtered,
+    files::a_file_is_seen_once_its_bytes_are_there,
+    files::a_file_of_an_unknown_user_is_not_begun,
+    files::files_are_listed_by_owner_purpose_and_page,
+    files::what_is_dropped_or_expired_is_claimed_once,
     reports::sums_say_what_the_rows_say,
     reports::a_removed_row_leaves_the_sums,
     reports::deep_pages_are_the_pages_they_would_be,

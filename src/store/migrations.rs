@@ -20,6 +20,7 @@ pub(super) const SQLITE: &[Step] = &[
     ("V2__key_prefix", include_str!("migrations/sqlite/V2__key_prefix.sql")),
     ("V3__management", include_str!("migrations/sqlite/V3__management.sql")),
     ("V4__usage_rollups", include_str!("migrations/sqlite/V4__usage_rollups.sql")),
+    ("V5__files", include_str!("migrations/sqlite/V5__files.sql")),
 ];
 
 /// PostgreSQL's steps: the same names in the same order.
@@ -28,6 +29,7 @@ pub(super) const POSTGRES: &[Step] = &[
     ("V2__key_prefix", include_str!("migrations/postgres/V2__key_prefix.sql")),
     ("V3__management", include_str!("migrations/postgres/V3__management.sql")),
     ("V4__usage_rollups", include_str!("migrations/postgres/V4__usage_rollups.sql")),
+    ("V5__files", include_str!("migrations/postgres/V5__files.sql")),
 ];
 
 /// What a database says about its schema.

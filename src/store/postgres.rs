@@ -12,6 +12,7 @@ mod changes;
 mod shared;
 mod prices;
 mod aliases;
+mod files;
 mod settings;
 mod apply;
 mod usage;

@@ -9,6 +9,7 @@ mod budgets;
 mod ceilings;
 mod prices;
 mod aliases;
+mod files;
 mod settings;
 mod apply;
 mod usage;

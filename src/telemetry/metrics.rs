@@ -38,8 +38,38 @@ pub struct Metrics {
     pub budgets_over_cap: IntGauge,
     /// Times that changes of other gateways could not be read.
     pub follow_failures: IntCounter,
+    /// Files that callers upload.
+    pub files: FileMetrics,
     /// The way of usage records to the store.
     pub journal: JournalMetrics,
+}
+
+/// Files that callers upload.
+pub struct FileMetrics {
+    /// Bytes of files that were taken.
+    pub uploaded: IntCounter,
+    /// Bytes of files that callers got.
+    pub downloaded: IntCounter,
+    /// Files whose bytes were removed.
+    pub reclaimed: IntCounter,
+}
+
+impl FileMetrics {
+    fn new(add: &Registrar<'_>) -> prometheus::Result<Self> {
+        let bytes = add.counters(
+            "gateway_file_bytes_total",
+            "Bytes of uploaded files that came in and went out",
+            &["direction"],
+        )?;
+        Ok(Self {
+            uploaded: bytes.with_label_values(&["upload"]),
+            downloaded: bytes.with_label_values(&["download"]),
+            reclaimed: add.counter(
+                "gateway_files_reclaimed_total",
+                "Uploaded files whose bytes were removed, because they were deleted or expired",
+            )?,
+        })
+    }
 }
 
 /// The way of usage records to the store.
@@ -282,6 +312,7 @@ impl Metrics {
                 "gateway_follow_failures_total",
                 "Times that changes made by other gateways could not be read",
             )?,
+            files: FileMetrics::new(&add)?,
             journal: JournalMetrics::new(&add)?,
             registry,
         })

@@ -233,6 +233,27 @@ pub(in crate::store) const TABLES: &[Table] = &[
         always: false,
         columns: &[must("key", Text), must("value", Text), must("updated_at", Instant)],
     },
+    Table {
+        name: "file_objects",
+        key: &["id"],
+        always: false,
+        columns: &[
+            must("id", Text),
+            must("user_id", Text),
+            must("filename", Text),
+            must("mime_type", Text),
+            must("bytes", Count),
+            must("purpose", Text),
+            must("storage_ref", Text),
+            must("created_at", Instant),
+            maybe("expires_at", Instant),
+            maybe("deleted_at", Instant),
+            must("metadata", Json),
+            maybe("sha256", Text),
+            maybe("claimed_until", Instant),
+            maybe("reclaimed_at", Instant),
+        ],
+    },
 ];
 
 /// Columns of holds, which end with the process that made them.

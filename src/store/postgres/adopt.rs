@@ -14,14 +14,15 @@ use crate::store::adopt::tables::{HOLDS, OURS_ALONE, TABLES, Table};
 use crate::store::adopt::{Adoption, Origin, Place, Problems, Upgrade, mark};
 use crate::store::migrations;
 
-/// The foreign keys of the first step: table, column, and what follows `FOREIGN KEY`.
-const FOREIGN_KEYS: [(&str, &str, &str); 6] = [
+/// The foreign keys of our steps, in tables that the reference has: table, column, and what follows `FOREIGN KEY`.
+const FOREIGN_KEYS: [(&str, &str, &str); 7] = [
     ("users", "budget_id", "(budget_id) REFERENCES budgets(budget_id)"),
     ("api_keys", "user_id", "(user_id) REFERENCES users(user_id) ON DELETE CASCADE"),
     ("usage_logs", "api_key_id", "(api_key_id) REFERENCES api_keys(id) ON DELETE SET NULL"),
     ("usage_logs", "user_id", "(user_id) REFERENCES users(user_id) ON DELETE SET NULL"),
     ("budget_reset_logs", "user_id", "(user_id) REFERENCES users(user_id) ON DELETE SET NULL"),
     ("budget_reset_logs", "budget_id", "(budget_id) REFERENCES budgets(budget_id)"),
+    ("file_objects", "user_id", "(user_id) REFERENCES users(user_id) ON DELETE CASCADE"),
 ];
 
 /// For this transaction: how long it waits for a gateway that still uses the tables, and no limit on the rewriting of a
@@ -78,7 +79,9 @@ async fn run(
         primary_key(db, table).await?;
     }
     for foreign_key in FOREIGN_KEYS {
-        reference(db, foreign_key).await?;
+        if theirs.iter().any(|there| there.name == foreign_key.0) {
+            reference(db, foreign_key).await?;
+        }
     }
     adoption.holds = let_go(db, &theirs).await?;
     let ours = migrations::pending(migrations::POSTGRES, None);
