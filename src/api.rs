@@ -6,6 +6,7 @@ mod budgets;
 mod ceilings;
 mod docs;
 mod fields;
+pub(crate) mod files;
 mod health;
 mod keys;
 mod models;
@@ -121,6 +122,8 @@ async fn manage(
     // Held until memory knows what the store was told.
     let _turn = match route.method {
         Method::GET => None,
+        // Nothing of a file is in memory, and a bucket may take its time.
+        _ if route.handler == Handler::Files => None,
         _ => Some(app.local.ledger.turn().await),
     };
     match (route.handler, &route.method, id.as_deref()) {
@@ -154,6 +157,9 @@ async fn manage(
         (Handler::Pricing, _, Some(key)) => pricing::get(app, key, request).await,
         (Handler::Pricing, _, None) => pricing::list(app, request).await,
         (Handler::PriceHistory, _, Some(key)) => pricing::history(app, key).await,
+        (Handler::Files, &Method::DELETE, Some(id)) => files::delete(app, id, request).await,
+        (Handler::Files, _, Some(id)) => files::get(app, id, request).await,
+        (Handler::Files, _, None) => files::list(app, request).await,
         (Handler::Aliases, &Method::POST, _) => aliases::put(app, request).await,
         (Handler::Aliases, &Method::DELETE, Some(name)) => {
             aliases::delete(app, name, request).await
@@ -179,6 +185,7 @@ fn id_name(route: &Route) -> &'static str {
         Handler::Ceilings => "id",
         Handler::Aliases => "name",
         Handler::Models => "model_id",
+        Handler::Files | Handler::FileContent => "file_id",
         _ => "model_key",
     }
 }

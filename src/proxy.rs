@@ -13,6 +13,8 @@ mod call;
 mod open;
 mod exchange;
 mod relay;
+mod form;
+mod files;
 pub mod refusals;
 pub mod link;
 mod reply;

@@ -56,6 +56,12 @@ pub enum Handler {
     BudgetResets,
     /// Ceilings over API keys.
     Ceilings,
+    /// A file that comes in.
+    FileUpload,
+    /// What is known of files.
+    Files,
+    /// The bytes of a file.
+    FileContent,
     /// What can be called.
     Models,
     /// Prices.
@@ -167,6 +173,11 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/scoped-budgets/{id}", Credential::Master, Handler::Ceilings),
     route(Method::PATCH, "/v1/scoped-budgets/{id}", Credential::Master, Handler::Ceilings),
     route(Method::DELETE, "/v1/scoped-budgets/{id}", Credential::Master, Handler::Ceilings),
+    route(Method::POST, "/v1/files", Credential::Key, Handler::FileUpload),
+    route(Method::GET, "/v1/files", Credential::Key, Handler::Files),
+    route(Method::GET, "/v1/files/{id}", Credential::Key, Handler::Files),
+    route(Method::DELETE, "/v1/files/{id}", Credential::Key, Handler::Files),
+    route(Method::GET, "/v1/files/{id}/content", Credential::Key, Handler::FileContent),
     route(Method::GET, "/v1/models", Credential::Key, Handler::Models),
     route(Method::GET, "/v1/models/{model_id...}", Credential::Key, Handler::Models),
     route(Method::POST, "/v1/pricing", Credential::Master, Handler::Pricing),

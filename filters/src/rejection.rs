@@ -72,6 +72,8 @@ pub enum Code {
     BodyTooLarge,
     /// The body did not arrive in time.
     BodyTimeout,
+    /// A file has no such range.
+    RangeNotSatisfiable,
     /// The provider failed.
     ProviderError,
     /// The provider took too long.
@@ -168,6 +170,7 @@ impl Code {
             Self::UpgradeRequired => (426, "upgrade_required"),
             Self::BodyTooLarge => (413, "body_too_large"),
             Self::BodyTimeout => (408, "body_timeout"),
+            Self::RangeNotSatisfiable => (416, "range_not_satisfiable"),
             Self::ProviderError => (502, "provider_error"),
             Self::ProviderTimeout => (504, "provider_timeout"),
             Self::ProviderInvalid => (400, "provider_invalid_request"),

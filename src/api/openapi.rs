@@ -113,6 +113,13 @@ impl Operation {
         self
     }
 
+    /// Takes a form with these fields; others are ignored.
+    pub(super) const fn with_form(mut self, fields: &'static [Field]) -> Self {
+        self.body = Some(fields);
+        self.is_form = true;
+        self
+    }
+
     /// Takes an object with these fields; others are a fault.
     pub(super) const fn with_body_of_only(mut self, fields: &'static [Field]) -> Self {
         self.body = Some(fields);

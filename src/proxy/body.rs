@@ -5,6 +5,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::validate;
 use pingora_core::prelude::{Error, Result};
+use pingora_core::protocols::http::ServerSession as HttpSession;
 use pingora_proxy::Session;
 
 use crate::config::Limits;
@@ -57,13 +58,7 @@ async fn read_all(s: &mut Session, limit: usize) -> Result<Bytes, NoBody> {
     if declared.is_some_and(|length| length > limit) {
         return Err(NoBody::Refused(too_large(limit)));
     }
-    let expects = s
-        .get_header(EXPECT)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if expects {
-        // Nobody else does it once the body is ours, and curl would wait a second for it.
-        s.write_continue_response().await.map_err(NoBody::Gone)?;
-    }
+    go_on(s).await.map_err(NoBody::Gone)?;
     let Some(first) = s.read_request_body().await.map_err(NoBody::Gone)? else {
         return Ok(Bytes::new());
     };
@@ -83,6 +78,18 @@ async fn read_all(s: &mut Session, limit: usize) -> Result<Bytes, NoBody> {
         return Err(NoBody::Refused(too_large(limit)));
     }
     Ok(all.freeze())
+}
+
+/// Tells a caller who waits for it to send the body.
+pub(super) async fn go_on(s: &mut HttpSession) -> Result<()> {
+    let expects = s
+        .get_header(EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if expects {
+        // Nobody else does it once the body is ours, and curl would wait a second for it.
+        s.write_continue_response().await?;
+    }
+    Ok(())
 }
 
 fn too_large(limit: usize) -> Rejection {

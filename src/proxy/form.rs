@@ -1,153 +1,301 @@
-//! Reads a form that a caller uploads, part by part, within its limits: a file in it is never in memory.
+//! A body of `multipart/form-data`, part by part and piece by piece: nothing of it is held but the piece that is read.
 
 use std::fmt;
-use std::time::Duration;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
-use multer::{Constraints, Field, Multipart, SizeLimit};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use multer::{Field, Multipart};
 use otari_filters::rejection::{Code, Rejection};
 use parking_lot::Mutex;
 use pingora_core::prelude::Error;
+use pingora_core::protocols::http::ServerSession;
 use pingora_proxy::Session;
 
+use crate::proxy::body;
 use crate::proxy::call::Stop;
 
-/// What a form may have beside its file: boundaries, headers of its parts, fields.
-const MAX_BESIDE: u64 = 1 << 20;
-/// The longest value of a field.
-const MAX_FIELD: u64 = 256 << 10;
+/// Parts of one form; more are no form of ours.
+const MAX_PARTS: usize = 64;
+/// Bytes that may come before a part's head is whole: the piece it ends in, and more than any head has.
+const HEAD_ROOM: u64 = 192 << 10;
 
-/// The limits of one form.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FormLimits {
-    /// Of its file, in bytes; the one who takes the file says what is told beyond it.
-    pub(super) file_bytes: u64,
-    /// Silence of the caller.
-    pub(super) idle: Duration,
+/// What a form may be.
+pub(super) struct Bounds {
+    /// All of it, in bytes.
+    pub(super) max_bytes: u64,
+    /// Between two pieces.
+    pub(super) silence: Duration,
+    /// When it has to be here.
+    pub(super) deadline: Instant,
 }
 
-/// The parts of the body; `None`: it is no form.
-///
-/// # Errors
-/// The caller is gone.
-pub(super) async fn open(
-    s: &mut Session,
-    limits: FormLimits,
-) -> Result<Option<Multipart<'_>>, Stop> {
-    let s = &mut s.downstream_session;
-    let kind = s.get_header(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let Ok(boundary) = multer::parse_boundary(kind) else { return Ok(None) };
-    let most = limits.file_bytes.saturating_add(MAX_BESIDE);
-    let declared: Option<u64> =
-        s.get_header(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|length| length > most) {
-        return Err(too_large(limits).into());
-    }
-    let expects = s
-        .get_header(EXPECT)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if expects {
-        // Nobody else does it once the body is ours, and curl would wait a second for it.
-        s.write_continue_response().await.map_err(|error| Stop::Broken(error.into_down()))?;
-    }
-    let sizes = SizeLimit::new().whole_stream(most).per_field(most);
-    let constraints = Constraints::new().size_limit(sizes);
-    Ok(Some(Multipart::with_constraints(pieces(s, limits.idle), boundary, constraints)))
+/// A form on its way in.
+pub(super) struct Form<'a> {
+    multipart: Multipart<'a>,
+    shared: Arc<Shared>,
+    parts: usize,
 }
 
-fn pieces(
-    s: &mut pingora_core::protocols::http::ServerSession,
-    idle: Duration,
-) -> impl Stream<Item = Result<Bytes, Interrupted>> {
-    stream::unfold(Some(s), move |s| async move {
-        let s = s?;
-        match tokio::time::timeout(idle, s.read_request_body()).await {
-            Ok(Ok(Some(piece))) => Some((Ok(piece), Some(s))),
-            Ok(Ok(None)) => None,
-            Ok(Err(error)) => Some((Err(Interrupted::gone(error)), None)),
-            Err(_) => Some((Err(Interrupted::Silent(idle)), None)),
+/// One part of it.
+pub(super) struct Part<'a> {
+    field: Field<'a>,
+    shared: Arc<Shared>,
+}
+
+/// Between the parser and what feeds it.
+#[derive(Default)]
+struct Shared {
+    /// Bytes fed since a part's head is looked for; zero while a part's body is read.
+    fed: AtomicU64,
+    is_in_body: std::sync::atomic::AtomicBool,
+    /// Why no more came.
+    ended: Mutex<Option<Ended>>,
+}
+
+/// Why a form does not come to its end.
+enum Ended {
+    Gone(Box<Error>),
+    Refused(Rejection),
+}
+
+/// Stands in the parser's error for what is kept beside it.
+#[derive(Debug)]
+struct Told;
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the body did not come to its end")
+    }
+}
+
+impl std::error::Error for Told {}
+
+impl<'a> Form<'a> {
+    /// The form of this request; `None` when its body is not declared to be one, or there is none.
+    ///
+    /// # Errors
+    /// When it is too large by its own account, or the caller is gone.
+    pub(super) async fn open(s: &'a mut Session, bounds: Bounds) -> Result<Option<Self>, Stop> {
+        let session: &'a mut ServerSession = &mut s.downstream_session;
+        let header = |name| session.get_header(name).and_then(|value| value.to_str().ok());
+        let boundary = header(CONTENT_TYPE).and_then(|kind| multer::parse_boundary(kind).ok());
+        let declared = header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+        let (Some(boundary), false) = (boundary, session.is_body_empty()) else { return Ok(None) };
+        if declared.is_some_and(|length| length > bounds.max_bytes) {
+            return Err(too_large(bounds.max_bytes).into());
         }
-    })
-}
-
-/// The text of a field.
-///
-/// # Errors
-/// It is longer than any that is meant, or the form broke off.
-pub(super) async fn text(mut field: Field<'_>, limits: FormLimits) -> Result<String, Stop> {
-    let mut text = Vec::new();
-    while let Some(piece) = field.chunk().await.map_err(|error| broken(&error, limits))? {
-        if (text.len() + piece.len()) as u64 > MAX_FIELD {
-            let name = field.name().unwrap_or_default().to_owned();
-            let message = format!("The form's field '{name}' is longer than {MAX_FIELD} bytes");
-            return Err(Rejection::new(Code::BodyTooLarge, message).into());
-        }
-        text.extend_from_slice(&piece);
+        body::go_on(session).await.map_err(Error::into_down)?;
+        let shared = Arc::new(Shared::default());
+        let feed = Feed { session, bounds, total: 0, shared: shared.clone() };
+        let pieces = stream::unfold(feed, |mut feed| async move {
+            let piece = feed.next().await.transpose()?;
+            Some((piece, feed))
+        });
+        let pieces = OneAtATime { pieces: Box::pin(pieces), is_resting: false };
+        Ok(Some(Self { multipart: Multipart::new(pieces, boundary), shared, parts: 0 }))
     }
-    String::from_utf8(text).map_err(|_| {
-        Rejection::new(Code::InvalidValue, "A field of the form is not UTF-8 text").into()
-    })
+
+    /// The next part; `None` after the last one. The one before must have been read to its end.
+    ///
+    /// # Errors
+    /// When the body is no form, is too large or too slow, or the caller is gone.
+    pub(super) async fn next(&mut self) -> Result<Option<Part<'a>>, Stop> {
+        self.parts += 1;
+        if self.parts > MAX_PARTS {
+            let message = format!("A form has {MAX_PARTS} fields at most");
+            return Err(Rejection::new(Code::InvalidValue, message).into());
+        }
+        self.shared.fed.store(0, Ordering::Relaxed);
+        self.shared.is_in_body.store(false, Ordering::Relaxed);
+        let field = self.multipart.next_field().await.map_err(|error| self.shared.stop(&error))?;
+        self.shared.is_in_body.store(true, Ordering::Relaxed);
+        Ok(field.map(|field| Part { field, shared: self.shared.clone() }))
+    }
 }
 
-/// What a form that cannot be read to its end means.
-pub(super) fn broken(error: &multer::Error, limits: FormLimits) -> Stop {
-    match error {
-        multer::Error::StreamReadFailed(cause) => match cause.downcast_ref::<Interrupted>() {
-            Some(Interrupted::Gone(gone)) => match gone.lock().take() {
-                Some(gone) => Stop::Broken(gone.into_down()),
-                None => Rejection::internal("an interruption was told twice").into(),
-            },
-            Some(Interrupted::Silent(idle)) => {
+impl Part<'_> {
+    /// Its name; empty when it has none.
+    pub(super) fn name(&self) -> &str {
+        self.field.name().unwrap_or_default()
+    }
+
+    /// What the caller calls the file.
+    pub(super) fn filename(&self) -> Option<&str> {
+        self.field.file_name()
+    }
+
+    /// Its media type.
+    pub(super) fn content_type(&self) -> Option<&str> {
+        self.field.content_type().map(AsRef::as_ref)
+    }
+
+    /// The next piece of its body; `None` at its end.
+    ///
+    /// # Errors
+    /// As for [`Form::next`].
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Stop> {
+        self.field.chunk().await.map_err(|error| self.shared.stop(&error))
+    }
+
+    /// The whole of a short body.
+    ///
+    /// # Errors
+    /// When it is longer than that, or no text.
+    pub(super) async fn text(mut self, max_bytes: usize) -> Result<String, Stop> {
+        let mut all = Vec::new();
+        while let Some(piece) = self.chunk().await? {
+            if all.len() + piece.len() > max_bytes {
                 let message = format!(
-                    "The upload stood still for {} s (request_body_timeout_s)",
-                    idle.as_secs()
+                    "The form's field '{}' is longer than {max_bytes} bytes",
+                    shown(self.name())
                 );
-                Rejection::new(Code::BodyTimeout, message).into()
+                return Err(Rejection::new(Code::InvalidValue, message).into());
             }
-            None => Rejection::internal("a form was interrupted by nobody").into(),
-        },
-        multer::Error::StreamSizeExceeded { .. } | multer::Error::FieldSizeExceeded { .. } => {
-            too_large(limits).into()
+            all.extend_from_slice(&piece);
         }
-        error => {
-            let message = format!("The form cannot be read: {error}");
+        String::from_utf8(all).map_err(|_| {
+            let message = format!("The form's field '{}' is not UTF-8", shown(self.name()));
             Rejection::new(Code::InvalidValue, message).into()
+        })
+    }
+
+    /// Reads the rest away.
+    ///
+    /// # Errors
+    /// As for [`Form::next`].
+    pub(super) async fn skip(mut self) -> Result<(), Stop> {
+        while self.chunk().await?.is_some() {}
+        Ok(())
+    }
+}
+
+/// A name for a message.
+fn shown(name: &str) -> String {
+    name.chars().take(60).collect()
+}
+
+impl Shared {
+    /// What the parser's error means.
+    fn stop(&self, error: &multer::Error) -> Stop {
+        match self.ended.lock().take() {
+            Some(Ended::Gone(error)) => Stop::Broken(error.into_down()),
+            Some(Ended::Refused(refused)) => refused.into(),
+            None => {
+                let message = format!(
+                    "There was an error parsing the body: {error}. Send multipart/form-data"
+                );
+                Rejection::new(Code::InvalidValue, message).into()
+            }
         }
     }
 }
 
-fn too_large(limits: FormLimits) -> Rejection {
-    let message = format!("File exceeds maximum upload size of {} MB", limits.file_bytes >> 20);
+/// Reads the request's body for the parser.
+struct Feed<'a> {
+    session: &'a mut ServerSession,
+    bounds: Bounds,
+    total: u64,
+    shared: Arc<Shared>,
+}
+
+impl Feed<'_> {
+    async fn next(&mut self) -> Result<Option<Bytes>, Told> {
+        let end = |why| {
+            *self.shared.ended.lock() = Some(why);
+            Told
+        };
+        let left = self.bounds.deadline.saturating_duration_since(Instant::now());
+        let wait = left.min(self.bounds.silence);
+        let read = tokio::time::timeout(wait, self.session.read_request_body()).await;
+        let piece = match read {
+            Ok(Ok(piece)) => piece,
+            Ok(Err(error)) => return Err(end(Ended::Gone(error))),
+            Err(_) => return Err(end(Ended::Refused(too_slow(wait < left, self.bounds.silence)))),
+        };
+        let Some(piece) = piece else { return Ok(None) };
+        let length = piece.len() as u64;
+        self.total = self.total.saturating_add(length);
+        if self.total > self.bounds.max_bytes {
+            return Err(end(Ended::Refused(too_large(self.bounds.max_bytes))));
+        }
+        // The parser keeps all of a head, and of what comes before the first one, until it has the end of it.
+        if !self.shared.is_in_body.load(Ordering::Relaxed)
+            && self.shared.fed.fetch_add(length, Ordering::Relaxed) > HEAD_ROOM
+        {
+            let message = "The head of a part of the form is too long";
+            return Err(end(Ended::Refused(Rejection::new(Code::InvalidValue, message))));
+        }
+        Ok(Some(piece))
+    }
+}
+
+fn too_large(limit: u64) -> Rejection {
+    let message = format!("The request body is over the limit of {limit} bytes");
     Rejection::new(Code::BodyTooLarge, message)
 }
 
-/// Why no more pieces come.
-enum Interrupted {
-    Gone(Mutex<Option<Box<Error>>>),
-    Silent(Duration),
+fn too_slow(is_silent: bool, silence: Duration) -> Rejection {
+    let message = match is_silent {
+        true => format!(
+            "Nothing of the request body came for {} s (request_body_timeout_s)",
+            silence.as_secs()
+        ),
+        false => "The request body took longer than request_timeout_s allows".to_owned(),
+    };
+    Rejection::new(Code::BodyTimeout, message)
 }
 
-impl Interrupted {
-    fn gone(error: Box<Error>) -> Self {
-        Self::Gone(Mutex::new(Some(error)))
+/// The parser takes whatever is there before it gives anything away; so it gets one piece, and has to come again.
+struct OneAtATime<S> {
+    pieces: Pin<Box<S>>,
+    is_resting: bool,
+}
+
+impl<S: Stream> Stream for OneAtATime<S> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        if self.is_resting {
+            self.is_resting = false;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let piece = self.pieces.as_mut().poll_next(cx);
+        self.is_resting = matches!(piece, Poll::Ready(Some(_)));
+        piece
     }
 }
 
-impl fmt::Debug for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_parser_never_holds_more_than_a_piece_or_two() {
+        // A source that always has more at hand, as a fast network has.
+        let pieces = (0..200_u32).map(|at| {
+            let piece = match at {
+                0 => b"--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n".to_vec(),
+                199 => b"\r\n--b--\r\n".to_vec(),
+                _ => vec![b'x'; 1000],
+            };
+            Ok::<_, Told>(Bytes::from(piece))
+        });
+        let pieces = OneAtATime { pieces: Box::pin(stream::iter(pieces)), is_resting: false };
+        let mut multipart = Multipart::new(pieces, "b");
+        let mut field = multipart.next_field().await.unwrap().unwrap();
+        let (mut longest, mut total) = (0, 0);
+        while let Some(chunk) = field.chunk().await.unwrap() {
+            longest = longest.max(chunk.len());
+            total += chunk.len();
+        }
+        assert_eq!(total, 198_000);
+        assert!(longest <= 2000, "{longest} bytes were held");
     }
 }
-
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Gone(_) => "the caller left",
-            Self::Silent(_) => "the upload stood still",
-        })
-    }
-}
-
-impl std::error::Error for Interrupted {}

@@ -2,22 +2,27 @@
 //! gates and the walk of every call; only what is asked, and what it costs, differs.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use otari_filters::operations::{Content, Form, Kind, Part, Units};
+use otari_filters::operations::{self, Content, Kind, Units};
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::reserve::{Estimate, Measure};
 use pingora_proxy::Session;
 
 use crate::app::App;
 use crate::proxy::call::{Asked, Call, Operation, Stop};
-use crate::proxy::form::{self, FormLimits};
+use crate::proxy::form::{Bounds, Form};
 use crate::proxy::gates::{self, Asks, Passed};
 use crate::proxy::spool::{Spool, Spooled};
 use crate::proxy::{RequestContext, body, generate, refusals};
 
 /// The longest recording, as the reference gateway and OpenAI have it.
 const MAX_AUDIO_BYTES: u64 = 25 << 20;
+/// What a form may have beside its recording: boundaries, heads of its parts, fields.
+const MAX_BESIDE: u64 = 1 << 20;
+/// The longest value of a field.
+const MAX_FIELD: usize = 256 << 10;
 /// Folder of recordings on their way, below that of the journal.
 const SPOOL: &str = "spool";
 
@@ -28,7 +33,7 @@ pub(super) async fn serve(
     ctx: &mut RequestContext,
     kind: Kind,
 ) -> Result<(), Stop> {
-    let (operation, body) = read(app, s, kind).await?;
+    let (operation, body) = read(app, s, ctx.started, kind).await?;
     ctx.outcome.model = Some(operation.asked.model.as_str().into());
     let no_router = !generate::wants_router(s)?;
     let mut call = match pass_gates(app, ctx, operation, body, no_router).await {
@@ -73,41 +78,53 @@ fn estimate(kind: Kind, units: Units) -> Estimate {
 }
 
 /// What is asked, and the JSON that asks it.
-async fn read(app: &App, s: &mut Session, kind: Kind) -> Result<(Operation, Bytes), Stop> {
+async fn read(
+    app: &App,
+    s: &mut Session,
+    started: Instant,
+    kind: Kind,
+) -> Result<(Operation, Bytes), Stop> {
     if kind != Kind::Transcription {
         let body = body::read(s, &app.config.limits).await?;
         body::check_type(s, &body)?;
         let asked =
-            otari_filters::operations::Asked::read(kind, &body, s.req_header().uri.query())?;
+            operations::Asked::read(kind, &body, s.req_header().uri.query())?;
         return Ok((Operation { asked, upload: None }, body));
     }
-    let (form, file) = receive(app, s).await?;
+    let (form, file) = receive(app, s, started).await?;
     let asked = form.read()?;
     let file = file.ok_or_else(|| Rejection::internal("a form passed without its file"))?;
     Ok((Operation { asked, upload: Some((form, file)) }, Bytes::new()))
 }
 
 /// The form, with its file on disk. What is no form has no fields: that is said then.
-async fn receive(app: &App, s: &mut Session) -> Result<(Form, Option<Spooled>), Stop> {
-    let limits =
-        FormLimits { file_bytes: MAX_AUDIO_BYTES, idle: app.config.limits.request_body_timeout };
-    let mut form = Form::default();
-    let Some(mut parts) = form::open(s, limits).await.map_err(too_long)? else {
+async fn receive(
+    app: &App,
+    s: &mut Session,
+    started: Instant,
+) -> Result<(operations::Form, Option<Spooled>), Stop> {
+    let limits = &app.config.limits;
+    let bounds = Bounds {
+        max_bytes: MAX_AUDIO_BYTES + MAX_BESIDE,
+        silence: limits.request_body_timeout,
+        deadline: started + limits.request_timeout,
+    };
+    let mut form = operations::Form::default();
+    let Some(mut parts) = Form::open(s, bounds).await.map_err(too_long)? else {
         return Ok((form, None));
     };
     let mut file = None;
-    let broken = |error: multer::Error| too_long(form::broken(&error, limits));
-    while let Some(mut field) = parts.next_field().await.map_err(broken)? {
-        let name = field.name().unwrap_or_default().to_owned();
-        let content_type = field.content_type().map(ToString::to_string);
-        let Some(file_name) = field.file_name().map(str::to_owned) else {
-            let text = form::text(field, limits).await?;
-            form.push(Part { name, content_type, holds: Content::Text(text.into()) })?;
+    while let Some(mut part) = parts.next().await.map_err(too_long)? {
+        let name = part.name().to_owned();
+        let content_type = part.content_type().map(str::to_owned);
+        let Some(file_name) = part.filename().map(str::to_owned) else {
+            let holds = Content::Text(part.text(MAX_FIELD).await?.into());
+            form.push(operations::Part { name, content_type, holds })?;
             continue;
         };
-        form.push(Part { name, content_type, holds: Content::File(file_name) })?;
+        form.push(operations::Part { name, content_type, holds: Content::File(file_name) })?;
         let mut spool = Spool::new(&app.config.journal_dir.join(SPOOL)).await.map_err(no_disk)?;
-        while let Some(piece) = field.chunk().await.map_err(broken)? {
+        while let Some(piece) = part.chunk().await.map_err(too_long)? {
             if spool.len() + piece.len() as u64 > MAX_AUDIO_BYTES {
                 return Err(too_large().into());
             }

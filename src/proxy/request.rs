@@ -16,7 +16,7 @@ use crate::app::{App, Mode};
 use crate::control::settings::MasterKey;
 use crate::proxy::call::Stop;
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{Active, RequestContext, body, generate, operations};
+use crate::proxy::{Active, RequestContext, body, files, generate, operations};
 use crate::routes::{self, Credential, Found, Handler, Route};
 
 /// A refused upload is read away for so long, so that the caller gets to read why.
@@ -83,7 +83,7 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
     ctx.route = Some(route);
     // The route that refuses sockets shares its path with one that serves.
     let is_page = route.credential == Credential::Open && route.handler != Handler::ResponsesSocket;
-    if method == Method::HEAD && !is_page {
+    if method == Method::HEAD && !is_page && !files::answers_head(s, route) {
         return probe(s, ctx, route).await;
     }
     ctx.caller = credential(app, s, route).await?;
@@ -92,6 +92,8 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
         Handler::Operation(kind) => operations::serve(app, s, ctx, kind).await,
         Handler::CountTokens => generate::count_tokens(app, s, ctx).await,
         Handler::ResponsesSocket => Err(no_socket(s).into()),
+        Handler::FileUpload => files::upload(app, s, ctx).await,
+        Handler::FileContent => files::content(app, s, ctx, id).await,
         _ => manage(app, s, ctx, route, id).await,
     }
 }

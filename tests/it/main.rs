@@ -63,6 +63,8 @@ mod providers;
 #[cfg(test)]
 mod models;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod usage;
 #[cfg(test)]
 mod upgrade;

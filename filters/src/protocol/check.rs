@@ -257,7 +257,7 @@ fn typed(faults: &mut Faults, field: &Field, raw: &RawValue) {
         Kind::List | Kind::Objects(..) => {
             value.as_array().map(drop).ok_or(("list_type", "Input should be a valid list"))
         }
-        Kind::Any | Kind::Choice(_) | Kind::Instant => Ok(()),
+        Kind::Any | Kind::File | Kind::Choice(_) | Kind::Instant => Ok(()),
     };
     if let Err((kind, message)) = fault {
         faults.add(kind, &loc, message, echo(raw), Value::Null);

@@ -46,6 +46,8 @@ pub enum Kind {
     List,
     /// A string, or an object of any content.
     TextOrObject,
+    /// Bytes, in a form.
+    File,
     /// Anything: what cannot be read is as good as absent.
     Any,
 }

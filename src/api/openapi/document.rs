@@ -214,6 +214,8 @@ fn about(status: u16) -> &'static str {
         404 => "Not found",
         405 => "Another method is meant",
         409 => "Conflict",
+        413 => "It is larger than it may be",
+        416 => "The file has no such range",
         422 => "Fields are missing, or of the wrong kind: all of them are listed",
         426 => "No WebSocket is offered",
         429 => "Too many requests",
@@ -341,6 +343,7 @@ fn schema(field: &Field) -> Value {
         }
         Kind::List => json!({"type": "array"}),
         Kind::TextOrObject => json!({"type": ["string", "object"]}),
+        Kind::File => json!({"type": "string", "contentMediaType": "application/octet-stream"}),
         Kind::Any => return json!({}),
     };
     if field.is_nullable {

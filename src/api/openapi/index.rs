@@ -8,7 +8,7 @@ use otari_filters::protocol::Protocol;
 use super::operations;
 use super::{CHAT, COUNT_TOKENS, MESSAGES, NO_SOCKET, Operation, RESPONSES};
 use crate::api::{
-    aliases, budgets, ceilings, docs, health, keys, models, pricing, settings, usage, users,
+    aliases, budgets, ceilings, docs, files, health, keys, models, pricing, settings, usage, users,
 };
 use crate::routes::{Handler, Route};
 
@@ -66,6 +66,11 @@ pub(super) fn operation(route: &Route) -> &'static Operation {
         (Handler::Pricing, _, true) => &pricing::GET,
         (Handler::Pricing, _, false) => &pricing::LIST,
         (Handler::PriceHistory, ..) => &pricing::HISTORY,
+        (Handler::FileUpload, ..) => &files::CREATE,
+        (Handler::FileContent, ..) => &files::CONTENT,
+        (Handler::Files, &Method::DELETE, _) => &files::DELETE,
+        (Handler::Files, _, true) => &files::GET,
+        (Handler::Files, _, false) => &files::LIST,
         (Handler::Aliases, &Method::POST, _) => &aliases::PUT,
         (Handler::Aliases, &Method::DELETE, _) => &aliases::DELETE,
         (Handler::Aliases, ..) => &aliases::LIST,

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -320,6 +320,20 @@ impl Gateway {
     /// All it has printed since its first start.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The folder of its own, in which its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.kept.dir.path()
+    }
+
+    /// The most memory that the process has had, in kilobytes.
+    pub(crate) fn peak_memory_kb(&self) -> u64 {
+        let pid = self.child.as_ref().expect("a running gateway").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number.and_then(|number| number.parse().ok()).expect("a peak in kilobytes")
     }
 
     /// Where it listens.
