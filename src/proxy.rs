@@ -13,7 +13,6 @@ mod call;
 mod open;
 mod exchange;
 mod relay;
-mod form;
 mod files;
 pub mod refusals;
 pub mod link;

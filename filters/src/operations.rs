@@ -2,7 +2,7 @@
 //!
 //! Each is asked in one format, OpenAI's (rerank: Cohere's). What a caller asks is read once ([`Asked`], of a form
 //! [`Form`]); for the provider that is tried it is written in the provider's format ([`Sent`]), and what comes back is
-//! read and, where the format is another one, written anew ([`Inbound`]). What it cost says [`Kind::cost`].
+//! read and, where the format is another one, written anew ([`Inbound`]). What it may cost says [`Units::estimate`].
 
 use std::ops::Range;
 
@@ -219,9 +219,6 @@ impl From<Rejection> for Refused {
         Self::Rejected(Box::new(rejection))
     }
 }
-
-/// A count as the row has it: `None` is null.
-pub type RowTokens = (Option<u64>, Option<u64>, Option<u64>);
 
 /// Usage of which only the input counts.
 fn input_only(prompt: u64, total: u64) -> Usage {

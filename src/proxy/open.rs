@@ -220,9 +220,13 @@ impl Open {
         self.output_tokens = output_tokens;
     }
 
-    /// Takes over what a whole document told.
-    pub(super) fn observe_whole(&mut self, told: Measured) {
-        self.usage = told.usage;
+    /// Takes over what a whole document told. `is_uncounted`: its provider's format cannot tell tokens; the estimate
+    /// stands for them, or its models would be free.
+    pub(super) fn observe_whole(&mut self, told: Measured, is_uncounted: bool) {
+        let tokens = self.estimate.prompt_tokens;
+        let estimated = Usage { prompt_tokens: tokens, total_tokens: tokens, ..Usage::default() };
+        let counted = told.usage.filter(|usage| usage.total_tokens > 0 || !is_uncounted);
+        self.usage = counted.or(is_uncounted.then_some(estimated));
         if let (Measure::Images(_), Some(images)) = (self.estimate.measure, told.images) {
             self.estimate.measure = Measure::Images(images);
         }

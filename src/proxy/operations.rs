@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use otari_filters::operations::{self, Content, Kind, Units};
+use otari_filters::operations::{self, Content, Kind};
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::reserve::{Estimate, Measure};
 use pingora_proxy::Session;
 
 use crate::app::App;
@@ -60,21 +59,12 @@ async fn pass_gates(
         endpoint: asked.kind.route(),
         operation: asked.kind.operation(),
         no_router,
-        estimate: estimate(asked.kind, asked.units),
+        estimate: asked.units.estimate(asked.kind),
         needs_price: asked.kind.needs_price(),
         session_label: None,
     };
     let Passed { plan, open, keeps_user } = gates::pass(app, ctx, &asks).await?;
     Ok(Call { asked: Asked::Operation(operation), body, keeps_user, plan, at: 0, open })
-}
-
-fn estimate(kind: Kind, units: Units) -> Estimate {
-    match (kind, units) {
-        (_, Units::Text { chars, tokens }) => Estimate::of_input(chars, tokens),
-        (_, Units::Images(images)) => Estimate::by(Measure::Images(images)),
-        (Kind::Moderations, Units::Call) => Estimate::by(Measure::Moderation),
-        (_, Units::Call) => Estimate::by(Measure::Call),
-    }
 }
 
 /// What is asked, and the JSON that asks it.
@@ -87,8 +77,7 @@ async fn read(
     if kind != Kind::Transcription {
         let body = body::read(s, &app.config.limits).await?;
         body::check_type(s, &body)?;
-        let asked =
-            operations::Asked::read(kind, &body, s.req_header().uri.query())?;
+        let asked = operations::Asked::read(kind, &body, s.req_header().uri.query())?;
         return Ok((Operation { asked, upload: None }, body));
     }
     let (form, file) = receive(app, s, started).await?;

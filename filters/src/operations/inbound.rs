@@ -78,6 +78,11 @@ impl Inbound {
         !matches!(self.how, How::Unread | How::Same)
     }
 
+    /// Whether the provider answers in a format of its own. Not all of them count tokens.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.how, How::Embeddings(_) | How::Rerank(_))
+    }
+
     /// What looks on while an answer passes.
     pub fn tally(&self) -> Tally {
         Tally::new(self.kind)

@@ -114,6 +114,14 @@ impl Incoming {
         }
     }
 
+    /// Whether the provider may be one that counts no tokens: it answers an operation in a format of its own.
+    pub(in crate::proxy) fn is_uncounted(&self) -> bool {
+        match &self.translation {
+            Some(Translation::Operation(operation)) => operation.inbound.is_foreign(),
+            _ => false,
+        }
+    }
+
     /// Whether a document that passes must be kept to be read at its end.
     pub(in crate::proxy) fn wants_whole(&self) -> bool {
         !matches!(self.translation, Some(Translation::Operation(_)))

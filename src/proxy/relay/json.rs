@@ -35,7 +35,7 @@ pub(super) async fn run(
 ) -> Result<(), Stop> {
     let document = join(&std::mem::take(&mut answer.first));
     if let Some(told) = answer.whole {
-        call.open.observe_whole(told);
+        call.open.observe_whole(told, answer.incoming.is_uncounted());
         return pass_whole(app, s, ctx, call, answer, document).await;
     }
     // The name stands in the head of a document, or is not looked for: what has left cannot be changed.
@@ -47,7 +47,7 @@ pub(super) async fn run(
     match passed {
         Ok(()) => {
             let whole = pieces.kept.take().map(|kept| join(&kept));
-            call.open.observe_whole(answer.incoming.passed(whole.as_ref()));
+            call.open.observe_whole(answer.incoming.passed(whole.as_ref()), false);
             call.open.end(&Ending::Complete { streamed: false });
             // Its usage has left: what it cost can be said no more.
             if call.open.take_settling().is_some() || call.open.take_unpriced() {
