@@ -303,6 +303,10 @@ fn summary(config: &Config, out: &mut dyn Write) -> io::Result<()> {
         Database::Sqlite { path } => writeln!(out, "database   sqlite {}", path.display())?,
         Database::Postgres { label, .. } => writeln!(out, "database   postgresql {label}")?,
     }
+    match &config.files {
+        Some(files) => writeln!(out, "files      {}", files.backend.label())?,
+        None => writeln!(out, "files      off")?,
+    }
     let providers: Vec<String> = config.providers.iter().map(describe).collect();
     let providers = if providers.is_empty() { "none".into() } else { providers.join(", ") };
     writeln!(out, "providers  {providers}")?;

@@ -164,6 +164,19 @@ pub enum FilesBackend {
     S3(Box<S3>),
 }
 
+impl FilesBackend {
+    /// What messages call it.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Local { dir } => format!("folder {}", dir.display()),
+            Self::S3(s3) => match &s3.endpoint {
+                Some(endpoint) => format!("bucket {} at {endpoint}", s3.bucket),
+                None => format!("bucket {} of Amazon S3", s3.bucket),
+            },
+        }
+    }
+}
+
 /// A bucket of Amazon's, or of a server that speaks its protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3 {

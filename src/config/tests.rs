@@ -7,6 +7,7 @@ use otari_filters::prices::{Prices, Tier};
 
 use super::*;
 
+mod files;
 mod connected;
 mod providers;
 mod routing;

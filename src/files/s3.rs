@@ -263,9 +263,14 @@ fn key(place: &str) -> Result<Path, String> {
     Path::parse(place).map_err(|error| error.to_string())
 }
 
-/// The error for the log: what the bucket says of a signature is not for it.
+/// The error for the log. Of the bucket's own words only the code: the rest may hold what was signed, and by whom.
 fn said(error: Error) -> String {
-    redact(&error.to_string()).unwrap_or_else(|| "the bucket gave no reason".to_owned())
+    let text = error.to_string();
+    let code = text.split_once("<Code>").and_then(|(_, rest)| Some(rest.split_once("</Code>")?.0));
+    match code.filter(|code| code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric())) {
+        Some(code) => format!("the bucket answered {code}"),
+        None => redact(&text).unwrap_or_else(|| "the bucket gave no reason".to_owned()),
+    }
 }
 
 /// Who signs: the keys of the settings or, without any, the machine's. They are looked up as Bedrock's are.

@@ -144,6 +144,9 @@ fn standalone(mode: &Standalone) -> Vec<String> {
             directory.keys()
         ),
     ];
+    if let Some(files) = &mode.config.files {
+        lines.push(format!("files      {}", files.backend.label()));
+    }
     if directory.default_prices.is_on() {
         let source = default_prices::source();
         lines.push(format!("prices     public list prices where none is set ({source})"));

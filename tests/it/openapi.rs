@@ -41,13 +41,14 @@ async fn every_route_answers_as_its_schema_says(start: Builder) {
         let price = |model: &str| format!("{name}:{model}");
         start = start.price(&price("busy"), 1.0, 1.0).price(&price("broken"), 1.0, 1.0);
     }
-    let gateway = start.config("enable_metrics: true").await;
+    let gateway = start.config("enable_metrics: true\nfiles_max_bytes: 100").await;
     let mut proof = Proof::new(gateway.get("/openapi.json").await.expect(200).json());
     pages(&mut proof, &gateway).await;
     management(&mut proof, &gateway).await;
     prices_and_names(&mut proof, &gateway).await;
     generations(&mut proof, &gateway).await;
     operations(&mut proof, &gateway).await;
+    files(&mut proof, &gateway).await;
     without_a_good_key(&mut proof, &gateway).await;
     without_what_is_named(&mut proof, &gateway).await;
     with_wrong_fields(&mut proof, &gateway).await;
@@ -260,6 +261,61 @@ async fn operations(proof: &mut Proof, gateway: &Gateway) {
     }
 }
 
+/// A form with the boundary `b`.
+fn b(form: &str) -> Option<(String, Vec<u8>)> {
+    Some(("multipart/form-data; boundary=b".into(), form.into()))
+}
+
+async fn files(proof: &mut Proof, gateway: &Gateway) {
+    let key = &gateway.key("reader").await;
+    gateway.key("somebody").await;
+    let form = |fields: &[(&str, &str)]| {
+        let parts = fields.iter().map(|(name, text)| {
+            format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n")
+        });
+        parts.collect::<String>() + "--b--\r\n"
+    };
+    let whole = [
+        ("file", "0123456789"),
+        ("purpose", "p"),
+        ("user", "reader"),
+        ("expires_after[anchor]", "created_at"),
+        ("expires_after[seconds]", "3600"),
+    ];
+    let whole = form(&whole);
+    let made = Call { form: b(&whole), ..Call::default() };
+    let made = proof.expect(gateway, 200, "create_file", made).await;
+    let id = made["id"].as_str().unwrap();
+    let long = "x".repeat(200);
+    for (status, fields) in [
+        (400, [("file", ""), ("purpose", "p")]),
+        (403, [("file", "x"), ("user", "somebody")]),
+        (413, [("file", long.as_str()), ("purpose", "p")]),
+        (422, [("purpose", "p"), ("user", "reader")]),
+    ] {
+        let call = Call { form: b(&form(&fields)), key: Some(key), ..Call::default() };
+        proof.expect(gateway, status, "create_file", call).await;
+    }
+    let nobody = form(&[("file", "x"), ("user", "nobody")]);
+    let call = Call { form: b(&nobody), ..Call::default() };
+    proof.expect(gateway, 404, "create_file", call).await;
+
+    let of_reader = Call { key: Some(key), ..of(id) };
+    let query = "user=reader&purpose=p&limit=5&order=asc";
+    proof.expect(gateway, 200, "list_files", Call { query, ..Call::default() }).await;
+    proof.expect(gateway, 200, "get_file", of_reader.clone()).await;
+    proof.call(gateway, "get_file_content", of_reader.clone()).await.expect(200);
+    let headers = &[("range", "bytes=20-")];
+    proof.expect(gateway, 416, "get_file_content", Call { headers, ..of_reader.clone() }).await;
+    for id in ["list_files", "get_file", "get_file_content", "delete_file"] {
+        let call = of("file-x");
+        proof.expect(gateway, 400, id, call.clone()).await;
+        let call = Call { query: "user=somebody", key: Some(key), ..call };
+        proof.expect(gateway, 403, id, call).await;
+    }
+    proof.expect(gateway, 200, "delete_file", of_reader).await;
+}
+
 /// Every operation that needs a key, without one, with a wrong one, and, if only the master may, with an API key.
 async fn without_a_good_key(proof: &mut Proof, gateway: &Gateway) {
     let key = gateway.key("somebody").await;
@@ -283,7 +339,11 @@ async fn without_what_is_named(proof: &mut Proof, gateway: &Gateway) {
         if operation.variable().is_some() {
             assert!(operation.declares(404), "{id} of something that may not be there");
             let body = operation.body().map(|_| json!({})).unwrap_or_default();
-            proof.expect(gateway, 404, &id, Call { body, ..of("nothing:there") }).await;
+            // The master key says whose files it asks for.
+            let names_user = operation.query().iter().any(|one| one["name"] == "user");
+            let query = if names_user { "user=somebody" } else { "" };
+            let call = Call { body, query, ..of("nothing:there") };
+            proof.expect(gateway, 404, &id, call).await;
         }
     }
 }

@@ -168,7 +168,24 @@ async fn what_the_reference_showed_is_shown(start: Builder) {
     let mut gateway = start.await;
     let log = gateway.log();
     assert!(log.contains("was taken over") && log.contains("c3d5e7f9a1b3"), "{log}");
-    assert!(log.contains("23 rows") && log.contains("0 stale holds"), "{log}");
+    assert!(log.contains("24 rows") && log.contains("0 stale holds"), "{log}");
+    let files = sample.read(&gateway, "/v1/files?user=upg-user").await;
+    let file = &files["data"][0];
+    assert_eq!((&file["filename"], &file["bytes"]), (&json!("upg.txt"), &json!(10)), "{files}");
+    let id = file["id"].as_str().expect("an id");
+    let place = gateway.folder().join("files").join(&id[5..7]);
+    std::fs::create_dir_all(&place).expect("the reference's layout");
+    std::fs::write(place.join(id), "its content").expect("a file of another length");
+    let bearer = format!("Bearer {}", sample.master());
+    let headers = [("authorization", bearer.as_str())];
+    let path = format!("/v1/files/{id}/content?user=upg-user");
+    gateway.send(Method::GET, &path, &headers, "").await.refused(500);
+    std::fs::write(place.join(id), "0123456789").expect("its bytes");
+    let content = gateway.send(Method::GET, &path, &headers, "").await.expect(200);
+    assert_eq!(
+        (content.text().as_str(), content.header("content-type")),
+        ("0123456789", Some("text/plain"))
+    );
     for _ in 0..2 {
         let user = sample.read(&gateway, "/v1/users/upg-user").await;
         same(&user, &sample.known["user"], "the user");

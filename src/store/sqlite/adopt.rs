@@ -13,7 +13,7 @@ use self::convert::Copied;
 use super::found;
 use crate::clock;
 use crate::store::StoreError;
-use crate::store::adopt::tables::{HOLDS, TABLES, Table};
+use crate::store::adopt::tables::{HOLDS, OURS_ALONE, TABLES, Table};
 use crate::store::adopt::{Adoption, Origin, Place, Problems, Upgrade, mark};
 use crate::store::migrations::{self, Plan};
 use crate::store::values::Instant;
@@ -153,7 +153,7 @@ fn attach(db: &Connection, name: &str, sql: &str) -> Result<(), StoreError> {
 
 /// Tables that neither our steps nor the reference's revisions need.
 fn unknown_tables(db: &Connection) -> Result<Vec<String>, StoreError> {
-    let ours: HashSet<&str> = TABLES.iter().map(|table| table.name).collect();
+    let ours: HashSet<&str> = TABLES.iter().map(|table| table.name).chain(OURS_ALONE).collect();
     let sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND \
                name NOT IN ('alembic_version', 'refinery_schema_history') ORDER BY name";
     let mut statement = db.prepare(sql)?;
