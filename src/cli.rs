@@ -468,6 +468,7 @@ ok: otari.yml
 mode       standalone
 listen     http://[::]:8000
 database   sqlite ./otari-gateway.db
+files      folder ./otari-files
 providers  openai (key), xai (no credential), ollama (no key needed), vllm (no key needed), groq (key from the environment)
 prices     0 in the file
 master key set

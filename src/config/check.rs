@@ -11,7 +11,7 @@ use super::layers::{Fields, Sources};
 use super::mode::{self, Mode};
 use super::problem::Report;
 use super::{
-    Ambient, CircuitBreaker, Config, Limits, Listen, LogFormat, LogLevel, MissingUsage,
+    Ambient, CircuitBreaker, Config, Files, Limits, Listen, LogFormat, LogLevel, MissingUsage,
     PlatformConfig, PriceSeed, ProviderConfig, Secret, aliases, database, files, platform,
     policies, prices, providers, unused,
 };
@@ -22,12 +22,11 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
     let fields = &fields;
     let database = database::read(fields, report);
     let journal_dir = database::journal_dir(fields, &database, report);
-    let Targets { providers, ambient, pricing, aliases, policies } = match &platform {
+    let Targets { providers, ambient, pricing, aliases, policies, files } = match &platform {
         None => own_targets(fields, &sources.env, report),
         Some(_) => names_alone(fields, report),
     };
     unused::check(fields, report);
-    let is_connected = platform.is_some();
     Config {
         platform,
         file: sources.file.clone(),
@@ -91,10 +90,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         usage_retention_days: fields
             .some_whole("usage_retention_days", 1..=36_500, report)
             .and_then(|days| u32::try_from(days).ok()),
-        files: match is_connected {
-            true => None,
-            false => files::read(fields, report),
-        },
+        files,
         limits: limits(fields, report),
     }
 }
@@ -113,7 +109,7 @@ fn platform(fields: &mut Fields, env: &Env, report: &mut Report) -> Option<Platf
     }
 }
 
-/// Where calls may lead, and at which price.
+/// Where calls may lead, at which price, and what callers may leave here.
 #[derive(Default)]
 struct Targets {
     providers: Vec<ProviderConfig>,
@@ -122,6 +118,8 @@ struct Targets {
     pricing: Vec<PriceSeed>,
     aliases: Vec<(String, String)>,
     policies: Vec<Policy>,
+    /// Whose they are is in the database, which connected mode has not.
+    files: Option<Files>,
 }
 
 fn own_targets(fields: &Fields, env: &Env, report: &mut Report) -> Targets {
@@ -129,7 +127,9 @@ fn own_targets(fields: &Fields, env: &Env, report: &mut Report) -> Targets {
     let pricing = prices::read(fields, &providers, report);
     let aliases = aliases::read(fields, &providers, report);
     let policies = policies::read(fields, &providers, &aliases, report);
-    Targets { providers, ambient: Some(Ambient::read(env)), pricing, aliases, policies }
+    let files = files::read(fields, report);
+    let ambient = Some(Ambient::read(env));
+    Targets { providers, ambient, pricing, aliases, policies, files }
 }
 
 /// Everything else is the platform's.
