@@ -19,6 +19,7 @@ use crate::control::platform::Connected;
 use crate::control::settings::Settings;
 use crate::credentials::Credentials;
 use crate::life::{Calls, Life};
+use crate::outbound::Outbound;
 use crate::proxy::addresses::Addresses;
 use crate::proxy::breaker::Breakers;
 use crate::routes::Surface;
@@ -56,6 +57,8 @@ pub struct App {
     pub breakers: Breakers,
     /// Short-lived credentials of providers.
     pub credentials: Credentials,
+    /// Calls to providers beside the hot path.
+    pub outbound: Outbound,
     /// Requests in flight, draining.
     pub life: Arc<Life>,
 }
@@ -115,6 +118,7 @@ impl App {
             Arc::new(Metrics::new().map_err(|error| StartError::Other(error.to_string()))?);
         let calls = Arc::new(Calls::default());
         let credentials = Credentials::new(config.ambient.clone());
+        let outbound = Outbound::new(credentials.clone());
         let (control, mode, settings): (Arc<dyn ControlPlane>, _, _) = match &config.platform {
             Some(platform) => {
                 let connected = connected::start(&config, platform, &metrics, server)?;
@@ -123,7 +127,8 @@ impl App {
             }
             None => {
                 let standalone =
-                    standalone::start(&config, &metrics, &calls, &credentials, mock).await?;
+                    standalone::start(&config, &metrics, &calls, &credentials, &outbound, mock)
+                        .await?;
                 let settings = standalone.settings.clone();
                 (standalone.local.clone(), Mode::Standalone(standalone), settings)
             }
@@ -141,6 +146,7 @@ impl App {
             addresses: Addresses::default(),
             breakers: Breakers::new(config.circuit_breaker),
             credentials,
+            outbound,
             life: Arc::new(Life::default()),
             config,
         })

@@ -11,6 +11,7 @@ pub mod routes;
 pub mod proxy;
 pub mod credentials;
 pub mod files;
+pub mod outbound;
 pub mod api;
 pub mod control;
 pub mod store;

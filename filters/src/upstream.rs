@@ -188,7 +188,7 @@ impl Upstream {
         }
     }
 
-    /// The headers that sign a call. `now_s`: seconds since 1970.
+    /// The headers that sign a generation. `now_s`: seconds since 1970.
     ///
     /// # Errors
     /// When it cannot be signed.
@@ -200,16 +200,38 @@ impl Upstream {
         now_s: u64,
     ) -> Result<Vec<(HeaderName, HeaderValue)>, sign::SignError> {
         let host = self.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let path_and_query = path.as_str();
+        let message = sign::Message { method: "POST", host, path_and_query, body };
+        self.sign_message(keys, &message, now_s)
+    }
+
+    /// The headers that sign any call to this provider. `now_s`: seconds since 1970.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn sign_message(
+        &self,
+        keys: &sign::AwsKeys,
+        message: &sign::Message<'_>,
+        now_s: u64,
+    ) -> Result<Vec<(HeaderName, HeaderValue)>, sign::SignError> {
+        let sign::Message { method, host, path_and_query, body } = *message;
         let request = sign::Signable {
             region: self.region().ok_or(sign::SignError::Address)?,
+            // All hosts of a service share its name here: `bedrock` is also that of `bedrock-runtime`.
             service: if self.kind.family == Family::SageMaker { "sagemaker" } else { "bedrock" },
-            method: "POST",
+            method,
             host,
-            path_and_query: path.as_str(),
+            path_and_query,
             headers: &[],
             body,
         };
         sign::sign(keys, &request, now_s)
+    }
+
+    /// Path of the base URL, without a slash at its end; empty for the root.
+    pub fn base_path(&self) -> &str {
+        &self.base_path
     }
 
     /// Amazon's region: the one that is set, else the one in the host's name.

@@ -25,6 +25,7 @@ use crate::credentials::Credentials;
 use crate::files::Files;
 use crate::first_run;
 use crate::life::Calls;
+use crate::outbound::Outbound;
 use crate::proxy::refusals::Refusals;
 use crate::store::{Everything, Origin, Store, StoreError, Upgrade, postgres, sqlite};
 use crate::telemetry::metrics::Metrics;
@@ -49,6 +50,8 @@ pub struct Standalone {
     pub files: Arc<Files>,
     /// Calls to providers under way.
     pub calls: Arc<Calls>,
+    /// Calls to providers beside the hot path.
+    pub outbound: Outbound,
     /// How many rows refusals may leave.
     pub refusals: Refusals,
     /// API key made at the first start; shown once.
@@ -83,6 +86,7 @@ pub(super) async fn start(
     metrics: &Arc<Metrics>,
     calls: &Arc<Calls>,
     credentials: &Credentials,
+    outbound: &Outbound,
     mock: Option<SocketAddr>,
 ) -> Result<Arc<Standalone>, StartError> {
     let begun = Instant::now();
@@ -134,6 +138,7 @@ pub(super) async fn start(
         housekeeper,
         files,
         calls: calls.clone(),
+        outbound: outbound.clone(),
         refusals: Refusals::default(),
         bootstrap_key,
         first_master_key,

@@ -47,6 +47,19 @@ pub struct Signable<'a> {
     pub body: &'a [bytes::Bytes],
 }
 
+/// A request to sign, apart from what every request to its provider has in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// In capitals.
+    pub method: &'a str,
+    /// See [`Signable::host`].
+    pub host: &'a str,
+    /// See [`Signable::path_and_query`].
+    pub path_and_query: &'a str,
+    /// The pieces of the body, one behind the other.
+    pub body: &'a [bytes::Bytes],
+}
+
 /// Why a request cannot be signed. It holds nothing of the credentials.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
