@@ -12,6 +12,7 @@ mod keys;
 mod models;
 mod openapi;
 mod pricing;
+mod search;
 mod settings;
 mod usage;
 mod users;
@@ -150,8 +151,10 @@ async fn manage(
         (Handler::Ceilings, &Method::DELETE, Some(id)) => ceilings::delete(app, id).await,
         (Handler::Ceilings, _, Some(id)) => ceilings::get(app, id).await,
         (Handler::Ceilings, _, None) => ceilings::list(app, request).await,
-        (Handler::Models, _, Some(id)) => models::get(app, id, request),
-        (Handler::Models, _, None) => models::list(app, request),
+        (Handler::Models, _, Some(id)) => models::get(app, id, request).await,
+        (Handler::Models, _, None) => models::list(app, request).await,
+        (Handler::ModelSources, ..) => models::sources::list(app).await,
+        (Handler::ModelMetadata, ..) => models::sources::metadata(app).await,
         (Handler::Pricing, &Method::POST, _) => pricing::create(app, request).await,
         (Handler::Pricing, &Method::DELETE, Some(key)) => pricing::delete(app, key, request).await,
         (Handler::Pricing, _, Some(key)) => pricing::get(app, key, request).await,

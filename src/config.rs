@@ -23,6 +23,8 @@ mod providers;
 mod prices;
 mod price_file;
 mod aliases;
+mod models;
+mod search;
 mod ambient;
 mod policies;
 mod url;
@@ -40,9 +42,11 @@ pub use env::Env;
 pub use layers::{Flags, Sources};
 pub use log::{LogFormat, LogLevel};
 pub use mode::token_variable;
+pub use models::{LONGEST_TTL_S, ModelDiscovery};
 pub use otari_filters::secret::Secret;
 pub use price_file::{FilePrice, load_prices};
 pub use problem::{ConfigError, Place, Problem};
+pub use search::SearchTool;
 
 /// Reads and checks everything `sources` say: flags, then `DATABASE_URL` and `OTARI_*`, the file, `GATEWAY_*`, the
 /// defaults.
@@ -111,6 +115,10 @@ pub struct Config {
     /// `routing.policies`, in the file's order; none when `routing.enabled` is off. In connected mode the names alone:
     /// where they lead is the platform's business, and calls that name one are refused.
     pub policies: Vec<Policy>,
+    /// Asking providers for the lists of their models.
+    pub models: ModelDiscovery,
+    /// `search_tools:`, in the file's order.
+    pub search_tools: Vec<SearchTool>,
     /// Leaves a failing provider out for a while; `None`: never.
     pub circuit_breaker: Option<CircuitBreaker>,
 

@@ -5,6 +5,7 @@
 //! database, and a budget is new here or nearly spent, `leases` asks. `follow` hears what the others change.
 
 pub mod catalog;
+pub mod discovery;
 pub mod default_prices;
 pub mod settings;
 pub mod directory;

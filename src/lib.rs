@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod credentials;
 pub mod files;
 pub mod outbound;
+pub mod search;
 pub mod api;
 pub mod control;
 pub mod store;

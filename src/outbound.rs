@@ -4,6 +4,7 @@
 //! A call goes to the upstream it is made for and nowhere else: no redirects, no proxy of the environment.
 
 mod failure;
+mod models;
 mod multipart;
 mod opened;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::clock;
 use crate::credentials::Credentials;
 pub use failure::Error;
+pub use models::{ListError, models};
 pub use multipart::Multipart;
 pub use opened::{Opened, Pieces};
 
@@ -156,7 +158,11 @@ impl Outbound {
         let opening = async {
             let url = address(upstream, &call)?;
             let mut headers = headers(upstream, &call.headers, &body);
-            self.prove(upstream, &call, &url, &body, &mut headers).await?;
+            let whole = match &body {
+                Body::Whole(bytes) => Some(bytes.clone()),
+                Body::Parts(_) => None,
+            };
+            self.prove(upstream, &call, &url, whole, &mut headers).await?;
             let request = self.client()?.request(call.method, url).headers(headers);
             with_body(request, body).send().await.map_err(|error| Error::of(&error))
         };
@@ -167,13 +173,13 @@ impl Outbound {
         Ok(Opened::new(response, until, max_bytes))
     }
 
-    /// Adds what proves who calls, where the upstream's own headers do not.
+    /// Adds what proves who calls, where the upstream's own headers do not. `body`: where it is in memory.
     async fn prove(
         &self,
         upstream: &Upstream,
         call: &Call,
         url: &Url,
-        body: &Body,
+        body: Option<Bytes>,
         headers: &mut HeaderMap,
     ) -> Result<(), Error> {
         let credentials = &self.0.credentials;
@@ -184,16 +190,15 @@ impl Outbound {
                 headers.insert(AUTHORIZATION, token);
             }
             Proof::Signature => {
-                let Body::Whole(body) = body else {
-                    return Err(Error::Invalid("a form cannot be signed before it was read"));
-                };
+                let unread = Error::Invalid("a form cannot be signed before it was read");
+                let body = body.ok_or(unread)?;
                 let keys = credentials.aws(upstream).await.map_err(Error::Credential)?;
                 let now_s = u64::try_from(clock::now_us() / 1_000_000).unwrap_or(0);
                 let message = Message {
                     method: call.method.as_str(),
                     host: &authority(url),
                     path_and_query: call.path_and_query.as_str(),
-                    body: std::slice::from_ref(body),
+                    body: std::slice::from_ref(&body),
                 };
                 let signed = upstream.sign_message(&keys, &message, now_s);
                 headers.extend(signed.map_err(|_| Error::Invalid("it cannot be signed"))?);

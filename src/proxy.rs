@@ -14,6 +14,7 @@ mod open;
 mod exchange;
 mod relay;
 mod files;
+mod search;
 pub mod refusals;
 pub mod link;
 mod reply;

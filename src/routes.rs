@@ -64,6 +64,12 @@ pub enum Handler {
     FileContent,
     /// What can be called.
     Models,
+    /// What each provider lists, and why one does not.
+    ModelSources,
+    /// What providers say of their models.
+    ModelMetadata,
+    /// Web search.
+    Search,
     /// Prices.
     Pricing,
     /// All prices of one model.
@@ -179,7 +185,12 @@ pub static ROUTES: &[Route] = &[
     route(Method::DELETE, "/v1/files/{id}", Credential::Key, Handler::Files),
     route(Method::GET, "/v1/files/{id}/content", Credential::Key, Handler::FileContent),
     route(Method::GET, "/v1/models", Credential::Key, Handler::Models),
+    // Before the route that would take them for models.
+    route(Method::GET, "/v1/models/discoverable", Credential::Master, Handler::ModelSources),
+    route(Method::GET, "/v1/models/metadata", Credential::Master, Handler::ModelMetadata),
     route(Method::GET, "/v1/models/{model_id...}", Credential::Key, Handler::Models),
+    route(Method::POST, "/v1/search", Credential::Key, Handler::Search),
+    route(Method::POST, "/v1/search/{tool}", Credential::Key, Handler::Search),
     route(Method::POST, "/v1/pricing", Credential::Master, Handler::Pricing),
     route(Method::GET, "/v1/pricing", Credential::Key, Handler::Pricing),
     // Before the route that would take `/history` for a part of the key.

@@ -70,6 +70,7 @@ pub fn run(config: Config, beside: Beside) -> Result<(), StartError> {
         Mode::Standalone(mode) => {
             server.add_service(background_service("journal", JournalService(mode.clone())));
             server.add_service(background_service("follow", FollowService(mode.clone())));
+            server.add_service(background_service("discovery", DiscoveryService(mode.clone())));
             let housekeeping = HousekeepingService(mode.clone());
             server.add_service(background_service("housekeeping", housekeeping));
             server.add_service(background_service("files", FilesService(mode.clone())));
@@ -196,6 +197,19 @@ impl BackgroundService for FollowService {
     async fn start(&self, _: ShutdownWatch) {
         // Does not stop at the signal either: requests that drain still hold budget.
         self.0.follower.run().await;
+    }
+}
+
+/// Asks providers for the lists of their models, until the gateway leaves.
+struct DiscoveryService(Arc<Standalone>);
+
+#[async_trait]
+impl BackgroundService for DiscoveryService {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        tokio::select! {
+            () = self.0.local.discovery.run() => {}
+            _ = shutdown.changed() => {}
+        }
     }
 }
 

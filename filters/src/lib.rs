@@ -20,6 +20,7 @@ pub mod translate;
 pub mod operations;
 pub mod tokens;
 pub mod providers;
+pub mod search;
 pub mod rejection;
 pub mod validate;
 pub mod prices;

@@ -8,6 +8,7 @@ mod base;
 mod operations;
 mod settings;
 mod table;
+pub mod list;
 
 pub use base::{DEFAULT_LOCATION, MissingSetting, setting};
 pub use operations::{Operation, Operations};

@@ -12,6 +12,17 @@ pub struct Instance<'a> {
     pub kind: &'static Provider,
 }
 
+/// Whether an instance has a model, and who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lists {
+    /// The operator: it has a price, or is declared.
+    Configured,
+    /// The provider.
+    Discovered,
+    /// Nobody.
+    No,
+}
+
 /// Splits `provider:model` or `provider/model` at whichever separator comes first; `None` without two halves.
 pub fn split(selector: &str) -> Option<(&str, &str)> {
     let at = selector.find([':', '/'])?;
@@ -21,15 +32,16 @@ pub fn split(selector: &str) -> Option<(&str, &str)> {
 
 /// Finds the instance for `selector`: its index in `instances` and the model's name there.
 ///
-/// A bare name is the model of the only instance that `lists` it, else of the instance whose provider is known for
-/// names that begin so.
+/// A bare name is the model of the only instance that `lists` it: those that the operator says have it come before those
+/// that say so themselves, and among several of these the one whose provider is known for names that begin so. Where
+/// nobody lists it, it is the model of the instance whose provider is known for such names.
 ///
 /// # Errors
 /// `model_not_found`; `ambiguous_model`, naming the candidates.
 pub fn find<'a>(
     selector: &'a str,
     instances: &[Instance<'_>],
-    lists: impl Fn(&Instance<'_>, &str) -> bool,
+    lists: impl Fn(&Instance<'_>, &str) -> Lists,
 ) -> Result<(usize, &'a str), Rejection> {
     if let Some((provider, model)) = split(selector)
         && let Some(at) = instances.iter().position(|instance| instance.name == provider)
@@ -42,7 +54,15 @@ pub fn find<'a>(
     let candidates = |takes: &dyn Fn(&Instance<'_>) -> bool| -> Vec<usize> {
         (0..instances.len()).filter(|at| takes(&instances[*at])).collect()
     };
-    let mut found = candidates(&|instance| lists(instance, selector));
+    let is_known = |at: usize| is_well_known(instances[at].kind, selector);
+    let mut found = candidates(&|instance| lists(instance, selector) == Lists::Configured);
+    if found.is_empty() {
+        found = candidates(&|instance| lists(instance, selector) == Lists::Discovered);
+        // Resellers list the models of others under their names.
+        if found.len() > 1 && found.iter().filter(|at| is_known(**at)).count() == 1 {
+            found.retain(|at| is_known(*at));
+        }
+    }
     if found.is_empty() {
         found = candidates(&|instance| is_well_known(instance.kind, selector));
     }
@@ -90,7 +110,24 @@ mod tests {
     }
 
     fn found(selector: &str, listed: &[(&str, &str)]) -> Result<(usize, String), Code> {
-        find(selector, &instances(), |i, m| listed.contains(&(i.name, m)))
+        find_among(selector, listed, &[])
+    }
+
+    fn find_among(
+        selector: &str,
+        configured: &[(&str, &str)],
+        discovered: &[(&str, &str)],
+    ) -> Result<(usize, String), Code> {
+        let lists = |instance: &Instance<'_>, model: &str| {
+            if configured.contains(&(instance.name, model)) {
+                Lists::Configured
+            } else if discovered.contains(&(instance.name, model)) {
+                Lists::Discovered
+            } else {
+                Lists::No
+            }
+        };
+        find(selector, &instances(), lists)
             .map(|(at, model)| (at, model.to_owned()))
             .map_err(|refused| refused.code)
     }
@@ -118,5 +155,17 @@ mod tests {
         assert_eq!(found("gpt-5", &[("openai", "gpt-5")]), Ok((0, "gpt-5".into())));
         assert_eq!(found("gpt-5", &[]), Err(Code::AmbiguousModel), "two instances of openai");
         assert_eq!(found("llama-3", &[]), Err(Code::ModelNotFound));
+    }
+
+    #[test]
+    fn the_operator_is_believed_before_the_providers_and_the_vendor_before_others() {
+        let both = [("azure-east", "m"), ("claude", "m")];
+        assert_eq!(find_among("m", &both[..1], &both[1..]), Ok((1, "m".into())));
+        assert_eq!(find_among("m", &[], &both[1..]), Ok((2, "m".into())));
+        assert_eq!(find_among("m", &[], &both), Err(Code::AmbiguousModel));
+        let claude = [("openai", "claude-opus-5"), ("claude", "claude-opus-5")];
+        assert_eq!(find_among("claude-opus-5", &[], &claude), Ok((2, "claude-opus-5".into())));
+        let gpt = [("openai", "gpt-5"), ("azure-east", "gpt-5")];
+        assert_eq!(find_among("gpt-5", &[], &gpt), Err(Code::AmbiguousModel), "both are openai's");
     }
 }

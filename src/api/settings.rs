@@ -5,7 +5,7 @@ mod table;
 use std::sync::Arc;
 
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::validate::Fields;
+use otari_filters::validate::{Fields, lax_float};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -75,10 +75,12 @@ pub(super) fn get(app: &Standalone) -> Result<Answer, Rejection> {
         setting.map_or(Value::Null, |setting| (setting.value)(&app.config, &now))
     };
     let one = |setting: &Setting| {
-        let (options, minimum) = match setting.kind {
-            Kind::Choice(words) => (Some(words), None),
-            Kind::Whole { least } => (None, Some(least)),
-            Kind::Flag | Kind::Seconds | Kind::Text => (None, None),
+        let (options, minimum, exclusive_minimum) = match setting.kind {
+            Kind::Choice(words) => (Some(words), None, None),
+            Kind::Whole { least } => (None, Some(least), None),
+            Kind::Time { above_zero: true } => (None, None, Some(0)),
+            Kind::Time { above_zero: false } => (None, Some(0), None),
+            Kind::Flag | Kind::Seconds | Kind::Text => (None, None, None),
         };
         One {
             key: setting.key,
@@ -89,7 +91,7 @@ pub(super) fn get(app: &Standalone) -> Result<Answer, Rejection> {
             description: setting.description,
             options,
             minimum,
-            exclusive_minimum: None,
+            exclusive_minimum,
         }
     };
     Answer::json(&All {
@@ -159,8 +161,31 @@ fn text(read: &mut Fields<'_>, setting: &Setting) -> Option<String> {
             read.wrong(setting.key, "literal_error", &message, json!({"expected": expected}));
             None
         }
+        Kind::Time { above_zero } => time(read, setting.key, above_zero),
         Kind::Seconds | Kind::Text => None,
     }
+}
+
+/// A number of seconds as the store keeps it.
+fn time(read: &mut Fields<'_>, key: &'static str, above_zero: bool) -> Option<String> {
+    let fault = match lax_float(read.get(key)?) {
+        Ok(seconds) if !seconds.is_finite() => ("finite_number", "Input should be a finite number"),
+        Ok(seconds) if above_zero && seconds <= 0.0 => {
+            ("greater_than", "Input should be greater than 0")
+        }
+        Ok(seconds) if seconds < 0.0 => {
+            ("greater_than_equal", "Input should be greater than or equal to 0")
+        }
+        Ok(seconds) => return Some(seconds.to_string()),
+        Err(fault) => fault,
+    };
+    let context = match fault.0 {
+        "greater_than" => json!({"gt": 0.0}),
+        "greater_than_equal" => json!({"ge": 0.0}),
+        _ => Value::Null,
+    };
+    read.wrong(key, fault.0, fault.1, context);
+    None
 }
 
 /// A new master key; the old one is worth nothing from here on.

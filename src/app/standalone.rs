@@ -11,8 +11,9 @@ use otari_filters::providers::Family;
 use otari_filters::upstream::{BadDraft, Draft, Upstream};
 
 use super::StartError;
-use crate::config::{Config, Database, ProviderConfig};
+use crate::config::{Config, CredentialSource, Database, ProviderConfig};
 use crate::control::directory::Directory;
+use crate::control::discovery::Discovery;
 use crate::control::follow::Follower;
 use crate::control::housekeeping::Housekeeper;
 use crate::control::journal::Journal;
@@ -27,6 +28,7 @@ use crate::first_run;
 use crate::life::Calls;
 use crate::outbound::Outbound;
 use crate::proxy::refusals::Refusals;
+use crate::search::Tools;
 use crate::store::{Everything, Origin, Store, StoreError, Upgrade, postgres, sqlite};
 use crate::telemetry::metrics::Metrics;
 
@@ -52,6 +54,8 @@ pub struct Standalone {
     pub calls: Arc<Calls>,
     /// Calls to providers beside the hot path.
     pub outbound: Outbound,
+    /// Web search.
+    pub search: Tools,
     /// How many rows refusals may leave.
     pub refusals: Refusals,
     /// API key made at the first start; shown once.
@@ -95,7 +99,7 @@ pub(super) async fn start(
         .providers
         .iter()
         .map(|provider| configured(provider, config, mock))
-        .collect::<Result<_, _>>()
+        .collect::<Result<Vec<_>, _>>()
         .map_err(StartError::Other)?;
     let Past { store, journal, writer, touched } = catch_up(config, metrics).await?;
     let files = Files::new(config, store.clone(), metrics.clone(), credentials);
@@ -111,6 +115,9 @@ pub(super) async fn start(
     let settings = Arc::new(ArcSwap::from_pointee(Settings::new(config, &everything.settings)));
     let (directory, ledger) = into_memory(config, &everything, store.shared().is_some());
     let leases = Arc::new(Leases::new(store.clone(), ledger.clone(), config.budget_lease_ttl));
+    let discovery = Arc::new(discovery(config, &providers, outbound, &settings));
+    let tools = config.search_tools.iter();
+    let search_tools = tools.map(|tool| (tool.provider.as_str(), tool.name.as_str().into()));
     let local = Arc::new(Local {
         directory,
         ledger,
@@ -121,6 +128,8 @@ pub(super) async fn start(
         master: ArcSwap::from_pointee(master),
         providers,
         policies: config.policies.clone(),
+        discovery,
+        search_tools: search_tools.collect(),
         settings: settings.clone(),
     });
     local.set(Settings::new(config, &everything.settings));
@@ -139,10 +148,24 @@ pub(super) async fn start(
         files,
         calls: calls.clone(),
         outbound: outbound.clone(),
+        search: Tools::new(&config.search_tools),
         refusals: Refusals::default(),
         bootstrap_key,
         first_master_key,
     }))
+}
+
+/// The lists of the providers' models.
+fn discovery(
+    config: &Config,
+    providers: &[Configured],
+    outbound: &Outbound,
+    settings: &Arc<ArcSwap<Settings>>,
+) -> Discovery {
+    let has_credential =
+        config.providers.iter().map(|provider| provider.credential != CredentialSource::Missing);
+    let upstreams = providers.iter().map(|provider| provider.upstream.clone());
+    Discovery::new(upstreams.zip(has_credential), outbound.clone(), settings.clone())
 }
 
 /// The database with everything in it that earlier processes of this gateway left.

@@ -11,9 +11,7 @@ use super::layers::{Fields, Sources};
 use super::mode::{self, Mode};
 use super::problem::Report;
 use super::{
-    Ambient, CircuitBreaker, Config, Files, Limits, Listen, LogFormat, LogLevel, MissingUsage,
-    PlatformConfig, PriceSeed, ProviderConfig, Secret, aliases, database, files, platform,
-    policies, prices, providers, unused,
+    Ambient, CircuitBreaker, Config, Files, Limits, Listen, LogFormat, LogLevel, MissingUsage, PlatformConfig, PriceSeed, ProviderConfig, Secret, aliases, database, files, platform, policies, prices, providers, unused, SearchTool, models, search,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
@@ -22,7 +20,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
     let fields = &fields;
     let database = database::read(fields, report);
     let journal_dir = database::journal_dir(fields, &database, report);
-    let Targets { providers, ambient, pricing, aliases, policies, files } = match &platform {
+    let Targets {providers, ambient, pricing, aliases, policies, files, search_tools} = match &platform {
         None => own_targets(fields, &sources.env, report),
         Some(_) => names_alone(fields, report),
     };
@@ -56,6 +54,8 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         default_pricing: fields.flag("default_pricing", false, report),
         aliases,
         policies,
+        models: models::read(fields, report),
+        search_tools,
         circuit_breaker: circuit_breaker(fields, report),
         // An unpriced model would be free of charge and outside every budget.
         require_pricing: fields.flag("require_pricing", true, report),
@@ -120,16 +120,18 @@ struct Targets {
     policies: Vec<Policy>,
     /// Whose they are is in the database, which connected mode has not.
     files: Option<Files>,
+    search_tools: Vec<SearchTool>,
 }
 
 fn own_targets(fields: &Fields, env: &Env, report: &mut Report) -> Targets {
     let providers = providers::read(fields, env, report);
-    let pricing = prices::read(fields, &providers, report);
+    let search_tools = search::read(fields, env, report);
+    let pricing = prices::read(fields, &providers, &search_tools, report);
     let aliases = aliases::read(fields, &providers, report);
     let policies = policies::read(fields, &providers, &aliases, report);
     let files = files::read(fields, report);
     let ambient = Some(Ambient::read(env));
-    Targets { providers, ambient, pricing, aliases, policies, files }
+    Targets { providers, ambient, pricing, aliases, policies, files, search_tools }
 }
 
 /// Everything else is the platform's.

@@ -9,7 +9,7 @@ use otari_filters::prices::{Prices, Tier};
 use super::layers::{Fields, warn_unknown};
 use super::node::{Node, Value};
 use super::problem::Report;
-use super::{PriceSeed, ProviderConfig};
+use super::{PriceSeed, ProviderConfig, SearchTool};
 
 /// The keys that are read.
 pub(super) const KEYS: &[&str] = &[
@@ -26,22 +26,27 @@ pub(super) const KEYS: &[&str] = &[
 pub(super) fn read(
     fields: &Fields,
     providers: &[ProviderConfig],
+    search_tools: &[SearchTool],
     report: &mut Report,
 ) -> Vec<PriceSeed> {
     let entries = fields.get("pricing").map_or(&[][..], |node| node.entries(report));
-    entries.iter().filter_map(|(key, node)| seed(key, node, providers, report)).collect()
+    let is_known = |name: &str| {
+        providers.iter().any(|provider| provider.instance == name)
+            || search_tools.iter().any(|tool| tool.provider.as_str() == name)
+    };
+    entries.iter().filter_map(|(key, node)| seed(key, node, &is_known, report)).collect()
 }
 
 fn seed(
     key: &str,
     node: &Node,
-    providers: &[ProviderConfig],
+    is_known: &dyn Fn(&str) -> bool,
     report: &mut Report,
 ) -> Option<PriceSeed> {
     let seed = entry(key, node, "ignored", report);
     let provider = key.split([':', '/']).next().unwrap_or_default();
     let is_selector = provider.len() + 1 < key.len() && !provider.is_empty();
-    if is_selector && !providers.iter().any(|p| p.instance == provider) {
+    if is_selector && !is_known(provider) {
         let text = format!(
             "Cannot set pricing for model '{key}': provider '{provider}' is not configured in the providers section. Skipped."
         );

@@ -18,13 +18,7 @@ enum Rule {
 const RULES: &[(&str, Rule)] = &[
     ("cors_allow_origins", Rule::Anything),
     ("db_pool_recycle", Rule::Whole { least: i128::MIN, default: -1 }),
-    ("search_tools", Rule::Anything),
     ("model_capabilities", Rule::Tree),
-    ("model_discovery", Rule::Flag(true)),
-    ("model_cache_ttl_seconds", Rule::Whole { least: 0, default: 300 }),
-    ("model_discovery_timeout_seconds", Rule::MaybeSeconds),
-    ("model_discovery_negative_ttl_seconds", Rule::MaybeSeconds),
-    ("models_dev_metadata", Rule::Anything),
     ("models_dev_cache_ttl_seconds", Rule::MaybeSeconds),
     ("file_understanding_enabled", Rule::Flag(true)),
     ("vision_strategy", Rule::Choice(&["describe", "ocr", "off"])),

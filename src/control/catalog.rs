@@ -1,14 +1,16 @@
-//! Which models can be called, as far as they are known by price, by declaration, by alias or by routing policy.
+//! Which models can be called: those that providers list, and those known by price, by declaration, by alias or by
+//! routing policy.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use otari_filters::control::Caller;
 use otari_filters::prices::Prices;
+use otari_filters::providers::list::Listed;
 use otari_filters::resolve;
 use otari_filters::route::Policy;
 
-use super::local::Local;
+use super::local::{Configured, Local};
 use crate::clock;
 
 /// A model as it is listed.
@@ -18,12 +20,15 @@ pub struct Model {
     pub id: String,
     /// The provider; `otari` for an alias or a policy.
     pub owner: String,
-    /// When its price was made, in seconds since 1970; zero when nobody knows.
+    /// When it was made as its provider says, else when its price was made, in seconds since 1970; zero when nobody
+    /// knows.
     pub created_s: i64,
     /// What it costs now; of a model whose price is still to come, what it will cost.
     pub prices: Option<Arc<Prices>>,
     /// The price is out of the public list.
     pub is_default: bool,
+    /// What its provider says of it.
+    pub listed: Option<Arc<Listed>>,
 }
 
 impl Local {
@@ -60,8 +65,21 @@ impl Local {
         if let Some(policy) = self.policy(id) {
             return self.listed(caller, policy, &models);
         }
-        let spelled = resolve::split(id).map(|(provider, model)| format!("{provider}:{model}"));
-        models.remove(id).or_else(|| spelled.and_then(|id| models.remove(&id)))
+        if let Some(model) = models.remove(id) {
+            return Some(model);
+        }
+        // The other spelling, or a bare name.
+        let (provider, model) = self.find(id).ok()?;
+        models.remove(&format!("{}:{model}", provider.upstream.instance))
+    }
+
+    /// The provider whose list decides whether there is a model of this name; `None`: nobody's, or this caller may not
+    /// call it.
+    pub fn lister(&self, caller: &Caller, id: &str) -> Option<&str> {
+        let target = self.directory.aliases().target(user(caller), id).cloned();
+        let (provider, model) = self.find(target.as_deref().unwrap_or(id)).ok()?;
+        let instance = &*provider.upstream.instance;
+        self.permits(caller, user(caller), instance, model).then_some(instance)
     }
 
     /// A policy as it is listed: at the price of its first target; `None` when the caller may have none of them.
@@ -81,42 +99,71 @@ impl Local {
             created_s: 0,
             is_default: target.prices.is_some(),
             prices: target.prices,
+            listed: None,
         });
         Some(alias(&policy.name, model))
     }
 
-    /// What prices and the configuration name, by id.
+    /// What prices, the configuration and providers name, by id.
     fn named(&self, caller: &Caller) -> BTreeMap<String, Model> {
         let allowed = self.allowed(caller, user(caller));
         let mut models = BTreeMap::new();
         for (id, prices, created_s) in self.directory.priced() {
             let (owner, model) = resolve::split(&id).unwrap_or(("unknown", &id));
-            if allowed.as_ref().is_none_or(|list| list.permits(owner, model)) {
+            // A search is not a model.
+            let is_tool =
+                self.search_tools.iter().any(|(engine, tool)| (*engine, &**tool) == (owner, model));
+            if !is_tool && allowed.as_ref().is_none_or(|list| list.permits(owner, model)) {
                 let owner = owner.to_owned();
-                let prices = Some(prices);
-                let model =
-                    Model { id: id.to_string(), owner, created_s, prices, is_default: false };
+                let model = Model {
+                    id: id.to_string(),
+                    owner,
+                    created_s,
+                    prices: Some(prices),
+                    is_default: false,
+                    listed: None,
+                };
                 models.insert(id.into_string(), model);
             }
         }
         for provider in &self.providers {
             let instance = &*provider.upstream.instance;
-            for model in &provider.models {
+            let permits =
+                |model: &str| allowed.as_ref().is_none_or(|list| list.permits(instance, model));
+            for model in provider.models.iter().filter(|model| permits(model)) {
                 let id = format!("{instance}:{model}");
-                let is_permitted =
-                    allowed.as_ref().is_none_or(|list| list.permits(instance, model));
-                if !is_permitted || models.contains_key(&id) {
-                    continue;
+                models.entry(id).or_insert_with_key(|id| self.unpriced(provider, id, model));
+            }
+            let known = self.discovery.known(instance);
+            let listed = known.iter().flat_map(|known| known.models());
+            for listed in listed.filter(|listed| permits(&listed.id)) {
+                let id = format!("{instance}:{}", listed.id);
+                let model = models
+                    .entry(id)
+                    .or_insert_with_key(|id| self.unpriced(provider, id, &listed.id));
+                if listed.created_s > 0 {
+                    model.created_s = listed.created_s;
                 }
-                let now_us = clock::now_us();
-                let listed = self.directory.price(instance, provider.upstream.kind, model, now_us);
-                let is_default = listed.is_some();
-                let prices = listed.map(|listed| listed.prices);
-                let owner = instance.to_owned();
-                models.insert(id.clone(), Model { id, owner, created_s: 0, prices, is_default });
+                model.listed = Some(listed.clone());
             }
         }
         models
+    }
+
+    /// A model that no stored price names under this id.
+    fn unpriced(&self, provider: &Configured, id: &str, model: &str) -> Model {
+        let (instance, kind) = (&*provider.upstream.instance, provider.upstream.kind);
+        let price = self.directory.price(instance, kind, model, clock::now_us());
+        Model {
+            id: id.to_owned(),
+            owner: instance.to_owned(),
+            created_s: 0,
+            // The older spelling of its price is a stored one too.
+            is_default: price.is_some()
+                && !self.directory.has_price(&format!("{instance}/{model}")),
+            prices: price.map(|price| price.prices),
+            listed: None,
+        }
     }
 }
 

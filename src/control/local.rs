@@ -18,7 +18,7 @@ use otari_filters::limit::{Quota, Window};
 use otari_filters::money::MicroUsd;
 use otari_filters::providers::Family;
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::resolve::{self, Instance};
+use otari_filters::resolve::{self, Instance, Lists};
 use otari_filters::route::Policy;
 use otari_filters::settle::{Entry, Finished};
 use otari_filters::upstream::Upstream;
@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 
 use crate::clock;
 use crate::control::directory::{self, Directory};
+use crate::control::discovery::Discovery;
 use crate::control::journal::Journal;
 use crate::control::leases::Leases;
 use crate::control::ledger::{Decision, Ledger};
@@ -57,6 +58,10 @@ pub struct Local {
     pub providers: Vec<Configured>,
     /// Names that stand for several targets.
     pub policies: Vec<Policy>,
+    /// What providers say they have.
+    pub discovery: Arc<Discovery>,
+    /// Engines and names of the tools for web search: a price or a list of models may name them.
+    pub search_tools: Vec<(&'static str, Box<str>)>,
     /// What can be changed while the gateway runs.
     pub settings: Arc<ArcSwap<Settings>>,
 }
@@ -85,6 +90,7 @@ impl Local {
     /// Whether the name is that of a configured provider, or of one the gateway knows.
     pub fn is_provider(&self, name: &str) -> bool {
         self.providers.iter().any(|configured| *configured.upstream.instance == *name)
+            || self.search_tools.iter().any(|(engine, _)| *engine == name)
             || otari_filters::providers::find(name).is_some()
     }
 
@@ -97,8 +103,13 @@ impl Local {
         }
     }
 
+    /// Whether this caller may use `model` of `instance`.
+    pub fn permits(&self, caller: &Caller, user_id: &str, instance: &str, model: &str) -> bool {
+        self.allowed(caller, user_id).is_none_or(|list| list.permits(instance, model))
+    }
+
     /// The provider and the model's name there.
-    fn find<'a>(&self, selector: &'a str) -> Result<(&Configured, &'a str), Rejection> {
+    pub(super) fn find<'a>(&self, selector: &'a str) -> Result<(&Configured, &'a str), Rejection> {
         let instances: Vec<Instance<'_>> = self
             .providers
             .iter()
@@ -108,14 +119,26 @@ impl Local {
             })
             .collect();
         let lists = |instance: &Instance<'_>, model: &str| {
-            self.directory.has_price(&format!("{}:{model}", instance.name))
+            let is_configured = self.directory.has_price(&format!("{}:{model}", instance.name))
                 || self.providers.iter().any(|provider| {
                     *provider.upstream.instance == *instance.name
                         && provider.models.iter().any(|declared| declared == model)
-                })
+                });
+            match is_configured {
+                true => Lists::Configured,
+                false if self.discovery.lists(instance.name, model) => Lists::Discovered,
+                false => Lists::No,
+            }
         };
-        let (at, model) = resolve::find(selector, &instances, lists)?;
-        Ok((&self.providers[at], model))
+        match resolve::find(selector, &instances, lists) {
+            Ok((at, model)) => Ok((&self.providers[at], model)),
+            Err(refused) => {
+                if refused.code == Code::ModelNotFound {
+                    self.discovery.wonder();
+                }
+                Err(refused)
+            }
+        }
     }
 
     fn attempt(&self, provider: &Configured, model: &str) -> Attempt {

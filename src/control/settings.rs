@@ -1,10 +1,12 @@
 //! What can be changed while the gateway runs: the configuration's values, overlaid by those in the store; and the
 //! master key, which is in one of the two.
 
+use std::time::Duration;
+
 use otari_filters::control::Caller;
 use subtle::ConstantTimeEq as _;
 
-use crate::config::{Config, MissingUsage};
+use crate::config::{Config, LONGEST_TTL_S, MissingUsage};
 use crate::control::directory::{self, KeyDigest};
 use crate::store::SettingRow;
 
@@ -24,6 +26,16 @@ pub struct Settings {
     pub budget_estimate_default_output_tokens: u64,
     /// What a stream without usage costs.
     pub stream_missing_usage_policy: MissingUsage,
+    /// Ask providers for the lists of their models.
+    pub model_discovery: bool,
+    /// How long a list is kept; zero: not at all.
+    pub model_cache_ttl: Duration,
+    /// How long a provider has for its list.
+    pub model_discovery_timeout: Duration,
+    /// How long a provider that failed is left alone.
+    pub model_discovery_negative_ttl: Duration,
+    /// Show what the lists say about models.
+    pub models_dev_metadata: bool,
 }
 
 impl Settings {
@@ -35,6 +47,11 @@ impl Settings {
             reject_user_mismatch: config.reject_user_mismatch,
             budget_estimate_default_output_tokens: config.budget_estimate_default_output_tokens,
             stream_missing_usage_policy: config.stream_missing_usage_policy,
+            model_discovery: config.models.is_on,
+            model_cache_ttl: config.models.cache_ttl,
+            model_discovery_timeout: config.models.timeout,
+            model_discovery_negative_ttl: config.models.negative_ttl,
+            models_dev_metadata: config.models.metadata,
         };
         for row in stored.iter().filter(|row| row.key != MASTER_KEY_HASH) {
             if settings.set(&row.key, &row.value).is_none() {
@@ -58,6 +75,18 @@ impl Settings {
             "stream_missing_usage_policy" => {
                 self.stream_missing_usage_policy = MissingUsage::read(&text)?;
             }
+            "model_discovery" => self.model_discovery = text.parse().ok()?,
+            "models_dev_metadata" => self.models_dev_metadata = text.parse().ok()?,
+            "model_cache_ttl_seconds" => {
+                let seconds: u64 = text.parse().ok()?;
+                self.model_cache_ttl = Duration::from_secs(seconds.min(LONGEST_TTL_S));
+            }
+            "model_discovery_timeout_seconds" => {
+                self.model_discovery_timeout = seconds(&text).filter(|time| !time.is_zero())?;
+            }
+            "model_discovery_negative_ttl_seconds" => {
+                self.model_discovery_negative_ttl = seconds(&text)?;
+            }
             _ => return None,
         }
         Some(())
@@ -70,6 +99,13 @@ impl Settings {
             _ => self.reject_user_mismatch,
         }
     }
+}
+
+/// Seconds, with a fraction if need be.
+fn seconds(text: &str) -> Option<Duration> {
+    let seconds: f64 = text.parse().ok()?;
+    let longest = Duration::from_secs(LONGEST_TTL_S);
+    Duration::try_from_secs_f64(seconds).ok().map(|time| time.min(longest))
 }
 
 /// The master key, as far as it is kept.
@@ -135,6 +171,7 @@ mod tests {
             reject_user_mismatch: false,
             budget_estimate_default_output_tokens: 7,
             stream_missing_usage_policy: MissingUsage::Fail,
+            ..configured.clone()
         };
         assert_eq!(stored, want);
         let damaged = settings(&[

@@ -60,18 +60,28 @@ pub(super) fn common(
 
 /// The rate limit, for answers that were let through.
 pub(super) fn quota(head: &mut ResponseHeader, ctx: &RequestContext) -> Result<()> {
-    let Some(quota) = ctx.quota else { return Ok(()) };
+    for (name, value) in quota_headers(ctx) {
+        head.insert_header(name, value)?;
+    }
+    Ok(())
+}
+
+/// The same as headers of a reply.
+pub(super) fn quota_headers(ctx: &RequestContext) -> Vec<(HeaderName, HeaderValue)> {
+    let Some(quota) = ctx.quota else { return Vec::new() };
     let now_s = clock::now_us() / 1_000_000;
     let resets_s = i64::try_from(quota.resets_in.as_secs()).unwrap_or(60);
-    let name = HeaderName::from_static;
-    head.insert_header(name("x-ratelimit-limit"), quota.limit)?;
-    head.insert_header(name("x-ratelimit-remaining"), quota.remaining)?;
-    head.insert_header(name("x-ratelimit-reset"), now_s + resets_s)?;
-    // The names that OpenAI's SDKs read.
-    head.insert_header(name("x-ratelimit-limit-requests"), quota.limit)?;
-    head.insert_header(name("x-ratelimit-remaining-requests"), quota.remaining)?;
-    head.insert_header(name("x-ratelimit-reset-requests"), format!("{resets_s}s"))?;
-    Ok(())
+    let wait = HeaderValue::from_str(&format!("{resets_s}s")).expect("digits and a letter");
+    let header = |name: &'static str, value: HeaderValue| (HeaderName::from_static(name), value);
+    vec![
+        header("x-ratelimit-limit", quota.limit.into()),
+        header("x-ratelimit-remaining", quota.remaining.into()),
+        header("x-ratelimit-reset", (now_s + resets_s).into()),
+        // The names that OpenAI's SDKs read.
+        header("x-ratelimit-limit-requests", quota.limit.into()),
+        header("x-ratelimit-remaining-requests", quota.remaining.into()),
+        header("x-ratelimit-reset-requests", wait),
+    ]
 }
 
 /// Whether the path is one of the health routes, which may be cached.

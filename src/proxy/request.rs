@@ -16,7 +16,7 @@ use crate::app::{App, Mode};
 use crate::control::settings::MasterKey;
 use crate::proxy::call::Stop;
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{Active, RequestContext, body, files, generate, operations};
+use crate::proxy::{Active, RequestContext, body, files, generate, operations, search};
 use crate::routes::{self, Credential, Found, Handler, Route};
 
 /// A refused upload is read away for so long, so that the caller gets to read why.
@@ -91,6 +91,7 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
         Handler::Generate(protocol) => generate::serve(app, s, ctx, protocol).await,
         Handler::Operation(kind) => operations::serve(app, s, ctx, kind).await,
         Handler::CountTokens => generate::count_tokens(app, s, ctx).await,
+        Handler::Search => search::serve(app, s, ctx, id.map(str::to_owned)).await,
         Handler::ResponsesSocket => Err(no_socket(s).into()),
         Handler::FileUpload => files::upload(app, s, ctx).await,
         Handler::FileContent => files::content(app, s, ctx, id).await,

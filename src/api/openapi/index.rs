@@ -8,7 +8,7 @@ use otari_filters::protocol::Protocol;
 use super::operations;
 use super::{CHAT, COUNT_TOKENS, MESSAGES, NO_SOCKET, Operation, RESPONSES};
 use crate::api::{
-    aliases, budgets, ceilings, docs, files, health, keys, models, pricing, settings, usage, users,
+    aliases, budgets, ceilings, docs, files, health, keys, models, pricing, settings, usage, users, search,
 };
 use crate::routes::{Handler, Route};
 
@@ -61,6 +61,10 @@ pub(super) fn operation(route: &Route) -> &'static Operation {
         (Handler::Ceilings, _, false) => &ceilings::LIST,
         (Handler::Models, _, true) => &models::GET,
         (Handler::Models, _, false) => &models::LIST,
+        (Handler::ModelSources, ..) => &models::sources::LIST,
+        (Handler::ModelMetadata, ..) => &models::sources::METADATA,
+        (Handler::Search, _, false) => &search::SEARCH,
+        (Handler::Search, _, true) => &search::SEARCH_WITH,
         (Handler::Pricing, &Method::POST, _) => &pricing::CREATE,
         (Handler::Pricing, &Method::DELETE, _) => &pricing::DELETE,
         (Handler::Pricing, _, true) => &pricing::GET,

@@ -12,9 +12,15 @@ use crate::control::settings::Settings;
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Flag,
-    Whole { least: u32 },
+    Whole {
+        least: u32,
+    },
     Choice(&'static [&'static str]),
     Seconds,
+    /// A number of seconds above zero, or from zero on.
+    Time {
+        above_zero: bool,
+    },
     Text,
 }
 
@@ -25,7 +31,7 @@ impl Kind {
             Self::Flag => "boolean",
             Self::Whole { .. } => "integer",
             Self::Choice(_) => "enum",
-            Self::Seconds => "number",
+            Self::Seconds | Self::Time { .. } => "number",
             Self::Text => "string",
         }
     }
@@ -38,8 +44,8 @@ pub(super) const fn bounds(least: u32) -> Bounds<i64> {
 }
 
 /// What a request may change, as fields of its body.
-pub(super) static SETTABLE: [Field; 5] = {
-    let mut fields = [Field::new("", validate::Kind::Flag, ""); 5];
+pub(super) static SETTABLE: [Field; 10] = {
+    let mut fields = [Field::new("", validate::Kind::Flag, ""); 10];
     let (mut at, mut next) = (0, 0);
     while next < SETTINGS.len() {
         let setting = &SETTINGS[next];
@@ -49,6 +55,7 @@ pub(super) static SETTABLE: [Field; 5] = {
                 Kind::Flag => validate::Kind::Flag,
                 Kind::Whole { least } => validate::Kind::Whole(bounds(least)),
                 Kind::Choice(words) => validate::Kind::Choice(words),
+                Kind::Time { .. } => validate::Kind::Number,
                 Kind::Seconds | Kind::Text => validate::Kind::Text,
             };
             fields[at] = Field::new(setting.key, kind, setting.description);
@@ -160,11 +167,41 @@ pub(super) static SETTINGS: &[Setting] = &[
         "What a stream without usage costs: the estimate, the estimate and an error row, or nothing",
         |_, now| now.stream_missing_usage_policy.as_str().into(),
     ),
-    unused("model_discovery", Kind::Flag, "models"),
-    unused("model_cache_ttl_seconds", Kind::Whole { least: 0 }, "models"),
-    unused("model_discovery_timeout_seconds", Kind::Seconds, "models"),
-    unused("model_discovery_negative_ttl_seconds", Kind::Seconds, "models"),
-    unused("models_dev_metadata", Kind::Flag, "models"),
+    live(
+        "model_discovery",
+        Kind::Flag,
+        "models",
+        "Ask providers for the lists of their models",
+        |_, now| now.model_discovery.into(),
+    ),
+    live(
+        "model_cache_ttl_seconds",
+        Kind::Whole { least: 0 },
+        "models",
+        "How long such a list is kept; 0: not at all",
+        |_, now| now.model_cache_ttl.as_secs().into(),
+    ),
+    live(
+        "model_discovery_timeout_seconds",
+        Kind::Time { above_zero: true },
+        "models",
+        "How long a provider has for its list",
+        |_, now| seconds(now.model_discovery_timeout),
+    ),
+    live(
+        "model_discovery_negative_ttl_seconds",
+        Kind::Time { above_zero: false },
+        "models",
+        "How long a provider that gave no list is left alone",
+        |_, now| seconds(now.model_discovery_negative_ttl),
+    ),
+    live(
+        "models_dev_metadata",
+        Kind::Flag,
+        "models",
+        "Show what the lists say about models under /v1/models/metadata",
+        |_, now| now.models_dev_metadata.into(),
+    ),
     unused("models_dev_cache_ttl_seconds", Kind::Seconds, "models"),
     unused("file_understanding_enabled", Kind::Flag, "files"),
     unused("vision_strategy", Kind::Text, "files"),
