@@ -119,7 +119,7 @@ async fn manage(
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {
     use http::Method;
-    let id = request.id.map(|sent| fields::path(id_name(route), sent)).transpose()?;
+    let id = request.id.map(|sent| variable(route, sent)).transpose()?;
     // Held until memory knows what the store was told.
     let _turn = match route.method {
         Method::GET => None,
@@ -179,6 +179,14 @@ async fn manage(
     }
 }
 
+/// The variable part of a route's path, its escapes decoded.
+///
+/// # Errors
+/// `invalid_fields`.
+pub fn variable(route: &Route, sent: &str) -> Result<String, Rejection> {
+    fields::path(id_name(route), sent)
+}
+
 /// What the reference calls the variable part of a path, for `loc` in faults.
 fn id_name(route: &Route) -> &'static str {
     match route.handler {
@@ -189,6 +197,7 @@ fn id_name(route: &Route) -> &'static str {
         Handler::Aliases => "name",
         Handler::Models => "model_id",
         Handler::Files | Handler::FileContent => "file_id",
+        Handler::Search => "tool",
         _ => "model_key",
     }
 }

@@ -157,13 +157,13 @@ pub(super) async fn list(app: &Standalone, request: Request<'_>) -> Result<Answe
     let query = fields::query(request);
     let mut read = LIST.read_query(&query);
     let provider = fields::string(&mut read, "provider");
-    let page = wants_anthropic(request).then(|| Window::read(&mut read));
+    let window = Window::read(&mut read);
     read.faults.check()?;
     app.local.discovery.refresh(provider.as_deref()).await;
     let mut models = app.local.models(caller);
     models.retain(|model| provider.as_ref().is_none_or(|only| model.owner == *only));
-    if let Some(page) = page {
-        return Answer::json(&Listed::Anthropic(page.of(models)));
+    if wants_anthropic(request) {
+        return Answer::json(&Listed::Anthropic(window.of(models)));
     }
     let data = models.into_iter().map(Into::into).collect();
     Answer::json(&Listed::OpenAi(List { object: "list", data }))

@@ -91,7 +91,7 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
         Handler::Generate(protocol) => generate::serve(app, s, ctx, protocol).await,
         Handler::Operation(kind) => operations::serve(app, s, ctx, kind).await,
         Handler::CountTokens => generate::count_tokens(app, s, ctx).await,
-        Handler::Search => search::serve(app, s, ctx, id.map(str::to_owned)).await,
+        Handler::Search => search::serve(app, s, ctx, id).await,
         Handler::ResponsesSocket => Err(no_socket(s).into()),
         Handler::FileUpload => files::upload(app, s, ctx).await,
         Handler::FileContent => files::content(app, s, ctx, id).await,

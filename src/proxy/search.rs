@@ -18,6 +18,7 @@ use otari_filters::validate;
 use pingora_proxy::Session;
 use serde_json::{Value, json};
 
+use crate::api;
 use crate::app::{App, Mode, Standalone};
 use crate::clock;
 use crate::life::{Call, Entered};
@@ -31,25 +32,26 @@ const ENDPOINT: &str = "/v1/search";
 /// Longest reason kept in a row.
 const MAX_REASON_CHARS: usize = 500;
 
-/// Serves one search. `tool`: as the path names it.
+/// Serves one search. `tool`: as the path names it, still escaped.
 pub(super) async fn serve(
     app: &Arc<App>,
     s: &mut Session,
     ctx: &mut RequestContext,
-    tool: Option<String>,
+    tool: Option<&str>,
 ) -> Result<(), Stop> {
     let Mode::Standalone(standalone) = &app.mode else {
         return Err(Rejection::internal("a route of the other mode was found").into());
     };
     let body = body::read(s, &app.config.limits).await?;
     body::check_type(s, &body)?;
+    let named = tool.zip(ctx.route).map(|(sent, route)| api::variable(route, sent)).transpose()?;
     let body = match serde_json::from_slice(&body) {
         Ok(Value::Object(object)) => object,
         Ok(_) => return Err(validate::not_an_object(&body).into()),
         Err(error) => return Err(validate::not_json(&body, &error).into()),
     };
     let query = Query::read(&body)?;
-    let (tool, mut open) = pass_gates(app, standalone, ctx, &query, tool.as_deref()).await?;
+    let (tool, mut open) = pass_gates(app, standalone, ctx, &query, named.as_deref()).await?;
     let found = tool.search(&standalone.outbound, &query).await;
     ctx.outcome.attempts = 1;
     ctx.outcome.cost = open.end(&found);

@@ -65,6 +65,10 @@ mod models;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod discovery;
+#[cfg(test)]
+mod search;
+#[cfg(test)]
 mod usage;
 #[cfg(test)]
 mod upgrade;

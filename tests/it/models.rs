@@ -34,7 +34,7 @@ async fn models_are_those_with_a_price_a_declaration_or_an_alias(start: Builder)
     assert_eq!((names(&list).as_str(), &list["object"]), ("object data", &json!("list")));
     assert_eq!(ids(&list), ["fast", "p:a/b", "p:declared"], "the alias stands for its target");
     let [alias, priced, declared] = [0, 1, 2].map(|at| &list["data"][at]);
-    assert_eq!(names(priced), "id object created owned_by pricing pricing_source");
+    assert_eq!(names(priced), "id object created owned_by pricing pricing_source context_window");
     assert_eq!((&alias["owned_by"], &alias["created"]), (&json!("otari"), &json!(0)));
     assert_eq!(alias["pricing"]["output_price_per_million"], 2.0, "its target's, to come");
     assert!(priced["created"].as_i64() > Some(1_700_000_000), "{priced}");

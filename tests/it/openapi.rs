@@ -49,6 +49,7 @@ async fn every_route_answers_as_its_schema_says(start: Builder) {
     generations(&mut proof, &gateway).await;
     operations(&mut proof, &gateway).await;
     files(&mut proof, &gateway).await;
+    searches(&mut proof).await;
     without_a_good_key(&mut proof, &gateway).await;
     without_what_is_named(&mut proof, &gateway).await;
     with_wrong_fields(&mut proof, &gateway).await;
@@ -175,6 +176,9 @@ async fn prices_and_names(proof: &mut Proof, gateway: &Gateway) {
         .await;
     proof.expect(gateway, 200, "get_model", of("p:m")).await;
     proof.expect(gateway, 200, "get_model", Call { headers: &anthropic, ..of("p/m") }).await;
+    for id in ["list_discoverable_models", "get_models_metadata"] {
+        proof.expect(gateway, 200, id, Call::default()).await;
+    }
     proof.expect(gateway, 204, "delete_alias", of("fast")).await;
 }
 
@@ -316,6 +320,53 @@ async fn files(proof: &mut Proof, gateway: &Gateway) {
     proof.expect(gateway, 200, "delete_file", of_reader).await;
 }
 
+/// Searches, before an engine that is told by the query what to do.
+async fn searches(proof: &mut Proof) {
+    let engine = Provider::start(|request| match request.json()["query"].as_str() {
+        Some("slow") => Reply::silence(),
+        Some("broken") => Reply::json(500, &json!({"error": "broken"})),
+        _ => Reply::json(200, &json!({"results": [{"url": "https://a.example", "title": "A"}]})),
+    });
+    let tools = format!(
+        "search_tools: {{exa: {{api_base: \"{}\", api_key: k, timeout: 0.3}}}}",
+        engine.base()
+    );
+    let gateway = Gateway::start().config(&tools).await;
+    gateway.user("s", None).await;
+    let key = gateway.key("s").await;
+    let limited = Gateway::start().config(&tools).config("rate_limit_rpm: 1").await;
+    limited.user("s", None).await;
+    let limited_key = limited.key("s").await;
+    for id in ["search", "search_with_tool"] {
+        let asking = |query: &str| Call {
+            body: json!({"query": query, "max_results": 3, "country": "DE", "user": null,
+                "search_domain_filter": ["a.example", "-b.example"], "max_tokens_per_page": 9}),
+            key: Some(&key),
+            ..of("exa")
+        };
+        for (status, query) in [(200, "cats"), (502, "broken"), (504, "slow")] {
+            proof.expect(&gateway, status, id, asking(query)).await;
+        }
+        let body = json!({"query": "x", "search_tool_name": "other"});
+        proof.expect(&gateway, 400, id, Call { body, ..of("another") }).await;
+        let body = json!({"query": "x", "user": "nobody"});
+        proof.expect(&gateway, 404, id, Call { body, ..of("exa") }).await;
+        let mut refusal = json!(null);
+        for _ in 0..2 {
+            let call = Call { key: Some(&limited_key), ..asking("cats") };
+            let answer = proof.call(&limited, id, call).await;
+            refusal = json!(answer.status);
+        }
+        assert_eq!(refusal, 429);
+    }
+    gateway.patch("/v1/users/s", json!({"blocked": true})).await;
+    for id in ["search", "search_with_tool"] {
+        let body = json!({"query": "x"});
+        let call = Call { body, key: Some(&key), ..of("exa") };
+        proof.expect(&gateway, 403, id, call).await;
+    }
+}
+
 /// Every operation that needs a key, without one, with a wrong one, and, if only the master may, with an API key.
 async fn without_a_good_key(proof: &mut Proof, gateway: &Gateway) {
     let key = gateway.key("somebody").await;
@@ -336,7 +387,8 @@ async fn without_a_good_key(proof: &mut Proof, gateway: &Gateway) {
 /// Every operation on something that is not there.
 async fn without_what_is_named(proof: &mut Proof, gateway: &Gateway) {
     for (id, operation) in proof.operations.clone() {
-        if operation.variable().is_some() {
+        // A tool that is not there is no path that is not there, as in the reference.
+        if operation.variable().is_some() && id != "search_with_tool" {
             assert!(operation.declares(404), "{id} of something that may not be there");
             let body = operation.body().map(|_| json!({})).unwrap_or_default();
             // The master key says whose files it asks for.

@@ -11,9 +11,14 @@ use crate::support::{ask, ask_streamed, ask_with, eventually, on_both_databases,
 const SHAPE: &str = "mode version model_discovery default_pricing require_pricing master_key_source \
                      secret_key_configured config";
 const ENTRY: &str = "key value type settable group description options minimum exclusive_minimum";
-const SETTABLE: [&str; 5] = [
+const SETTABLE: [&str; 10] = [
     "budget_estimate_default_output_tokens",
     "default_pricing",
+    "model_cache_ttl_seconds",
+    "model_discovery",
+    "model_discovery_negative_ttl_seconds",
+    "model_discovery_timeout_seconds",
+    "models_dev_metadata",
     "reject_user_mismatch",
     "require_pricing",
     "stream_missing_usage_policy",
