@@ -128,3 +128,64 @@ fn base_url(text: &str, node: &Node, report: &mut Report) -> Option<String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, ConfigError, Sources, load};
+
+    fn loaded(yaml: &str, more: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let own = [("OTARI_CONFIG_YAML", yaml)];
+        let env = Env::from_pairs(own.iter().chain(more).copied());
+        load(&Sources { env, ..Sources::default() })
+    }
+
+    #[test]
+    fn tools_are_read_with_their_defaults() {
+        let yaml = "search_tools:\n  exa: {api_key: k}\n  web: {provider: tavily, timeout: 2.5, options: {topic: news}}\n  \
+                    own: {provider: searxng, api_base: 'http://127.0.0.1:8888/'}\npricing:\n  tavily:web: \
+                    {input_price_per_million: 1, output_price_per_million: 0}";
+        let config = loaded(yaml, &[("TAVILY_API_KEY", "t")]).unwrap();
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+        let [exa, web, own] = &config.search_tools[..] else { panic!() };
+        assert_eq!((exa.name.as_str(), exa.provider), ("exa", Engine::Exa));
+        assert_eq!(exa.api_base.as_deref(), Some("https://api.exa.ai"));
+        assert_eq!((exa.timeout, exa.options.len()), (Duration::from_secs(30), 0));
+        assert_eq!(web.api_key.as_ref().map(Secret::expose), Some("t"));
+        assert_eq!(
+            (web.timeout, &web.options["topic"]),
+            (Duration::from_millis(2500), &"news".into())
+        );
+        assert_eq!(own.api_base.as_deref(), Some("http://127.0.0.1:8888"));
+        assert!(config.search_tools.iter().all(SearchTool::is_complete));
+        assert_eq!(config.pricing.len(), 1, "a tool may have a price");
+    }
+
+    #[test]
+    fn mistakes_are_named_and_what_is_missing_is_a_warning() {
+        let config = loaded("search_tools: {exa: , own: {provider: searxng}}", &[]).unwrap();
+        let warnings = config.warnings.join("\n");
+        assert!(warnings.contains(
+            "search_tools.exa: searches with it will be refused: set api_key or EXA_API_KEY"
+        ));
+        assert!(
+            warnings.contains("search_tools.own: searches with it will be refused: set api_base"),
+            "{warnings}"
+        );
+        assert!(!config.search_tools.iter().any(SearchTool::is_complete));
+        for (yaml, want) in [
+            ("{web: {api_key: k}}", "provider must be one of brave, exa, searxng, tavily."),
+            ("{web: {provider: exxa}}", "Did you mean \"exa\"?"),
+            ("{'a/b': {provider: exa}}", "a tool's name has letters"),
+            ("{exa: {api_key: k, timeout: 0}}", "expected a number above 0"),
+            ("{exa: {api_key: k, api_base: 'https://u:hunter2@h'}}", "must not carry a user name"),
+            ("{exa: {api_key: k, api_base: 'https://h/?k=hunter2'}}", "must not have a query"),
+            ("{exa: {api_key: \"hunter2\\n\\x01\"}}", "characters that no header can carry"),
+            ("[exa]", "expected a mapping"),
+        ] {
+            let error = loaded(&format!("search_tools: {yaml}"), &[]).unwrap_err().to_string();
+            assert!(error.contains(want), "{yaml}: {error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -130,7 +130,7 @@ async fn every_wrong_setting_is_named_and_none_is_taken(start: Builder) {
         "require_pricing": false,
         "nonsense": 1,
         "reject_user_mismatch": "perhaps",
-        "model_discovery": true,
+        "rate_limit_rpm": 5,
         "budget_estimate_default_output_tokens": -1,
         "stream_missing_usage_policy": "guess",
         "master_key_hash": "x",
@@ -147,7 +147,7 @@ async fn every_wrong_setting_is_named_and_none_is_taken(start: Builder) {
         json!([
             ["nonsense", "extra_forbidden"],
             ["reject_user_mismatch", "bool_parsing"],
-            ["model_discovery", "value_error"],
+            ["rate_limit_rpm", "value_error"],
             ["budget_estimate_default_output_tokens", "greater_than_equal"],
             ["stream_missing_usage_policy", "literal_error"],
             ["master_key_hash", "extra_forbidden"],

@@ -10,6 +10,48 @@ const MAX_ID: usize = 512;
 /// Kinds of content that are kept of a model.
 const MAX_KINDS: usize = 16;
 
+/// Where lists say how long a conversation may be.
+const CONTEXT: [&str; 12] = [
+    "/context_window",
+    "/context_length",
+    "/max_context_length",
+    "/max_model_len",
+    "/context_size",
+    "/inputTokenLimit",
+    "/max_input_tokens",
+    "/limits/max_input_tokens",
+    "/model_limits/max_sequence_length",
+    "/top_provider/context_length",
+    "/metadata/context_length",
+    "/meta/n_ctx_train",
+];
+/// Where they say how long an answer may be.
+const OUTPUT: [&str; 9] = [
+    "/max_completion_tokens",
+    "/max_output_tokens",
+    "/max_output_length",
+    "/outputTokenLimit",
+    "/limits/max_output_tokens",
+    "/model_limits/max_output_tokens",
+    "/top_provider/max_completion_tokens",
+    "/metadata/max_tokens",
+    "/max_tokens",
+];
+/// Words for the ability to call tools.
+const TOOLS: [&str; 8] = [
+    "tools",
+    "tool-calling",
+    "tool_calling",
+    "tool_use",
+    "function_calling",
+    "supports_tools",
+    "supports_tool_calling",
+    "supports_function_calling",
+];
+/// Words for the ability to see.
+const SIGHT: [&str; 5] =
+    ["vision", "image_input", "supports_vision", "supports_image_input", "supports_image_in"];
+
 /// A model as its provider lists it. What the list does not say is empty or `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Listed {
@@ -56,7 +98,9 @@ pub(super) fn read(shape: Shape, value: &Value) -> Option<Listed> {
         return None;
     }
     let mut listed = described(value);
-    listed.name = listed.name.filter(|name| !name.ends_with(id));
+    // Google's lists have the path of a model for a name.
+    let is_path = |name: &str| name.strip_suffix(id).is_some_and(|rest| rest.ends_with('/'));
+    listed.name = listed.name.filter(|name| **name != *id && !is_path(name));
     listed.id = id.into();
     Some(listed)
 }
@@ -97,70 +141,18 @@ fn described(value: &Value) -> Listed {
         kinds(value, &["input_modalities", "supported_input_modalities", "inputModalities"]);
     let output =
         kinds(value, &["output_modalities", "supported_output_modalities", "outputModalities"]);
-    if input.is_empty()
-        && has(
-            value,
-            &[
-                "vision",
-                "image_input",
-                "supports_vision",
-                "supports_image_input",
-                "supports_image_in",
-            ],
-        ) == Some(true)
-    {
+    if input.is_empty() && has(value, &SIGHT) == Some(true) {
         input = vec!["text".into(), "image".into()];
     }
     Listed {
         id: Box::default(),
         created_s,
         name: name.map(Into::into),
-        context_window: first_count(
-            value,
-            &[
-                "/context_window",
-                "/context_length",
-                "/max_context_length",
-                "/max_model_len",
-                "/context_size",
-                "/inputTokenLimit",
-                "/max_input_tokens",
-                "/limits/max_input_tokens",
-                "/model_limits/max_sequence_length",
-                "/top_provider/context_length",
-                "/metadata/context_length",
-                "/meta/n_ctx_train",
-            ],
-        ),
-        max_output: first_count(
-            value,
-            &[
-                "/max_completion_tokens",
-                "/max_output_tokens",
-                "/max_output_length",
-                "/outputTokenLimit",
-                "/limits/max_output_tokens",
-                "/model_limits/max_output_tokens",
-                "/top_provider/max_completion_tokens",
-                "/metadata/max_tokens",
-                "/max_tokens",
-            ],
-        ),
+        context_window: first_count(value, &CONTEXT),
+        max_output: first_count(value, &OUTPUT),
         input,
         output,
-        tools: has(
-            value,
-            &[
-                "tools",
-                "tool-calling",
-                "tool_calling",
-                "tool_use",
-                "function_calling",
-                "supports_tools",
-                "supports_tool_calling",
-                "supports_function_calling",
-            ],
-        ),
+        tools: has(value, &TOOLS),
         reasoning: has(value, &["reasoning", "thinking", "supports_reasoning"]),
     }
 }
