@@ -2,6 +2,7 @@
 
 mod access;
 mod aliases;
+pub mod batches;
 mod budgets;
 mod ceilings;
 mod docs;
@@ -198,6 +199,7 @@ fn id_name(route: &Route) -> &'static str {
         Handler::Models => "model_id",
         Handler::Files | Handler::FileContent => "file_id",
         Handler::Search => "tool",
+        Handler::Batches(_) => "batch_id",
         _ => "model_key",
     }
 }

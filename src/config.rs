@@ -145,6 +145,9 @@ pub struct Config {
     /// Files that callers upload; `None`: they may not, and in connected mode they never may.
     pub files: Option<Files>,
 
+    /// Batches of calls.
+    pub batches: BatchConfig,
+
     /// Sizes and times.
     pub limits: Limits,
 }
@@ -196,6 +199,15 @@ pub struct S3 {
     pub region: Option<String>,
     /// Id and secret of an access key; `None`: what the machine has for programs.
     pub keys: Option<(Secret, Secret)>,
+}
+
+/// How batches of calls are looked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchConfig {
+    /// Items that this gateway runs at once, of batches whose providers have no such API; 0: none.
+    pub concurrency: usize,
+    /// How often a provider is asked after a batch of its own that nobody asks after.
+    pub poll_interval: Duration,
 }
 
 /// The platform of connected mode: `platform:`, its variables, and the token.

@@ -13,6 +13,7 @@ pub mod credentials;
 pub mod files;
 pub mod outbound;
 pub mod search;
+pub mod batches;
 pub mod api;
 pub mod control;
 pub mod store;

@@ -50,6 +50,12 @@
 //! at `/token` (Google: `jwt-bearer` and `refresh_token`) and `/identity/token` (IBM); there the query
 //! says what happens: `expires_in=S`, `status=N`.
 //!
+//! # Batches
+//!
+//! OpenAI's `/files` and `/batches`, Mistral's `/batch/jobs`, Anthropic's `/messages/batches`, as strict as the other
+//! families. Of the items in a batch, one whose `custom_id` begins with `fail-<status>` gets that status, and one with
+//! `lost` no answer at all.
+//!
 //! # Options in the model name
 //!
 //! `<any name>?key=value&key=value`, e.g. `gpt?chunks=64&interval_ms=20`. An unknown option is a 400
@@ -76,6 +82,8 @@
 //! | `retry_after=S` | with `Retry-After: S` |
 //! | `fail_first=N` | `status` (default 503) or `fault` for the first N requests with the same `seed`, then success |
 //! | `seed=TEXT` | names the series of `fail_first`; default: the whole model name |
+//! | `polls=N` | a batch has ended with the N-th look at it; default 1 |
+//! | `end=S` | how it ends: `completed` (the default), `failed`, `expired`, `cancelled` |
 //! | `fault=F` | one of the faults below |
 //!
 //! Without `tools`, a tool is still called when `tool_choice` insists on one. The arguments hold the
@@ -107,6 +115,7 @@
 //! `disconnected` counts answers the caller did not wait for. `DELETE /__mock/requests` starts anew.
 
 mod answer;
+mod batches;
 mod call;
 mod chat;
 mod connection;

@@ -8,6 +8,8 @@ mod form;
 mod gates;
 mod generate;
 mod operations;
+mod batches;
+pub mod inner;
 pub mod breaker;
 mod call;
 mod open;

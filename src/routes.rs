@@ -82,6 +82,23 @@ pub enum Handler {
     MasterKeyRotation,
     /// Usage, asked in one of several ways.
     Usage(Question),
+    /// Batches of calls.
+    Batches(BatchVerb),
+}
+
+/// What is done about batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchVerb {
+    /// One is made.
+    Create,
+    /// They are listed.
+    List,
+    /// One is shown.
+    Get,
+    /// One is cancelled.
+    Cancel,
+    /// What one came to.
+    Results,
 }
 
 /// What is asked of usage.
@@ -191,6 +208,21 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/models/{model_id...}", Credential::Key, Handler::Models),
     route(Method::POST, "/v1/search", Credential::Key, Handler::Search),
     route(Method::POST, "/v1/search/{tool}", Credential::Key, Handler::Search),
+    route(Method::POST, "/v1/batches", Credential::Key, Handler::Batches(BatchVerb::Create)),
+    route(Method::GET, "/v1/batches", Credential::Key, Handler::Batches(BatchVerb::List)),
+    route(Method::GET, "/v1/batches/{id}", Credential::Key, Handler::Batches(BatchVerb::Get)),
+    route(
+        Method::POST,
+        "/v1/batches/{id}/cancel",
+        Credential::Key,
+        Handler::Batches(BatchVerb::Cancel),
+    ),
+    route(
+        Method::GET,
+        "/v1/batches/{id}/results",
+        Credential::Key,
+        Handler::Batches(BatchVerb::Results),
+    ),
     route(Method::POST, "/v1/pricing", Credential::Master, Handler::Pricing),
     route(Method::GET, "/v1/pricing", Credential::Key, Handler::Pricing),
     // Before the route that would take `/history` for a part of the key.

@@ -15,6 +15,7 @@ use pingora_core::services::background::{BackgroundService, background_service};
 use pingora_core::services::listening::Service;
 
 use crate::app::{App, Mode, Standalone, StartError};
+use crate::batches::{Runner, Watcher};
 use crate::config::{Config, LogLevel};
 use crate::control::platform::Connected;
 use crate::credentials::Credentials;
@@ -22,6 +23,7 @@ use crate::demo::Kind;
 use crate::mock;
 use crate::mock::platform::Platform;
 use crate::proxy::Gateway;
+use crate::proxy::inner::InnerCalls;
 use crate::telemetry::logs::AccessLog;
 use otari_filters::providers::Family;
 
@@ -74,6 +76,8 @@ pub fn run(config: Config, beside: Beside) -> Result<(), StartError> {
             let housekeeping = HousekeepingService(mode.clone());
             server.add_service(background_service("housekeeping", housekeeping));
             server.add_service(background_service("files", FilesService(mode.clone())));
+            let batches = BatchService { app: app.clone(), mode: mode.clone() };
+            server.add_service(background_service("batches", batches));
         }
         Mode::Connected(mode) => {
             server.add_service(background_service("reports", ReportService(mode.clone())));
@@ -247,6 +251,28 @@ impl BackgroundService for FilesService {
             () = self.0.files.keep() => {}
             _ = shutdown.changed() => {}
         }
+    }
+}
+
+/// Runs batches and looks after those of providers, until the gateway leaves.
+struct BatchService {
+    app: Arc<App>,
+    mode: Arc<Standalone>,
+}
+
+#[async_trait]
+impl BackgroundService for BatchService {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let runner = Runner::new(self.mode.clone(), Arc::new(InnerCalls(self.app.clone())));
+        let watcher = Watcher::new(self.mode.clone());
+        let leave = shutdown.clone();
+        let watching = async {
+            tokio::select! {
+                () = watcher.run() => {}
+                _ = shutdown.changed() => {}
+            }
+        };
+        tokio::join!(runner.run(leave), watching);
     }
 }
 

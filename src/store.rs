@@ -8,6 +8,7 @@ pub mod sqlite;
 mod adopt;
 pub mod analytics;
 mod files;
+mod batches;
 mod migrations;
 mod rows;
 mod shared;
@@ -24,6 +25,7 @@ use jiff::Timestamp;
 use otari_filters::settle::Entry;
 
 pub use self::adopt::{Adoption, Origin, Upgrade};
+pub use self::batches::*;
 pub use self::files::{FileFilter, FileRow, FileStore, FilesDue};
 pub use self::rows::*;
 pub use self::shared::{Beat, Change, Kind, Notice, Shared, Take, Taken, Window};
@@ -64,7 +66,7 @@ pub enum StoreError {
 ///
 /// Money is exact on both: PostgreSQL holds `NUMERIC`, SQLite whole micro-dollars (rates: 1e-8 USD) as `INTEGER`.
 #[async_trait]
-pub trait Store: FileStore + Send + Sync {
+pub trait Store: FileStore + Batches + Send + Sync {
     /// What the start-up screen calls it, without a password: `sqlite /data/otari.db`, `postgresql db.host/otari`.
     fn label(&self) -> &str;
     /// Answers when the database does.

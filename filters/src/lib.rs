@@ -14,6 +14,7 @@ pub mod platform;
 pub mod upstream;
 pub mod meter;
 pub mod settle;
+pub mod batches;
 
 pub mod protocol;
 pub mod translate;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use otari_filters::providers::Family;
 use otari_filters::upstream::{BadDraft, Draft, Upstream};
+use tokio::sync::Notify;
 
 use super::StartError;
 use crate::config::{Config, CredentialSource, Database, ProviderConfig};
@@ -56,6 +57,8 @@ pub struct Standalone {
     pub outbound: Outbound,
     /// Web search.
     pub search: Tools,
+    /// Woken when there are items of a batch to run.
+    pub batch_work: Notify,
     /// How many rows refusals may leave.
     pub refusals: Refusals,
     /// API key made at the first start; shown once.
@@ -149,6 +152,7 @@ pub(super) async fn start(
         calls: calls.clone(),
         outbound: outbound.clone(),
         search: Tools::new(&config.search_tools),
+        batch_work: Notify::new(),
         refusals: Refusals::default(),
         bootstrap_key,
         first_master_key,

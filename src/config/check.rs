@@ -11,7 +11,7 @@ use super::layers::{Fields, Sources};
 use super::mode::{self, Mode};
 use super::problem::Report;
 use super::{
-    Ambient, CircuitBreaker, Config, Files, Limits, Listen, LogFormat, LogLevel, MissingUsage, PlatformConfig, PriceSeed, ProviderConfig, Secret, aliases, database, files, platform, policies, prices, providers, unused, SearchTool, models, search,
+    Ambient, CircuitBreaker, Config, Files, Limits, Listen, LogFormat, LogLevel, MissingUsage, PlatformConfig, PriceSeed, ProviderConfig, Secret, aliases, database, files, platform, policies, prices, providers, unused, SearchTool, models, search, BatchConfig,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
@@ -91,7 +91,23 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
             .some_whole("usage_retention_days", 1..=36_500, report)
             .and_then(|days| u32::try_from(days).ok()),
         files,
+        batches: batches(fields, report),
         limits: limits(fields, report),
+    }
+}
+
+fn batches(fields: &Fields, report: &mut Report) -> BatchConfig {
+    // Enough to be done overnight, and few enough not to be noticed by callers.
+    let concurrency = fields.whole("batch_concurrency", 0..=1000, 4, report);
+    BatchConfig {
+        concurrency: usize::try_from(concurrency).unwrap_or(4),
+        // Batches take hours.
+        poll_interval: Duration::from_secs(fields.whole(
+            "batch_poll_interval_s",
+            1..=86_400,
+            60,
+            report,
+        )),
     }
 }
 

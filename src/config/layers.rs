@@ -97,6 +97,8 @@ pub(super) const KEYS: &[(&str, Shape)] = {
         ("stream_missing_usage_policy", Scalar),
         ("retry_after_sent", Scalar),
         ("usage_retention_days", Scalar),
+        ("batch_concurrency", Scalar),
+        ("batch_poll_interval_s", Scalar),
         ("max_request_bytes", Scalar),
         ("request_body_timeout_s", Scalar),
         ("connect_timeout_s", Scalar),

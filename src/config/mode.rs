@@ -42,6 +42,8 @@ const STANDALONE_KEYS: &[&str] = &[
     "files_s3_secret_access_key",
     "files_max_bytes",
     "files_retention_hours",
+    "batch_concurrency",
+    "batch_poll_interval_s",
 ];
 
 /// Who decides.

@@ -9,8 +9,10 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use otari_filters::alias::Aliases;
 use otari_filters::allow::AllowList;
+use otari_filters::control::Caller;
 use otari_filters::prices::Prices;
 use otari_filters::providers::Provider;
+use otari_filters::rejection::{Code, Rejection};
 use papaya::{HashMap, Operation};
 use sha2::{Digest, Sha256};
 
@@ -52,6 +54,31 @@ impl Key {
                 .last_used_us
                 .compare_exchange(last, now_us, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
+    }
+
+    /// Its holder.
+    pub fn caller(&self) -> Caller {
+        Caller::Key {
+            id: self.id.clone(),
+            user_id: self.user_id.clone(),
+            excluded: self.excluded,
+            rejects_mismatch: self.rejects_mismatch,
+            allowed: self.allowed.clone(),
+        }
+    }
+
+    /// Whether it may be used now.
+    ///
+    /// # Errors
+    /// `inactive_key`, `expired_key`.
+    pub fn check(&self, now_us: i64) -> Result<(), Rejection> {
+        if !self.is_active {
+            return Err(Rejection::new(Code::InactiveKey, "API key is inactive"));
+        }
+        if self.expires_at_us.is_some_and(|expires| expires < now_us) {
+            return Err(Rejection::new(Code::ExpiredKey, "API key has expired"));
+        }
+        Ok(())
     }
 
     fn switched_off(&self) -> Self {
@@ -120,6 +147,12 @@ pub fn unhex(text: &str) -> Option<KeyDigest> {
 }
 
 impl Directory {
+    /// The key with this id.
+    pub fn key_of(&self, id: &str) -> Option<Arc<Key>> {
+        let digest = *self.digests.pin().get(id)?;
+        self.key(&digest)
+    }
+
     /// The key with this digest.
     pub fn key(&self, digest: &KeyDigest) -> Option<Arc<Key>> {
         self.keys.pin().get(digest).cloned()

@@ -87,6 +87,17 @@ impl Local {
         self.master.load().is(&directory::digest(token))
     }
 
+    /// Whoever holds the key with this id, for work that goes on without them.
+    ///
+    /// # Errors
+    /// `invalid_api_key`, `inactive_key`, `expired_key`.
+    pub fn caller(&self, key_id: &str) -> Result<Caller, Rejection> {
+        let key = self.directory.key_of(key_id);
+        let key = key.ok_or_else(|| Rejection::new(Code::InvalidApiKey, "Invalid API key"))?;
+        key.check(clock::now_us())?;
+        Ok(key.caller())
+    }
+
     /// Whether the name is that of a configured provider, or of one the gateway knows.
     pub fn is_provider(&self, name: &str) -> bool {
         self.providers.iter().any(|configured| *configured.upstream.instance == *name)
@@ -218,23 +229,12 @@ impl ControlPlane for Local {
             return Ok(Caller::Master);
         }
         let key = self.directory.key(&presented).ok_or_else(|| unknown_key(token))?;
-        if !key.is_active {
-            return Err(Rejection::new(Code::InactiveKey, "API key is inactive"));
-        }
         let now_us = clock::now_us();
-        if key.expires_at_us.is_some_and(|expires| expires < now_us) {
-            return Err(Rejection::new(Code::ExpiredKey, "API key has expired"));
-        }
+        key.check(now_us)?;
         if key.touch(now_us) {
             self.touched.push(&key.id, clock::timestamp(now_us));
         }
-        Ok(Caller::Key {
-            id: key.id.clone(),
-            user_id: key.user_id.clone(),
-            excluded: key.excluded,
-            rejects_mismatch: key.rejects_mismatch,
-            allowed: key.allowed.clone(),
-        })
+        Ok(key.caller())
     }
 
     fn bill(&self, caller: &Caller, requested: Option<&str>) -> Result<Billed, Rejection> {

@@ -15,8 +15,8 @@ use super::families::operations::{self, Kind, strict_embeddings};
 use super::http::{Inbox, Request, Trouble};
 use super::protocol::Protocol;
 use super::record::{Counter, Record};
-use super::script::{Fault, Script, parse};
-use super::{embeddings, emit, families};
+use super::script::{Fault, Script, Usage, parse};
+use super::{batches, embeddings, emit, families};
 
 /// How long a refused upload is still read, so that the refusal is not lost to a reset (RFC 9112 9.6).
 const LINGER: Duration = Duration::from_secs(1);
@@ -188,7 +188,11 @@ impl<'c> Exchange<'c> {
                 | "/audio/transcriptions"
                 | "/models",
             ) => self.refuse(Protocol::Chat, (405, "method not allowed".into())).await,
-            _ => {
+            (_, bare) => {
+                let record = self.record;
+                if let Some(next) = batches::answer(self, &record.batches, bare).await? {
+                    return Ok(next);
+                }
                 if let Some(next) = families::answer(self).await? {
                     return Ok(next);
                 }

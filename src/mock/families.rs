@@ -34,6 +34,7 @@ use super::http::Request;
 use super::protocol::Protocol;
 use super::script::{Script, Strict};
 use super::tools::{self, Forced, Tool};
+pub(super) use access::header;
 use path::{Body, Call, Place};
 
 /// What a body asks for, whatever its format.

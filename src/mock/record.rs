@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::json;
 
+use super::batches::Batches;
 use super::http::{Request, field, lines};
 
 /// Requests kept.
@@ -66,6 +67,7 @@ pub(super) struct Record {
     models: Mutex<BTreeMap<String, Arc<Counter>>>,
     series: Mutex<HashMap<String, u32>>,
     recent: Mutex<VecDeque<Recorded>>,
+    pub(super) batches: Batches,
 }
 
 impl Record {

@@ -25,7 +25,7 @@ const DEFAULT_CHUNKS: u32 = 8;
 const DEFAULT_FAILURE: u16 = 503;
 
 const KEYS: &str = "bytes, cached, chunks, delay_ms, fail_first, fault, first_delay_ms, interval_ms, \
-                    parallel, preface, reasoning, retry_after, seed, status, strict, thinking, \
+                    end, parallel, polls, preface, reasoning, retry_after, seed, status, strict, thinking, \
                     tool, tools, usage";
 
 const FAULTS: &str = "bad_crc, bad_json, close_delimited, comments, crlf, cut:N, early_413, empty, \
@@ -135,6 +135,10 @@ pub(super) struct Script<'a> {
     /// Fields that nobody documents are refused.
     pub(super) strict: Option<Strict>,
     pub(super) fault: Option<Fault>,
+    /// Looks until a batch has ended.
+    pub(super) polls: u32,
+    /// How a batch ends.
+    pub(super) end: &'static str,
 }
 
 impl Default for Script<'_> {
@@ -159,6 +163,8 @@ impl Default for Script<'_> {
             thinking: Thinking::default(),
             strict: None,
             fault: None,
+            polls: 1,
+            end: "completed",
         }
     }
 }
@@ -251,6 +257,22 @@ impl<'a> Script<'a> {
                 self.tool = Some(value);
                 if self.tools == Tools::Asked {
                     self.tools = Tools::Once;
+                }
+            }
+            "polls" => self.polls = number(key, value, 1, 1_000_000)? as u32,
+            "end" => {
+                self.end = match value {
+                    "completed" => "completed",
+                    "failed" => "failed",
+                    "expired" => "expired",
+                    "cancelled" => "cancelled",
+                    _ => {
+                        return Err(unknown_value(
+                            key,
+                            value,
+                            "completed, failed, expired, cancelled",
+                        ));
+                    }
                 }
             }
             "fault" => self.fault = Some(fault(value)?),

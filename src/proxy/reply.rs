@@ -94,6 +94,9 @@ pub(super) async fn write(s: &mut Session, ctx: &mut RequestContext, reply: Repl
     let is_head = s.req_header().method == Method::HEAD;
     let mut head = ResponseHeader::build_no_case(reply.status, Some(16))?;
     common(&mut head, ctx, is_health(s))?;
+    if reply.status.is_success() {
+        quota(&mut head, ctx)?;
+    }
     if !matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         head.insert_header(CONTENT_TYPE, reply.content_type)?;
         head.insert_header(CONTENT_LENGTH, reply.body.len())?;

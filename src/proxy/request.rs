@@ -16,7 +16,7 @@ use crate::app::{App, Mode};
 use crate::control::settings::MasterKey;
 use crate::proxy::call::Stop;
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{Active, RequestContext, body, files, generate, operations, search};
+use crate::proxy::{Active, RequestContext, batches, body, files, generate, operations, search};
 use crate::routes::{self, Credential, Found, Handler, Route};
 
 /// A refused upload is read away for so long, so that the caller gets to read why.
@@ -90,6 +90,7 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
     match route.handler {
         Handler::Generate(protocol) => generate::serve(app, s, ctx, protocol).await,
         Handler::Operation(kind) => operations::serve(app, s, ctx, kind).await,
+        Handler::Batches(verb) => batches::serve(app, s, ctx, verb, id).await,
         Handler::CountTokens => generate::count_tokens(app, s, ctx).await,
         Handler::Search => search::serve(app, s, ctx, id).await,
         Handler::ResponsesSocket => Err(no_socket(s).into()),

@@ -7,6 +7,7 @@ mod access;
 mod journal;
 mod ceilings;
 mod files;
+mod batches;
 mod reports;
 mod backends;
 mod shared;
@@ -107,6 +108,13 @@ facts! {
     files::a_file_of_an_unknown_user_is_not_begun,
     files::files_are_listed_by_owner_purpose_and_page,
     files::what_is_dropped_or_expired_is_claimed_once,
+    batches::a_batch_comes_back_as_it_was_written,
+    batches::batches_are_listed_newest_first_by_owner,
+    batches::an_item_is_leased_by_one_and_ended_once,
+    batches::batches_take_turns_and_providers_may_be_avoided,
+    batches::cancelled_and_late_batches_end_with_what_they_have,
+    batches::a_provider_is_asked_by_one_gateway_at_a_time,
+    batches::a_batch_is_charged_once,
     reports::sums_say_what_the_rows_say,
     reports::a_removed_row_leaves_the_sums,
     reports::deep_pages_are_the_pages_they_would_be,

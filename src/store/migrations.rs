@@ -21,6 +21,7 @@ pub(super) const SQLITE: &[Step] = &[
     ("V3__management", include_str!("migrations/sqlite/V3__management.sql")),
     ("V4__usage_rollups", include_str!("migrations/sqlite/V4__usage_rollups.sql")),
     ("V5__files", include_str!("migrations/sqlite/V5__files.sql")),
+    ("V6__batches", include_str!("migrations/sqlite/V6__batches.sql")),
 ];
 
 /// PostgreSQL's steps: the same names in the same order.
@@ -30,6 +31,7 @@ pub(super) const POSTGRES: &[Step] = &[
     ("V3__management", include_str!("migrations/postgres/V3__management.sql")),
     ("V4__usage_rollups", include_str!("migrations/postgres/V4__usage_rollups.sql")),
     ("V5__files", include_str!("migrations/postgres/V5__files.sql")),
+    ("V6__batches", include_str!("migrations/postgres/V6__batches.sql")),
 ];
 
 /// What a database says about its schema.

@@ -13,6 +13,7 @@ mod shared;
 mod prices;
 mod aliases;
 mod files;
+mod batches;
 mod settings;
 mod apply;
 mod usage;

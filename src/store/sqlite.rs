@@ -10,6 +10,7 @@ mod ceilings;
 mod prices;
 mod aliases;
 mod files;
+mod batches;
 mod settings;
 mod apply;
 mod usage;

@@ -69,6 +69,8 @@ mod discovery;
 #[cfg(test)]
 mod search;
 #[cfg(test)]
+mod batches;
+#[cfg(test)]
 mod usage;
 #[cfg(test)]
 mod upgrade;

@@ -32,6 +32,9 @@ async fn every_route_answers_as_its_schema_says(start: Builder) {
         _ if crate::operations::is_one(request) => crate::operations::answers(request),
         Some("m") if request.path.ends_with("/chat/completions") => Reply::chat(request, &["ok"]),
         Some("m") => format::of(request).reply(request, &["ok"]),
+        None if request.text().contains("\"model\":\"busy\"") => {
+            Reply::json(429, &json!({"error": {"message": "slow down"}}))
+        }
         _ => Reply::json(500, &json!({"error": {"message": "broken"}})),
     });
     let mut start = format::both(priced(start, &provider), &provider);
@@ -41,7 +44,9 @@ async fn every_route_answers_as_its_schema_says(start: Builder) {
         let price = |model: &str| format!("{name}:{model}");
         start = start.price(&price("busy"), 1.0, 1.0).price(&price("broken"), 1.0, 1.0);
     }
-    let gateway = start.config("enable_metrics: true\nfiles_max_bytes: 100").await;
+    let start = start.provider_of("groq", "g", &provider.base(), "").price("g:m", 1.0, 1.0);
+    // Nobody runs the items of batches: each stays as it is asked for.
+    let gateway = start.config("enable_metrics: true\nfiles_max_bytes: 100\nbatch_concurrency: 0").await;
     let mut proof = Proof::new(gateway.get("/openapi.json").await.expect(200).json());
     pages(&mut proof, &gateway).await;
     management(&mut proof, &gateway).await;
@@ -50,6 +55,7 @@ async fn every_route_answers_as_its_schema_says(start: Builder) {
     operations(&mut proof, &gateway).await;
     files(&mut proof, &gateway).await;
     searches(&mut proof).await;
+    batches(&mut proof, &gateway).await;
     without_a_good_key(&mut proof, &gateway).await;
     without_what_is_named(&mut proof, &gateway).await;
     with_wrong_fields(&mut proof, &gateway).await;
@@ -365,6 +371,38 @@ async fn searches(proof: &mut Proof) {
         let call = Call { body, key: Some(&key), ..of("exa") };
         proof.expect(&gateway, 403, id, call).await;
     }
+async fn batches(proof: &mut Proof, gateway: &Gateway) {
+    gateway.user("x", None).await;
+    let key = gateway.key("x").await;
+    let order = |model: &str| {
+        json!({"model": model, "completion_window": "24h", "metadata": {"k": "v"}, "requests": [
+            {"custom_id": "a", "body": {"messages": [{"role": "user", "content": "hi"}]}}]})
+    };
+    let by = |body: Value| Call { body, key: Some(&key), ..Call::default() };
+    for (status, model) in
+        [(400, "nowhere:m"), (402, "g:unpriced"), (429, "p:busy"), (502, "p:broken")]
+    {
+        proof.expect(gateway, status, "create_batch", by(order(model))).await;
+    }
+    let mut nobodys = order("g:m");
+    nobodys["user"] = json!("nobody");
+    proof.expect(gateway, 404, "create_batch", with(nobodys)).await;
+    let made = proof.expect(gateway, 200, "create_batch", by(order("g:m"))).await;
+    let made = made["id"].as_str().unwrap();
+    proof.expect(gateway, 200, "list_batches", by(Value::Null)).await;
+    let query = "provider=g&after=none&limit=5";
+    proof.expect(gateway, 200, "list_batches", Call { query, ..by(Value::Null) }).await;
+    proof.expect(gateway, 200, "get_batch", of(made)).await;
+    proof.expect(gateway, 409, "get_batch_results", of(made)).await;
+    proof.expect(gateway, 200, "cancel_batch", of(made)).await;
+    proof.expect(gateway, 200, "get_batch_results", of(made)).await;
+    for id in ["list_batches", "get_batch", "cancel_batch", "get_batch_results"] {
+        for (status, query) in [(400, "provider=nobody"), (502, "provider=p")] {
+            proof.expect(gateway, status, id, Call { query, ..of("b1") }).await;
+        }
+    }
+    gateway.patch("/v1/users/x", json!({"blocked": true})).await;
+    proof.expect(gateway, 403, "create_batch", by(order("g:m"))).await;
 }
 
 /// Every operation that needs a key, without one, with a wrong one, and, if only the master may, with an API key.
@@ -396,6 +434,9 @@ async fn without_what_is_named(proof: &mut Proof, gateway: &Gateway) {
             let query = if names_user { "user=somebody" } else { "" };
             let call = Call { body, query, ..of("nothing:there") };
             proof.expect(gateway, 404, &id, call).await;
+            // Of a batch nobody knows its provider must be said.
+            let query = if id.contains("batch") { "provider=p" } else { "" };
+            proof.expect(gateway, 404, &id, Call { body, query, ..of("nothing:there") }).await;
         }
     }
 }

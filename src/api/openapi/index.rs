@@ -8,7 +8,7 @@ use otari_filters::protocol::Protocol;
 use super::operations;
 use super::{CHAT, COUNT_TOKENS, MESSAGES, NO_SOCKET, Operation, RESPONSES};
 use crate::api::{
-    aliases, budgets, ceilings, docs, files, health, keys, models, pricing, settings, usage, users, search,
+    aliases, budgets, ceilings, docs, files, health, keys, models, pricing, settings, usage, users, search, batches,
 };
 use crate::routes::{Handler, Route};
 
@@ -82,6 +82,7 @@ pub(super) fn operation(route: &Route) -> &'static Operation {
         (Handler::Settings, ..) => &settings::GET,
         (Handler::MasterKeyRotation, ..) => &settings::ROTATE,
         (Handler::Usage(question), ..) => usage::operation(question),
+        (Handler::Batches(verb), ..) => batches::operation(verb),
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) fn extra_parameters(request: &Request<'_>) -> bool {
 }
 
 /// The value of a header that is there and not empty.
-pub(super) fn header<'r>(request: &Request<'r>, name: &str) -> Option<&'r str> {
+pub(in crate::mock) fn header<'r>(request: &Request<'r>, name: &str) -> Option<&'r str> {
     let mut found = lines(request.fields).filter_map(field);
     let (_, value) = found.find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes()))?;
     std::str::from_utf8(value).ok().filter(|value| !value.is_empty())

@@ -261,11 +261,13 @@ pub(in crate::store) const HOLDS: [(&str, &str); 2] =
     [("users", "reserved"), ("scoped_budgets", "reserved_spend")];
 
 /// Tables of our steps that the reference has not, whatever it may have under these names.
-pub(in crate::store) const OURS_ALONE: [&str; 6] = [
+pub(in crate::store) const OURS_ALONE: [&str; 8] = [
     "gateways",
     "budget_leases",
     "changes",
     "usage_rollups",
     "usage_rollup_groups",
     "usage_rollup_marks",
+    "otari_batches",
+    "otari_batch_items",
 ];
