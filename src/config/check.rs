@@ -11,7 +11,9 @@ use super::layers::{Fields, Sources};
 use super::mode::{self, Mode};
 use super::problem::Report;
 use super::{
-    Ambient, CircuitBreaker, Config, Files, Limits, Listen, LogFormat, LogLevel, MissingUsage, PlatformConfig, PriceSeed, ProviderConfig, Secret, aliases, database, files, platform, policies, prices, providers, unused, SearchTool, models, search, BatchConfig,
+    Ambient, BatchConfig, CircuitBreaker, Config, Files, Limits, Listen, LogFormat, LogLevel,
+    MissingUsage, PlatformConfig, PriceSeed, ProviderConfig, SearchTool, Secret, aliases, database,
+    files, models, platform, policies, prices, providers, search, unused,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
@@ -20,10 +22,11 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
     let fields = &fields;
     let database = database::read(fields, report);
     let journal_dir = database::journal_dir(fields, &database, report);
-    let Targets {providers, ambient, pricing, aliases, policies, files, search_tools} = match &platform {
-        None => own_targets(fields, &sources.env, report),
-        Some(_) => names_alone(fields, report),
-    };
+    let Targets { providers, ambient, pricing, aliases, policies, files, search_tools } =
+        match &platform {
+            None => own_targets(fields, &sources.env, report),
+            Some(_) => names_alone(fields, report),
+        };
     unused::check(fields, report);
     Config {
         platform,

@@ -15,7 +15,7 @@ use super::families::operations::{self, Kind, strict_embeddings};
 use super::http::{Inbox, Request, Trouble};
 use super::protocol::Protocol;
 use super::record::{Counter, Record};
-use super::script::{Fault, Script, Usage, parse};
+use super::script::{Fault, Script, parse};
 use super::{batches, embeddings, emit, families};
 
 /// How long a refused upload is still read, so that the refusal is not lost to a reset (RFC 9112 9.6).

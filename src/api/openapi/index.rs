@@ -8,7 +8,8 @@ use otari_filters::protocol::Protocol;
 use super::operations;
 use super::{CHAT, COUNT_TOKENS, MESSAGES, NO_SOCKET, Operation, RESPONSES};
 use crate::api::{
-    aliases, budgets, ceilings, docs, files, health, keys, models, pricing, settings, usage, users, search, batches,
+    aliases, batches, budgets, ceilings, docs, files, health, keys, models, pricing, search,
+    settings, usage, users,
 };
 use crate::routes::{Handler, Route};
 
