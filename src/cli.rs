@@ -85,6 +85,9 @@ pub enum Command {
     Usage(manage::usage::Usage),
     /// Bring prices from a file into a running gateway.
     Import(import::Import),
+    /// Read one document from standard input: what the gateway calls itself with.
+    #[command(hide = true)]
+    ReadDocument,
     /// Serve the mock provider alone.
     #[command(hide = true)]
     Mock(Mock),

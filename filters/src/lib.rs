@@ -17,6 +17,7 @@ pub mod settle;
 pub mod batches;
 
 pub mod protocol;
+pub mod attachments;
 pub mod translate;
 pub mod operations;
 pub mod tokens;

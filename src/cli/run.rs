@@ -13,7 +13,7 @@ use crate::mock::platform::{BASE_PATH, Platform, Script};
 use crate::server::{self, Beside};
 use crate::store::{StoreError, Upgrade};
 use crate::telemetry::logs;
-use crate::{demo, mock};
+use crate::{demo, documents, mock};
 
 /// Runs the program.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -42,6 +42,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Migrate(migrate) => migrate_schema(&migrate),
         Command::InitDb(init) => init_db(&init),
         Command::Demo(options) => run_demo(&options),
+        Command::ReadDocument => read_document(),
         Command::Mock(options) => run_mock(&options),
         Command::MockPlatform(options) => run_mock_platform(&options),
         Command::Init(options) => init::run(&options),
@@ -132,6 +133,16 @@ fn run_demo(options: &super::Demo) -> u8 {
         }
         Err(error) => {
             complain(&format!("the demo folder cannot be prepared: {error}"));
+            EXIT_FAILED
+        }
+    }
+}
+
+fn read_document() -> u8 {
+    match documents::child(io::stdin().lock(), io::stdout().lock()) {
+        Ok(()) => EXIT_OK,
+        Err(error) => {
+            complain(&error);
             EXIT_FAILED
         }
     }

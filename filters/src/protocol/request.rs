@@ -26,6 +26,8 @@ pub struct Request {
     pub session_label: Option<Arc<str>>,
     /// Characters of the prompt's text, without the tools; parts without text count as what they usually cost.
     pub prompt_chars: u64,
+    /// Whether there may be images or documents: where not, nobody needs to look for them.
+    pub has_media: bool,
     /// The declared limit of the output; negatives count as 0.
     pub declared_output: Option<u64>,
     /// How many answers are asked for, at least 1.
@@ -104,6 +106,7 @@ impl Request {
                 .map(|label| label.trim().into())
                 .filter(|label: &Arc<str>| !label.is_empty()),
             prompt_chars: top.prompt_chars(),
+            has_media: top.has_media(),
             choices: 1,
             gateway_features: top.features.clone(),
             model_at: top.raw("model").map(at).unwrap_or_default(),

@@ -24,6 +24,8 @@ pub(super) struct Content<'a> {
     pub(super) no_object: Option<usize>,
     /// Index of the first item that is an object and has no role.
     pub(super) no_role: Option<usize>,
+    /// Something may be an image or a document.
+    pub(super) has_media: bool,
     /// Codex's own metadata of the items.
     pub(super) passthrough: Vec<&'a RawValue>,
 }
@@ -84,9 +86,19 @@ impl<'a> Walk<'_, 'a> {
     }
 }
 
-/// Keys whose values carry bytes of media instead of text.
+/// Keys whose values carry bytes of media, or say where they are, instead of text.
 fn is_media(key: &str) -> bool {
-    matches!(key, "image_url" | "input_audio" | "file" | "file_data" | "video_url" | "audio")
+    matches!(
+        key,
+        "image_url"
+            | "input_audio"
+            | "file"
+            | "file_data"
+            | "file_id"
+            | "file_url"
+            | "video_url"
+            | "audio"
+    )
 }
 
 /// Keys whose values the model does not read.
@@ -140,6 +152,7 @@ impl<'a> Visitor<'a> for Walk<'_, 'a> {
                 }
                 key if is_media(key) => {
                     map.next_value::<IgnoredAny>()?;
+                    self.content.has_media = true;
                     self.content.chars += PART_CHARS;
                 }
                 key if is_label(key) => {
@@ -150,6 +163,7 @@ impl<'a> Visitor<'a> for Walk<'_, 'a> {
                     map.next_value_seed(self.below(Place::Plain))?;
                 }
                 "source" => {
+                    self.content.has_media = true;
                     map.next_value_seed(self.below(Place::Source))?;
                 }
                 _ => {

@@ -130,6 +130,11 @@ impl<'a> Top<'a> {
         self.prompt.iter().map(|(_, content)| content.chars).sum()
     }
 
+    /// Whether the prompt may hold images or documents.
+    pub(super) fn has_media(&self) -> bool {
+        self.prompt.iter().any(|(_, content)| content.has_media)
+    }
+
     /// What Codex added to the items of the prompt.
     pub(super) fn passthrough(&self) -> impl Iterator<Item = &'a RawValue> {
         self.prompt.iter().flat_map(|(_, content)| content.passthrough.iter().copied())

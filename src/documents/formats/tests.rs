@@ -1,0 +1,1 @@
+//! Documents, whole and broken.
