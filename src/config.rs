@@ -25,6 +25,7 @@ mod price_file;
 mod aliases;
 mod models;
 mod search;
+mod attachments;
 mod ambient;
 mod policies;
 mod url;
@@ -38,6 +39,7 @@ mod check;
 mod tests;
 
 pub use ambient::{Ambient, AmbientAws, AmbientGoogle};
+pub use attachments::{Attachments, VisionStrategy};
 pub use env::Env;
 pub use layers::{Flags, Sources};
 pub use log::{LogFormat, LogLevel};
@@ -138,6 +140,9 @@ pub struct Config {
     pub stream_missing_usage_policy: MissingUsage,
     /// Repeat also a call that failed after it was sent whole, and so may have been billed.
     pub retry_after_sent: bool,
+
+    /// Images and documents in requests.
+    pub attachments: Attachments,
 
     /// Days after which usage rows are removed; `None`: never.
     pub usage_retention_days: Option<u32>,

@@ -18,7 +18,7 @@ mod readers;
 
 use serde::{Deserialize, Serialize};
 
-pub use format::Format;
+pub use format::{Format, image_mime};
 pub use formats::{child, read};
 pub use readers::Readers;
 

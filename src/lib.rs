@@ -14,6 +14,7 @@ pub mod files;
 pub mod outbound;
 pub mod search;
 pub mod batches;
+pub mod attachments;
 pub mod documents;
 pub mod api;
 pub mod control;

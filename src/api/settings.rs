@@ -162,7 +162,9 @@ fn text(read: &mut Fields<'_>, setting: &Setting) -> Option<String> {
             None
         }
         Kind::Time { above_zero } => time(read, setting.key, above_zero),
-        Kind::Seconds | Kind::Text => None,
+        Kind::Text => fields::string(read, setting.key),
+        // None of them can be set.
+        Kind::Seconds => None,
     }
 }
 

@@ -12,8 +12,8 @@ use super::mode::{self, Mode};
 use super::problem::Report;
 use super::{
     Ambient, BatchConfig, CircuitBreaker, Config, Files, Limits, Listen, LogFormat, LogLevel,
-    MissingUsage, PlatformConfig, PriceSeed, ProviderConfig, SearchTool, Secret, aliases, database,
-    files, models, platform, policies, prices, providers, search, unused,
+    MissingUsage, PlatformConfig, PriceSeed, ProviderConfig, SearchTool, Secret, aliases,
+    attachments, database, files, models, platform, policies, prices, providers, search, unused,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
@@ -95,6 +95,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
             .and_then(|days| u32::try_from(days).ok()),
         files,
         batches: batches(fields, report),
+        attachments: attachments::read(fields, report),
         limits: limits(fields, report),
     }
 }

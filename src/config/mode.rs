@@ -44,6 +44,11 @@ const STANDALONE_KEYS: &[&str] = &[
     "files_retention_hours",
     "batch_concurrency",
     "batch_poll_interval_s",
+    "file_understanding_enabled",
+    "vision_strategy",
+    "vision_describe_model",
+    "vision_describe_max_tokens",
+    "model_capabilities",
 ];
 
 /// Who decides.

@@ -11,19 +11,13 @@ enum Rule {
     Choice(&'static [&'static str]),
     Text(&'static str),
     MaybeSeconds,
-    Tree,
     Anything,
 }
 
 const RULES: &[(&str, Rule)] = &[
     ("cors_allow_origins", Rule::Anything),
     ("db_pool_recycle", Rule::Whole { least: i128::MIN, default: -1 }),
-    ("model_capabilities", Rule::Tree),
     ("models_dev_cache_ttl_seconds", Rule::MaybeSeconds),
-    ("file_understanding_enabled", Rule::Flag(true)),
-    ("vision_strategy", Rule::Choice(&["describe", "ocr", "off"])),
-    ("vision_describe_model", Rule::Text("")),
-    ("vision_describe_max_tokens", Rule::Whole { least: 1, default: 1024 }),
     ("sandbox_url", Rule::Text("")),
     ("sandbox_purpose_hint", Rule::Text("")),
     ("web_search_url", Rule::Text("")),
@@ -76,7 +70,6 @@ fn differs(key: &str, rule: &Rule, node: &Node, report: &mut Report) -> bool {
             }
             choice != choices[0]
         }
-        Rule::Tree => !node.entries(report).is_empty(),
         Rule::Anything => match &node.value {
             Value::List(items) => !items.is_empty(),
             Value::Map(entries) => !entries.is_empty(),

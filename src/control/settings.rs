@@ -6,7 +6,7 @@ use std::time::Duration;
 use otari_filters::control::Caller;
 use subtle::ConstantTimeEq as _;
 
-use crate::config::{Config, LONGEST_TTL_S, MissingUsage};
+use crate::config::{Config, LONGEST_TTL_S, MissingUsage, VisionStrategy};
 use crate::control::directory::{self, KeyDigest};
 use crate::store::SettingRow;
 
@@ -36,6 +36,14 @@ pub struct Settings {
     pub model_discovery_negative_ttl: Duration,
     /// Show what the lists say about models.
     pub models_dev_metadata: bool,
+    /// Look at images and documents of requests.
+    pub file_understanding_enabled: bool,
+    /// What becomes of an image that the model cannot take.
+    pub vision_strategy: VisionStrategy,
+    /// Who describes images, as callers name models.
+    pub vision_describe_model: Option<String>,
+    /// Output tokens of a description.
+    pub vision_describe_max_tokens: u64,
 }
 
 impl Settings {
@@ -52,6 +60,10 @@ impl Settings {
             model_discovery_timeout: config.models.timeout,
             model_discovery_negative_ttl: config.models.negative_ttl,
             models_dev_metadata: config.models.metadata,
+            file_understanding_enabled: config.attachments.is_enabled,
+            vision_strategy: config.attachments.strategy,
+            vision_describe_model: config.attachments.describe_model.clone(),
+            vision_describe_max_tokens: config.attachments.describe_max_tokens,
         };
         for row in stored.iter().filter(|row| row.key != MASTER_KEY_HASH) {
             if settings.set(&row.key, &row.value).is_none() {
@@ -64,7 +76,13 @@ impl Settings {
     /// Sets one, from the text that the store keeps; `None` when there is no such setting or value.
     fn set(&mut self, key: &str, text: &str) -> Option<()> {
         // Other software writes `True`, or a word as JSON.
-        let text = text.trim_matches('"').to_ascii_lowercase();
+        let text = text.trim_matches('"');
+        if key == "vision_describe_model" {
+            // Names of models have capitals.
+            self.vision_describe_model = Some(text.to_owned()).filter(|name| !name.is_empty());
+            return Some(());
+        }
+        let text = text.to_ascii_lowercase();
         match key {
             "require_pricing" => self.require_pricing = text.parse().ok()?,
             "default_pricing" => self.default_pricing = text.parse().ok()?,
@@ -86,6 +104,11 @@ impl Settings {
             }
             "model_discovery_negative_ttl_seconds" => {
                 self.model_discovery_negative_ttl = seconds(&text)?;
+            }
+            "file_understanding_enabled" => self.file_understanding_enabled = text.parse().ok()?,
+            "vision_strategy" => self.vision_strategy = VisionStrategy::read(&text)?,
+            "vision_describe_max_tokens" => {
+                self.vision_describe_max_tokens = text.parse().ok().filter(|most| *most > 0)?;
             }
             _ => return None,
         }
@@ -164,6 +187,10 @@ mod tests {
             ("require_pricing", "True"),
             ("default_pricing", "true"),
             ("stream_missing_usage_policy", "\"fail\""),
+            ("file_understanding_enabled", "False"),
+            ("vision_strategy", "\"OFF\""),
+            ("vision_describe_model", "openai:Qwen-VL"),
+            ("vision_describe_max_tokens", "9"),
         ]);
         let want = Settings {
             require_pricing: true,
@@ -171,6 +198,10 @@ mod tests {
             reject_user_mismatch: false,
             budget_estimate_default_output_tokens: 7,
             stream_missing_usage_policy: MissingUsage::Fail,
+            file_understanding_enabled: false,
+            vision_strategy: VisionStrategy::Off,
+            vision_describe_model: Some("openai:Qwen-VL".into()),
+            vision_describe_max_tokens: 9,
             ..configured.clone()
         };
         assert_eq!(stored, want);
@@ -178,7 +209,8 @@ mod tests {
             ("budget_estimate_default_output_tokens", "-1"),
             ("master_key_hash", "x"),
             ("require_pricing", "maybe"),
-            ("vision_strategy", "ocr"),
+            ("vision_strategy", "guess"),
+            ("vision_describe_max_tokens", "0"),
         ]);
         assert_eq!(damaged, configured);
     }

@@ -27,7 +27,9 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Cow<'_, str>> {
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Cow<'static, str> {
     let (units, _) = bytes.as_chunks::<2>();
     let units = units.iter().map(|pair| unit(*pair));
-    Cow::Owned(char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect())
+    Cow::Owned(
+        char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect(),
+    )
 }
 
 fn latin(byte: u8) -> char {
@@ -70,7 +72,9 @@ mod tests {
         ] {
             assert_eq!(decode(bytes).as_deref(), Some(want), "{bytes:?}");
         }
-        for none in [&b"a\0b"[..], b"\x7fELF\x02\x01\x01\x00", b"\x01\x02\x03\x04", b"\x89PNG\r\n\x1a\n\0"] {
+        for none in
+            [&b"a\0b"[..], b"\x7fELF\x02\x01\x01\x00", b"\x01\x02\x03\x04", b"\x89PNG\r\n\x1a\n\0"]
+        {
             assert_eq!(decode(none), None, "{none:?}");
         }
     }

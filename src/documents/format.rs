@@ -51,8 +51,10 @@ fn by_extension(extension: &str) -> Option<Format> {
         "pptx" | "pptm" | "ppsx" => Format::Pptx,
         "xlsx" | "xlsm" | "xlsb" | "xls" | "xla" | "ods" => Format::Sheets,
         "html" | "htm" | "xhtml" => Format::Html,
-        "txt" | "text" | "md" | "markdown" | "csv" | "tsv" | "json" | "jsonl" | "ndjson" | "xml"
-        | "yaml" | "yml" | "toml" | "ini" | "log" | "rst" | "tex" | "srt" | "vtt" => Format::Text,
+        "txt" | "text" | "md" | "markdown" | "csv" | "tsv" | "json" | "jsonl" | "ndjson"
+        | "xml" | "yaml" | "yml" | "toml" | "ini" | "log" | "rst" | "tex" | "srt" | "vtt" => {
+            Format::Text
+        }
         // Many are names of programming languages: the bytes tell.
         _ => return None,
     })
@@ -126,7 +128,12 @@ mod tests {
     fn name_type_and_bytes_decide_in_that_order() {
         for (name, mime, bytes, want) in [
             (Some("a.DOCX"), Some("text/plain"), &b"x"[..], Some(Format::Docx)),
-            (None, Some("application/vnd.openxmlformats-officedocument.presentationml.presentation"), b"", Some(Format::Pptx)),
+            (
+                None,
+                Some("application/vnd.openxmlformats-officedocument.presentationml.presentation"),
+                b"",
+                Some(Format::Pptx),
+            ),
             (Some("a"), Some("text/csv"), b"a,b", Some(Format::Text)),
             (Some("a.txt"), None, b"\n%PDF-1.7", Some(Format::Pdf)),
             (Some("a.rs"), Some("application/octet-stream"), b"fn main() {}", Some(Format::Text)),

@@ -23,5 +23,7 @@ pub fn read(wanted: Wanted, bytes: &[u8]) -> Result<Reading, Unread> {
 /// # Errors
 /// Always.
 pub fn child(_: impl Read, _: impl Write) -> std::io::Result<()> {
-    Err(std::io::Error::other("this build reads no documents: build it with the feature `documents`"))
+    Err(std::io::Error::other(
+        "this build reads no documents: build it with the feature `documents`",
+    ))
 }

@@ -93,7 +93,9 @@ fn ask(wanted: Wanted, bytes: &[u8]) -> Result<Reading, Unread> {
     match answer {
         Ok(answer) => answer,
         Err(_) if ended.success() => Err(Unread::NoReader("no answer".into())),
-        Err(_) => Err(Unread::broken("it asked for more memory, time or depth than a document may")),
+        Err(_) => {
+            Err(Unread::broken("it asked for more memory, time or depth than a document may"))
+        }
     }
 }
 

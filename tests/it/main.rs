@@ -45,6 +45,8 @@ mod client_risks;
 #[cfg(test)]
 mod families;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod users;

@@ -11,9 +11,10 @@ use crate::support::{ask, ask_streamed, ask_with, eventually, on_both_databases,
 const SHAPE: &str = "mode version model_discovery default_pricing require_pricing master_key_source \
                      secret_key_configured config";
 const ENTRY: &str = "key value type settable group description options minimum exclusive_minimum";
-const SETTABLE: [&str; 10] = [
+const SETTABLE: [&str; 14] = [
     "budget_estimate_default_output_tokens",
     "default_pricing",
+    "file_understanding_enabled",
     "model_cache_ttl_seconds",
     "model_discovery",
     "model_discovery_negative_ttl_seconds",
@@ -22,6 +23,9 @@ const SETTABLE: [&str; 10] = [
     "reject_user_mismatch",
     "require_pricing",
     "stream_missing_usage_policy",
+    "vision_describe_max_tokens",
+    "vision_describe_model",
+    "vision_strategy",
 ];
 
 fn entry<'a>(settings: &'a Value, key: &str) -> &'a Value {
@@ -58,7 +62,7 @@ async fn settings_are_listed_with_what_they_may_hold(start: Builder) {
     assert_eq!(policy["options"], json!(["allow_free", "estimate", "fail"]));
     assert_eq!((&policy["value"], &policy["type"]), (&json!("estimate"), &json!("enum")));
     assert_eq!(entry(&all, "rate_limit_rpm")["value"], 7);
-    assert_eq!(entry(&all, "vision_strategy")["settable"], false);
+    assert_eq!(entry(&all, "model_cache_ttl_seconds")["settable"], false);
     assert!(!all.to_string().contains(MASTER), "no secret is listed");
     gateway.get("/v1/settings").await.refused(401);
 }

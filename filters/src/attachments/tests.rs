@@ -53,10 +53,18 @@ fn every_form_of_every_format_is_found() {
             Image,
             Source::Remote,
         ),
-        (json!({"type": "input_image", "image_url": "https://e.test/a.png"}), Image, Source::Remote),
+        (
+            json!({"type": "input_image", "image_url": "https://e.test/a.png"}),
+            Image,
+            Source::Remote,
+        ),
         (json!({"type": "input_image", "file_id": OWN, "image_url": null}), Image, stored(OWN)),
         (json!({"type": "image_url", "image_url": {"file_id": OWN}}), Image, stored(OWN)),
-        (json!({"type": "file", "file": {"file_id": OWN, "filename": null}}), Document, stored(OWN)),
+        (
+            json!({"type": "file", "file": {"file_id": OWN, "filename": null}}),
+            Document,
+            stored(OWN),
+        ),
         (json!({"type": "input_file", "file_id": "file-abc"}), Document, stored("file-abc")),
         (json!({"type": "input_file", "file_url": "https://e.test/a"}), Document, Source::Remote),
         (json!({"type": "file", "file": {"url": "https://e.test/a"}}), Document, Source::Remote),
@@ -69,7 +77,11 @@ fn every_form_of_every_format_is_found() {
     for (part, kind, source) in [
         (json!({"type": "image", "source": {"type": "file", "file_id": OWN}}), Image, stored(OWN)),
         (json!({"type": "image", "source": {"type": "url", "url": "u"}}), Image, Source::Remote),
-        (json!({"type": "document", "source": {"type": "url", "url": "u"}}), Document, Source::Remote),
+        (
+            json!({"type": "document", "source": {"type": "url", "url": "u"}}),
+            Document,
+            Source::Remote,
+        ),
     ] {
         let (_, block) = one(Protocol::Messages, &part);
         assert_eq!((block.kind, &block.source), (kind, &source), "{part}");
@@ -97,7 +109,8 @@ fn bytes_in_the_body_are_found_with_their_type() {
     for kind in ["image", "document"] {
         assert_eq!(payload(Protocol::Messages, &json!({"type": kind, "source": base64})), want);
     }
-    let text = json!({"type": "document", "title": "T", "source": {"type": "text", "data": "a\"b"}});
+    let text =
+        json!({"type": "document", "title": "T", "source": {"type": "text", "data": "a\"b"}});
     let (body, block) = one(Protocol::Messages, &text);
     let Source::Text(text) = &block.source else { panic!("{block:?}") };
     assert_eq!(text.get(&body).unwrap(), "a\"b");
@@ -119,10 +132,19 @@ fn escapes_in_a_data_url_are_read() {
 fn what_is_no_attachment_is_left_alone() {
     let inner = json!([{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}]);
     for (protocol, parts) in [
-        (Protocol::Messages, json!([{"type": "tool_result", "tool_use_id": "t", "content": inner}])),
-        (Protocol::Messages, json!([{"type": "document", "source": {"type": "content", "content": inner}}])),
+        (
+            Protocol::Messages,
+            json!([{"type": "tool_result", "tool_use_id": "t", "content": inner}]),
+        ),
+        (
+            Protocol::Messages,
+            json!([{"type": "document", "source": {"type": "content", "content": inner}}]),
+        ),
         (Protocol::Messages, json!([{"type": "image", "source": {"type": "text", "data": "a"}}])),
-        (Protocol::Messages, json!([{"type": "image_url", "image_url": {"url": "data:a;base64,AA=="}}])),
+        (
+            Protocol::Messages,
+            json!([{"type": "image_url", "image_url": {"url": "data:a;base64,AA=="}}]),
+        ),
         (Protocol::Chat, json!([{"type": "image", "source": {"type": "url", "url": "u"}}])),
         (Protocol::Chat, json!([{"type": "input_audio", "input_audio": {"data": "AA=="}}])),
         (Protocol::Chat, json!([{"type": "image_url", "image_url": {"url": 7}}, {"type": "file"}])),
@@ -191,21 +213,16 @@ fn a_text_takes_the_place_of_what_a_model_cannot_take() {
         assert_eq!(got, json!({"type": kind, "text": "[Attached \"x\"]\n"}));
     }
     let cache = json!({"type": "ephemeral"});
-    let image = json!({"cache_control": cache, "type": "image", "source": {"type": "url", "url": "u"}});
+    let image =
+        json!({"cache_control": cache, "type": "image", "source": {"type": "url", "url": "u"}});
     let (body, block) = one(Protocol::Messages, &image);
     let got = replaced(Protocol::Messages, &body, &block, &text);
-    assert_eq!(
-        got,
-        json!({"type": "text", "text": "[Attached \"x\"]\n", "cache_control": cache})
-    );
+    assert_eq!(got, json!({"type": "text", "text": "[Attached \"x\"]\n", "cache_control": cache}));
 }
 
 #[test]
 fn texts_are_framed_as_documented() {
-    assert_eq!(
-        texts::document(Some("a.docx"), "T"),
-        "[Attached file: a.docx]\nT\n[End of a.docx]"
-    );
+    assert_eq!(texts::document(Some("a.docx"), "T"), "[Attached file: a.docx]\nT\n[End of a.docx]");
     assert_eq!(texts::document(None, "T"), "[Attached file: document]\nT\n[End of document]");
     assert_eq!(
         texts::scanned(None, &[Some("one".into()), None]),
@@ -225,15 +242,16 @@ fn what_a_model_takes_decides() {
         cache_control: None,
         source_at: None,
     };
-    let data =
-        || Source::Data(Data { mime: None, is_base64: true, string: 0..0, skip: 0 });
+    let data = || Source::Data(Data { mime: None, is_base64: true, string: 0..0, skip: 0 });
     let file = || Source::File(OWN.into());
     let (all, none) = (Native { images: true, documents: true }, Native::default());
     let (read, say) = (Step::Text { has_bytes: true }, Step::Text { has_bytes: false });
     for protocol in ALL {
         let other = if protocol == Protocol::Messages { say } else { Step::Keep };
         for kind in [Kind::Image, Kind::Document] {
-            for native in [all, Native { images: kind == Kind::Image, documents: kind == Kind::Document }] {
+            for native in
+                [all, Native { images: kind == Kind::Image, documents: kind == Kind::Document }]
+            {
                 assert_eq!(step(protocol, &block(kind, data()), native, false), Step::Keep);
                 assert_eq!(step(protocol, &block(kind, Source::Remote), native, false), Step::Keep);
                 assert_eq!(step(protocol, &block(kind, file()), native, true), Step::Inline);
@@ -276,7 +294,9 @@ const NEVER: [&str; 4] = ["ollama", "vllm", "llamacpp", "lmstudio"];
 #[test]
 fn names_of_our_own_files_are_known() {
     assert!(is_own_file(OWN));
-    for other in ["file-abc", "file_011CNha8iCJcU1wXNR6q4V8w", "", "file-0123456789abcdef0123456789abcdeg"] {
+    for other in
+        ["file-abc", "file_011CNha8iCJcU1wXNR6q4V8w", "", "file-0123456789abcdef0123456789abcdeg"]
+    {
         assert!(!is_own_file(other), "{other}");
     }
 }
@@ -298,7 +318,11 @@ fn invented() -> impl Strategy<Value = Value> {
         Just("source".to_owned()),
         "[a-z]{1,5}"
     ];
-    let leaf = prop_oneof![Just(Value::Null), any::<i32>().prop_map(Value::from), words.prop_map(Value::from)];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<i32>().prop_map(Value::from),
+        words.prop_map(Value::from)
+    ];
     leaf.prop_recursive(5, 40, 5, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),

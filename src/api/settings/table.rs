@@ -5,7 +5,7 @@ use std::time::Duration;
 use otari_filters::validate::{self, Bounds, Field};
 use serde_json::{Value, json};
 
-use crate::config::{Config, MissingUsage};
+use crate::config::{Config, MissingUsage, VisionStrategy};
 use crate::control::settings::Settings;
 
 /// What a setting may hold.
@@ -44,8 +44,8 @@ pub(super) const fn bounds(least: u32) -> Bounds<i64> {
 }
 
 /// What a request may change, as fields of its body.
-pub(super) static SETTABLE: [Field; 10] = {
-    let mut fields = [Field::new("", validate::Kind::Flag, ""); 10];
+pub(super) static SETTABLE: [Field; 14] = {
+    let mut fields = [Field::new("", validate::Kind::Flag, ""); 14];
     let (mut at, mut next) = (0, 0);
     while next < SETTINGS.len() {
         let setting = &SETTINGS[next];
@@ -203,10 +203,34 @@ pub(super) static SETTINGS: &[Setting] = &[
         |_, now| now.models_dev_metadata.into(),
     ),
     unused("models_dev_cache_ttl_seconds", Kind::Seconds, "models"),
-    unused("file_understanding_enabled", Kind::Flag, "files"),
-    unused("vision_strategy", Kind::Text, "files"),
-    unused("vision_describe_model", Kind::Text, "files"),
-    unused("vision_describe_max_tokens", Kind::Whole { least: 1 }, "files"),
+    live(
+        "file_understanding_enabled",
+        Kind::Flag,
+        "files",
+        "Put stored files into requests, and text in the place of what the model cannot take",
+        |_, now| now.file_understanding_enabled.into(),
+    ),
+    live(
+        "vision_strategy",
+        Kind::Choice(&VisionStrategy::WORDS),
+        "files",
+        "An image that the model cannot take is described by vision_describe_model, or left out with a note",
+        |_, now| now.vision_strategy.as_str().into(),
+    ),
+    live(
+        "vision_describe_model",
+        Kind::Text,
+        "files",
+        "The model that describes images, such as openai:gpt-4o-mini; empty: none",
+        |_, now| json!(now.vision_describe_model),
+    ),
+    live(
+        "vision_describe_max_tokens",
+        Kind::Whole { least: 1 },
+        "files",
+        "Output tokens of a description",
+        |_, now| now.vision_describe_max_tokens.into(),
+    ),
     fixed(
         "max_request_bytes",
         Kind::Whole { least: 1 },

@@ -52,9 +52,12 @@ pub(super) fn read(bytes: &[u8], pictures: bool) -> Result<Reading, Unread> {
     let mut pages = Vec::new();
     if pictures {
         let cache = RenderCache::new();
-        pages.extend(pdf.pages().iter().take(MAX_PICTURES).map_while(|page| {
-            picture(page, &cache, &settings)
-        }));
+        pages.extend(
+            pdf.pages()
+                .iter()
+                .take(MAX_PICTURES)
+                .map_while(|page| picture(page, &cache, &settings)),
+        );
     }
     Ok(Reading { text: String::new(), pages })
 }
@@ -125,7 +128,8 @@ impl<'a> Device<'a> for Writer<'_> {
     fn draw_glyph_run(&mut self, run: &GlyphRun<'_, 'a>, props: DrawProps<'a>, _: &DrawMode) {
         let Some(first) = run.glyphs().first() else { return };
         let at = (props.transform * first.transform()) * Point::ZERO;
-        if self.last.is_some_and(|last| last.run.distance_squared(at) < 1e-6) || self.out.is_full() {
+        if self.last.is_some_and(|last| last.run.distance_squared(at) < 1e-6) || self.out.is_full()
+        {
             return;
         }
         for glyph in run.glyphs() {

@@ -2,7 +2,9 @@
 
 use std::io::Cursor;
 
-use calamine::{Data, DataRef, DataType, ExcelDateTime, Reader, Sheets, open_workbook_auto_from_rs};
+use calamine::{
+    Data, DataRef, DataType, ExcelDateTime, Reader, Sheets, open_workbook_auto_from_rs,
+};
 
 use super::archive::Archive;
 use crate::documents::Unread;
