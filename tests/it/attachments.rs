@@ -20,9 +20,7 @@ fn data_url(mime: &str, bytes: &[u8]) -> String {
 
 /// The three routes, and how each says "see" and then `part`.
 fn asks(chat: &Value, messages: &Value) -> [(&'static str, Value); 3] {
-    let items = |kind: &str, part: &Value| {
-        json!([{"role": "user", "content": [{"type": kind, "text": "see"}, part]}])
-    };
+    let items = |kind: &str, part: &Value| json!([{"role": "user", "content": [{"type": kind, "text": "see"}, part]}]);
     [
         ("/v1/chat/completions", json!({"model": "p:m", "messages": items("text", chat)})),
         (
@@ -53,16 +51,42 @@ fn collect(value: &Value, all: &mut Vec<String>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_text_of_a_document_reaches_a_model_that_takes_only_text() {
     let provider = Provider::answers(200, completion("ok"));
-    let gateway = Gateway::start().provider("p", &provider).price("p:m", 1.0, 1.0).config(BLIND).await;
+    let gateway =
+        Gateway::start().provider("p", &provider).price("p:m", 1.0, 1.0).config(BLIND).await;
     gateway.user("u", None).await;
     let key = gateway.key("u").await;
     let html = b"<!doctype html><h1>Head</h1><p>Buy <b>milk</b>.</p>";
     for (name, mime, bytes, want) in [
-        ("a.txt", "text/plain", b"Buy milk.".to_vec(), "[Attached file: a.txt]\nBuy milk.\n[End of a.txt]"),
-        ("a.docx", "application/vnd.openxmlformats-officedocument.wordprocessingml.document", word("Buy milk."), "[Attached file: a.docx]\nBuy milk.\n[End of a.docx]"),
-        ("a.html", "text/html", html.to_vec(), "[Attached file: a.html]\n# Head\n\nBuy **milk**.\n[End of a.html]"),
-        ("a.pdf", "application/pdf", include_bytes!("../../src/documents/formats/tests/small.pdf").to_vec(), "[Attached file: a.pdf]\nThe secret word is heliotrope.\nSecond line.\n\nPage two.\n[End of a.pdf]"),
-        ("a.xls", "application/vnd.ms-excel", include_bytes!("../../src/documents/formats/tests/old.xls").to_vec(), "[Attached file: a.xls]\n## Old\n\n| name | n |\n| --- | --- |\n| ada | 7 |\n[End of a.xls]"),
+        (
+            "a.txt",
+            "text/plain",
+            b"Buy milk.".to_vec(),
+            "[Attached file: a.txt]\nBuy milk.\n[End of a.txt]",
+        ),
+        (
+            "a.docx",
+            "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+            word("Buy milk."),
+            "[Attached file: a.docx]\nBuy milk.\n[End of a.docx]",
+        ),
+        (
+            "a.html",
+            "text/html",
+            html.to_vec(),
+            "[Attached file: a.html]\n# Head\n\nBuy **milk**.\n[End of a.html]",
+        ),
+        (
+            "a.pdf",
+            "application/pdf",
+            include_bytes!("../../src/documents/formats/tests/small.pdf").to_vec(),
+            "[Attached file: a.pdf]\nThe secret word is heliotrope.\nSecond line.\n\nPage two.\n[End of a.pdf]",
+        ),
+        (
+            "a.xls",
+            "application/vnd.ms-excel",
+            include_bytes!("../../src/documents/formats/tests/old.xls").to_vec(),
+            "[Attached file: a.xls]\n## Old\n\n| name | n |\n| --- | --- |\n| ada | 7 |\n[End of a.xls]",
+        ),
     ] {
         let chat = json!({"type": "file", "file": {"file_data": data_url(mime, &bytes), "filename": name}});
         let source = json!({"type": "base64", "media_type": mime, "data": STANDARD.encode(&bytes)});
@@ -95,15 +119,28 @@ async fn what_a_model_takes_by_itself_reaches_it_byte_for_byte() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_can_read_is_said_to_be_left_out() {
     let provider = Provider::answers(200, completion("ok"));
-    let gateway = Gateway::start().provider("p", &provider).price("p:m", 1.0, 1.0).config(BLIND).await;
+    let gateway =
+        Gateway::start().provider("p", &provider).price("p:m", 1.0, 1.0).config(BLIND).await;
     gateway.user("u", None).await;
     let key = gateway.key("u").await;
     let deep = "<div>".repeat(500_000);
     for (part, want) in [
-        (json!({"type": "image_url", "image_url": {"url": PIXEL}}), "[Unprocessable image attachment omitted]"),
-        (json!({"type": "image_url", "image_url": {"url": "https://e.test/a.png"}}), "[Unprocessable image attachment omitted]"),
-        (json!({"type": "file", "file": {"file_data": data_url("text/html", deep.as_bytes())}}), "[Unprocessable document attachment omitted]"),
-        (json!({"type": "file", "file": {"file_data": data_url("application/pdf", b"%PDF-1.4")}}), "[Unprocessable document attachment omitted]"),
+        (
+            json!({"type": "image_url", "image_url": {"url": PIXEL}}),
+            "[Unprocessable image attachment omitted]",
+        ),
+        (
+            json!({"type": "image_url", "image_url": {"url": "https://e.test/a.png"}}),
+            "[Unprocessable image attachment omitted]",
+        ),
+        (
+            json!({"type": "file", "file": {"file_data": data_url("text/html", deep.as_bytes())}}),
+            "[Unprocessable document attachment omitted]",
+        ),
+        (
+            json!({"type": "file", "file": {"file_data": data_url("application/pdf", b"%PDF-1.4")}}),
+            "[Unprocessable document attachment omitted]",
+        ),
         (json!({"type": "file", "file": {"file_id": "file-providers-own"}}), "file-providers-own"),
     ] {
         let ask = json!({"model": "p:m", "messages": [{"role": "user", "content": [part]}]});

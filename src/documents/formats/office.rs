@@ -113,7 +113,9 @@ impl Walk {
             "pStyle" => {
                 let style = tag.try_get_attribute("w:val").ok().flatten();
                 let style = style.map(|style| style.value.to_ascii_lowercase()).unwrap_or_default();
-                if let Some(level) = heading(&style) {
+                if style.starts_with("list") {
+                    self.mark = "- ".into();
+                } else if let Some(level) = heading(&style) {
                     self.mark = format!("{} ", "#".repeat(level));
                 }
             }

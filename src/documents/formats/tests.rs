@@ -64,6 +64,12 @@ fn workbook(rows: &str) -> Vec<u8> {
     archive(&[
         ("[Content_Types].xml", "<Types/>"),
         (
+            "_rels/.rels",
+            &format!(
+                r#"<Relationships><Relationship Id="rId1" Type="{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>"#
+            ),
+        ),
+        (
             "xl/workbook.xml",
             &format!(
                 r#"<workbook xmlns:r="{office}"><sheets><sheet name="Costs" sheetId="1" r:id="rId1"/></sheets></workbook>"#
