@@ -137,7 +137,7 @@ impl Walk {
                     out.row(cells.iter().map(String::as_str), rule);
                 } else {
                     // A table in a cell of another one: its rows become lines of that cell.
-                    self.into_cell(cells.join(" "));
+                    self.put_in_cell(cells.join(" "));
                 }
             }
             "tbl" => {
@@ -150,7 +150,7 @@ impl Walk {
         }
     }
 
-    fn into_cell(&mut self, text: String) {
+    fn put_in_cell(&mut self, text: String) {
         let outer = self.tables.len().checked_sub(2).and_then(|at| self.tables.get_mut(at));
         if let Some(cell) = outer.and_then(|(cells, _)| cells.last_mut()) {
             cell.push(' ');
