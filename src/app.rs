@@ -18,6 +18,7 @@ use crate::control::local::RateLimiter;
 use crate::control::platform::Connected;
 use crate::control::settings::Settings;
 use crate::credentials::Credentials;
+use crate::documents::Readers;
 use crate::life::{Calls, Life};
 use crate::outbound::Outbound;
 use crate::proxy::addresses::Addresses;
@@ -59,6 +60,8 @@ pub struct App {
     pub credentials: Credentials,
     /// Calls to providers beside the hot path.
     pub outbound: Outbound,
+    /// Who reads documents.
+    pub readers: Readers,
     /// Requests in flight, draining.
     pub life: Arc<Life>,
 }
@@ -147,6 +150,7 @@ impl App {
             breakers: Breakers::new(config.circuit_breaker),
             credentials,
             outbound,
+            readers: Readers::default(),
             life: Arc::new(Life::default()),
             config,
         })

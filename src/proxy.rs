@@ -7,6 +7,7 @@ mod spool;
 mod form;
 mod gates;
 mod generate;
+mod attach;
 mod operations;
 mod batches;
 pub mod inner;
@@ -51,6 +52,8 @@ pub struct RequestContext {
     pub id: Box<str>,
     /// Arrival.
     pub started: Instant,
+    /// The gateway asks by itself, for a caller's sake: the endpoint of the request that it helps.
+    pub own: Option<&'static str>,
     /// Dialect of errors.
     pub protocol: Protocol,
     /// `None`: no such path.
@@ -125,6 +128,7 @@ impl ProxyHttp for Gateway {
         RequestContext {
             id: uuid::Uuid::now_v7().to_string().into(),
             started: Instant::now(),
+            own: None,
             protocol: Protocol::default(),
             route: None,
             caller: None,

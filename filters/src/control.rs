@@ -72,6 +72,8 @@ pub struct Wanted<'a> {
     pub no_router: bool,
     /// What it is wanted for; [`Operation::Chat`] stands for generations in whatever format.
     pub operation: Operation,
+    /// The gateway asks on its own account, for a caller's sake: their list of models does not bind it.
+    pub is_own: bool,
 }
 
 /// Where a request may go.

@@ -8,7 +8,6 @@ use super::problem::{Place, Report};
 enum Rule {
     Flag(bool),
     Whole { least: i128, default: i128 },
-    Choice(&'static [&'static str]),
     Text(&'static str),
     MaybeSeconds,
     Anything,
@@ -61,15 +60,6 @@ fn differs(key: &str, rule: &Rule, node: &Node, report: &mut Report) -> bool {
         }
         Rule::MaybeSeconds => node.number(false, f64::MAX, report).is_some(),
         Rule::Text(default) => node.text(report).is_some_and(|text| text != *default),
-        Rule::Choice(choices) => {
-            let Some(text) = node.text(report) else { return false };
-            let choice = text.trim().to_lowercase();
-            if !choices.contains(&choice.as_str()) {
-                let got = if node.expanded { "…" } else { text };
-                report.problem(&node.place, refusal(key, got, choices));
-            }
-            choice != choices[0]
-        }
         Rule::Anything => match &node.value {
             Value::List(items) => !items.is_empty(),
             Value::Map(entries) => !entries.is_empty(),

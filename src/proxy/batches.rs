@@ -151,7 +151,8 @@ async fn pass_gates(
         let admitted = limiter.admit(&user_id, Instant::now());
         ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
     }
-    let wanted = Wanted { model: &new.model, no_router: false, operation: Operation::Chat };
+    let wanted =
+        Wanted { model: &new.model, no_router: false, operation: Operation::Chat, is_own: false };
     let resolved = match app.control.resolve(caller, Some(&user_id), wanted).await {
         Err(refused) if refused.code == Code::ModelNotPermitted => return Err(refused),
         resolved => resolved,

@@ -9,6 +9,7 @@ use otari_filters::protocol::{Protocol, Request};
 use otari_filters::rejection::{Code, Rejection};
 use pingora_core::prelude::Error;
 
+use crate::proxy::attach::Attached;
 use crate::proxy::body;
 use crate::proxy::open::Open;
 use crate::proxy::spool::Spooled;
@@ -94,6 +95,8 @@ impl Asked {
 pub(super) struct Call {
     pub(super) asked: Asked,
     pub(super) body: Bytes,
+    /// Images and documents that may have to be made fit for a model.
+    pub(super) attachments: Option<Box<Attached>>,
     /// `user` is the caller's own label and goes on to the provider.
     pub(super) keeps_user: bool,
     /// Where it may go; never empty.

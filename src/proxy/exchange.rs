@@ -32,9 +32,9 @@ use tokio::sync::watch;
 
 use crate::app::App;
 use crate::credentials::CredentialFailure;
-use crate::proxy::RequestContext;
 use crate::proxy::call::{Call, Stop};
 use crate::proxy::open::Ending;
+use crate::proxy::{RequestContext, attach};
 
 /// Pause before the first repeat on the same provider; doubles, with jitter.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
@@ -218,6 +218,13 @@ async fn repeat(
 ) -> Result<Answer, Failed> {
     let attempt = call.attempt().clone();
     let upstream = &attempt.upstream;
+    // Boxed, and only where there is something to do: every open stream would carry its state.
+    if call.attachments.is_some()
+        && let Err(refused) = Box::pin(attach::fit(app, ctx, call, &attempt)).await
+    {
+        call.open.begin(&attempt);
+        return Err(outgoing::refused(refused));
+    }
     let outgoing = match outgoing::prepare(call, &attempt, betas(s).as_deref(), &ctx.id) {
         Ok(outgoing) => outgoing,
         Err(failed) => {

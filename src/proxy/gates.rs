@@ -64,13 +64,18 @@ pub(super) async fn pass(
     let billed = app.control.bill(&caller, asks.user);
     let billed = billed.map_err(|refused| name_user(refused, ctx.protocol))?;
     ctx.user_id = billed.user_id.clone();
-    if let (Some(limiter), Some(user_id)) = (&app.limiter, &billed.user_id) {
+    if let (Some(limiter), Some(user_id), None) = (&app.limiter, &billed.user_id, ctx.own) {
         let admitted = limiter.admit(user_id, Instant::now());
         ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
     }
     // Where it would go decides whether it may and what it would cost; a name that leads nowhere is refused behind the
     // budget gate.
-    let wanted = Wanted { model: asks.model, no_router: asks.no_router, operation: asks.operation };
+    let wanted = Wanted {
+        model: asks.model,
+        no_router: asks.no_router,
+        operation: asks.operation,
+        is_own: ctx.own.is_some(),
+    };
     let resolved = match app.control.resolve(&caller, billed.user_id.as_deref(), wanted).await {
         Err(refused) if refused.code == Code::ModelNotPermitted => return Err(refused),
         resolved => resolved,

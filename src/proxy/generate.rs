@@ -17,7 +17,7 @@ use crate::proxy::call::{Asked, Call, Stop};
 use crate::proxy::exchange::Watch;
 use crate::proxy::gates::{self, Asks, Passed};
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{RequestContext, body, exchange, refusals, relay};
+use crate::proxy::{RequestContext, attach, body, exchange, refusals, relay};
 
 /// Serves one generation.
 pub(super) async fn serve(
@@ -74,7 +74,7 @@ async fn count_target(
     model: &str,
 ) -> Result<Option<Box<str>>, Rejection> {
     let Some(caller) = &ctx.caller else { return Ok(None) };
-    let wanted = Wanted { model, no_router: true, operation: Operation::Chat };
+    let wanted = Wanted { model, no_router: true, operation: Operation::Chat, is_own: false };
     let payer = match caller {
         Caller::Key { user_id, .. } => user_id.as_deref(),
         Caller::Master | Caller::Bearer(_) => None,
@@ -121,7 +121,7 @@ async fn pass_gates(
     let asks = Asks {
         model: &request.model,
         user: request.user.as_deref(),
-        endpoint: request.protocol.route(),
+        endpoint: ctx.own.unwrap_or(request.protocol.route()),
         operation: Operation::Chat,
         no_router,
         estimate: estimate(app, &request),
@@ -130,7 +130,12 @@ async fn pass_gates(
     };
     let Passed { plan, open, keeps_user } = gates::pass(app, ctx, &asks).await?;
     refuse_unserved(&request, matches!(app.mode, Mode::Standalone(_)))?;
-    Ok(Call { asked: Asked::Generation(request), body, keeps_user, plan, at: 0, open })
+    let attachments = match request.has_media {
+        true => Box::pin(attach::load(app, ctx, &request, &body)).await?,
+        false => None,
+    };
+    let asked = Asked::Generation(request);
+    Ok(Call { asked, body, attachments, keeps_user, plan, at: 0, open })
 }
 
 fn estimate(app: &App, request: &Request) -> Estimate {

@@ -39,23 +39,24 @@ pub struct Ask {
     pub protocol: Protocol,
     /// A whole request body.
     pub body: Bytes,
+    /// See [`RequestContext::own`](crate::proxy::RequestContext::own).
+    pub own: Option<&'static str>,
 }
 
 /// Makes a call and reads the answer whole. A call that comes to no answer has the status 0.
 pub async fn ask(app: &Arc<App>, ask: Ask) -> InnerAnswer {
     let within = app.config.limits.request_timeout + MARGIN;
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
-    let path = ask.protocol.route();
-    let (caller, protocol, body) = (ask.caller, ask.protocol, ask.body);
+    let Ask { caller, protocol, body, own } = ask;
     let serving = Box::pin(async move {
         let mut s = Session::new_h1(Box::new(far));
         if s.downstream_session.read_request().await.is_ok() {
-            serve(app, &mut s, caller, protocol).await;
+            serve(app, &mut s, caller, protocol, own).await;
         }
     });
     let asking = Box::pin(async move {
         let mut session = HttpSession::new(Box::new(near));
-        send_and_read(&mut session, path, body).await
+        send_and_read(&mut session, protocol.route(), body).await
     });
     let both = async { tokio::join!(serving, asking).1 };
     let answer = match tokio::time::timeout(within, both).await {
@@ -68,7 +69,13 @@ pub async fn ask(app: &Arc<App>, ask: Ask) -> InnerAnswer {
 }
 
 /// The chain, from where the caller is known.
-async fn serve(app: &Arc<App>, s: &mut Session, caller: Caller, protocol: Protocol) {
+async fn serve(
+    app: &Arc<App>,
+    s: &mut Session,
+    caller: Caller,
+    protocol: Protocol,
+    own: Option<&'static str>,
+) {
     let mut ctx = Gateway(app.clone()).new_ctx();
     let path = protocol.route();
     if let Found::Route(route, _) = routes::find(app.surface(), &Method::POST, path) {
@@ -76,6 +83,7 @@ async fn serve(app: &Arc<App>, s: &mut Session, caller: Caller, protocol: Protoc
     }
     ctx.started = Instant::now();
     ctx.protocol = protocol;
+    ctx.own = own;
     ctx.caller = Some(caller);
     ctx.in_flight = Some(Active::new(app));
     // One call on each pair of pipes.
@@ -124,7 +132,7 @@ pub struct InnerCalls(
 #[async_trait]
 impl Inner for InnerCalls {
     async fn complete(&self, caller: Caller, body: Bytes) -> InnerAnswer {
-        ask(&self.0, Ask { caller, protocol: Protocol::Chat, body }).await
+        ask(&self.0, Ask { caller, protocol: Protocol::Chat, body, own: None }).await
     }
 
     fn is_busy(&self, own: usize) -> bool {

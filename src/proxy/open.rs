@@ -152,6 +152,24 @@ impl Open {
         self.app.control.cover(reservation, attempt, price).await
     }
 
+    /// Lets the hold grow to a prompt of so many characters: texts stand in the place of attachments.
+    ///
+    /// # Errors
+    /// `budget_exceeded`: it must not be sent.
+    pub(super) async fn cover_prompt(
+        &mut self,
+        chars: u64,
+        prices: Option<&Prices>,
+    ) -> Result<(), Rejection> {
+        let before = self.estimate.cost(prices);
+        self.estimate.prompt_tokens = self.estimate.prompt_tokens.max(chars.div_ceil(4));
+        let more = self.estimate.cost(prices) - before;
+        match self.reservation.as_mut().filter(|_| more > MicroUsd::ZERO) {
+            Some(reservation) => self.app.control.top_up(reservation, more).await,
+            None => Ok(()),
+        }
+    }
+
     /// A new attempt begins.
     pub(super) fn begin(&mut self, attempt: &Attempt) {
         self.position = self.position.saturating_add(1);

@@ -64,7 +64,8 @@ async fn pass_gates(
         session_label: None,
     };
     let Passed { plan, open, keeps_user } = gates::pass(app, ctx, &asks).await?;
-    Ok(Call { asked: Asked::Operation(operation), body, keeps_user, plan, at: 0, open })
+    let asked = Asked::Operation(operation);
+    Ok(Call { asked, body, attachments: None, keeps_user, plan, at: 0, open })
 }
 
 /// What is asked, and the JSON that asks it.

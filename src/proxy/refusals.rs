@@ -54,6 +54,10 @@ pub(super) async fn note(
     operation: Operation,
     refused: &Rejection,
 ) {
+    // It was not the caller who asked.
+    if ctx.own.is_some() {
+        return;
+    }
     // A platform keeps its own books.
     let Mode::Standalone(standalone) = &app.mode else { return };
     let status = refused.code.status();
@@ -75,7 +79,7 @@ pub(super) async fn note(
     }
     // A name that leads somewhere is written as the rows of its answers write it, any other as it was asked.
     let asked = ctx.outcome.model.as_deref().unwrap_or_default();
-    let wanted = Wanted { model: asked, no_router: true, operation };
+    let wanted = Wanted { model: asked, no_router: true, operation, is_own: false };
     let resolved = app.control.resolve(caller, user_id.as_deref(), wanted).await.ok();
     let found = resolved.as_ref().and_then(|plan| plan.attempts.first());
     let model = found.map_or(asked, |attempt| &attempt.billed_model);

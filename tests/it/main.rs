@@ -47,6 +47,8 @@ mod families;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
+mod attachments;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod users;

@@ -64,10 +64,14 @@ pub(super) fn prepare(
 ) -> Result<Outgoing, Failed> {
     let upstream = &*attempt.upstream;
     match &call.asked {
-        Asked::Generation(request) => {
+        Asked::Generation(asked) => {
+            let (request, body) = match call.attachments.as_ref().and_then(|it| it.rendered()) {
+                Some(rendered) => (&rendered.request, &rendered.body),
+                None => (asked, &call.body),
+            };
             let way = upstream.way(request, &attempt.model);
             let way = way.map_err(|why| no_way(upstream, &why))?;
-            let turn = Turn { request, call, attempt };
+            let turn = Turn { request, body, call, attempt };
             let made =
                 if way.same_request { turn.same(way, betas, id) } else { turn.translated(way, id) };
             made.map_err(refused)
@@ -117,6 +121,7 @@ fn operate(
 /// A conversation's next turn, for one attempt.
 struct Turn<'a> {
     request: &'a Request,
+    body: &'a Bytes,
     call: &'a Call,
     attempt: &'a Attempt,
 }
@@ -124,15 +129,15 @@ struct Turn<'a> {
 impl Turn<'_> {
     /// The caller's own bytes, with edits.
     fn same(&self, way: Way, betas: Option<&str>, id: &str) -> Result<Outgoing, Rejection> {
-        let Self { request, call, attempt } = self;
+        let Self { request, body, call, attempt } = self;
         let kind = attempt.upstream.kind;
         request.refuse(kind.name)?;
         let rewrite =
             Rewrite { model: &attempt.model, keep_user: call.keeps_user, provider: kind.name };
         let betas = match kind.family {
             // Where only the caller's own headers ask, they go on as they came.
-            Family::Anthropic | Family::VertexAnthropic => match request.betas(&call.body, None)? {
-                Some(_) => request.betas(&call.body, betas)?,
+            Family::Anthropic | Family::VertexAnthropic => match request.betas(body, None)? {
+                Some(_) => request.betas(body, betas)?,
                 None => None,
             },
             _ => None,
@@ -141,14 +146,14 @@ impl Turn<'_> {
             _ if way.same_answer => None,
             // Its answers repeat parts of the request.
             Protocol::Responses => {
-                let conversation = translate::read_request(request.protocol, &call.body)?;
+                let conversation = translate::read_request(request.protocol, body)?;
                 Some(translate::as_caller(request.protocol, &conversation))
             }
             Protocol::Chat | Protocol::Messages => Some(AsCaller::default()),
         };
         let inbound = inbound.map(|caller| self.inbound(&way, caller, id));
         Ok(Outgoing {
-            payload: Payload::Pieces(request.write_same(&call.body, &rewrite)),
+            payload: Payload::Pieces(request.write_same(body, &rewrite)),
             content_type: None,
             reading: Reading::Generation(request.protocol, inbound),
             betas: betas.and_then(|betas| HeaderValue::from_str(&betas).ok()),
@@ -159,9 +164,9 @@ impl Turn<'_> {
 
     /// The same request in the provider's format.
     fn translated(&self, way: Way, id: &str) -> Result<Outgoing, Rejection> {
-        let Self { request, call, attempt } = self;
+        let Self { request, body, call, attempt } = self;
         let upstream = &*attempt.upstream;
-        let mut conversation = translate::read_request(request.protocol, &call.body)?;
+        let mut conversation = translate::read_request(request.protocol, body)?;
         if !call.keeps_user {
             conversation.user = None;
         }
@@ -214,7 +219,7 @@ fn answer_id(protocol: Protocol, request_id: &str) -> String {
 }
 
 /// The provider cannot be asked this: nothing was sent.
-fn refused(rejection: Rejection) -> Failed {
+pub(super) fn refused(rejection: Rejection) -> Failed {
     Failed::Attempt(Box::new(FailedAttempt {
         reason: format!("request_refused: {}", rejection.message).into(),
         status: None,

@@ -12,7 +12,7 @@ use super::support::*;
 use crate::control::platform::Connected;
 
 fn wanted(model: &str) -> Wanted<'_> {
-    Wanted { model, no_router: false, operation: Operation::Chat }
+    Wanted { model, no_router: false, operation: Operation::Chat, is_own: false }
 }
 
 async fn resolve(connected: &Connected, model: &str) -> Result<Plan, Rejection> {
