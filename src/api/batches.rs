@@ -158,6 +158,9 @@ struct ItemResult {
     error: Option<Map<String, Value>>,
 }
 
+/// A call's name and body.
+pub type Named = (String, Map<String, Value>);
+
 /// A batch that is to be made.
 pub struct NewBatch {
     /// The model as asked; of a batch from a file, the file's.
@@ -167,7 +170,7 @@ pub struct NewBatch {
     /// Who is to pay.
     pub user: Option<String>,
     /// Names and bodies.
-    pub items: Vec<(String, Map<String, Value>)>,
+    pub items: Vec<Named>,
     /// `24h`.
     pub window: String,
     /// Texts by name.
@@ -208,7 +211,7 @@ pub fn read_new(request: Request<'_>) -> Result<NewBatch, Rejection> {
 ///
 /// # Errors
 /// `invalid_value`, naming the line.
-pub fn read_lines(file: &[u8]) -> Result<(String, Vec<(String, Map<String, Value>)>), Rejection> {
+pub fn read_lines(file: &[u8]) -> Result<(String, Vec<Named>), Rejection> {
     #[derive(Deserialize)]
     struct Call {
         custom_id: String,
@@ -250,7 +253,7 @@ pub fn read_lines(file: &[u8]) -> Result<(String, Vec<(String, Map<String, Value
     model.map(|model| (model, calls)).ok_or_else(|| wrong(0, "the file has no calls"))
 }
 
-fn items(read: &mut Fields<'_>) -> Vec<(String, Map<String, Value>)> {
+fn items(read: &mut Fields<'_>) -> Vec<Named> {
     let Some(sent) = read.get("requests") else {
         if read.has("requests") {
             read.wrong("requests", "list_type", "Input should be a valid list", Value::Null);
@@ -289,7 +292,7 @@ fn items(read: &mut Fields<'_>) -> Vec<(String, Map<String, Value>)> {
 }
 
 /// One item of the list.
-fn one(read: &mut Fields<'_>, at: usize, item: &Value) -> Option<(String, Map<String, Value>)> {
+fn one(read: &mut Fields<'_>, at: usize, item: &Value) -> Option<Named> {
     let mut fault = |name: Option<&str>, kind: &str, message: &str| {
         let mut loc = vec![json!("body"), json!("requests"), json!(at)];
         loc.extend(name.map(Value::from));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use otari_filters::batches::Line;
-use otari_filters::control::{Caller, ControlPlane as _, Reservation};
+use otari_filters::control::{Caller, Claim, ControlPlane as _, Reservation};
 use otari_filters::meter::Usage;
 use otari_filters::money::MicroUsd;
 use otari_filters::prices::Prices;
@@ -116,7 +116,7 @@ impl Tally {
         record.cache_write_tokens = Some(self.usage.cache_write_tokens);
         record.cache_write_1h_tokens = Some(self.usage.cache_write_1h_tokens);
         record.cost = Some(self.cost);
-        let reservation = whose(app, row);
+        let reservation = whose(app, row).await;
         if let Some(reservation) = &reservation {
             app.local.ledger.charge(&mut record, reservation);
         }
@@ -126,8 +126,12 @@ impl Tally {
             completion_tokens: count(self.usage.completion_tokens),
             cost: self.cost,
         };
-        if !app.store.batch_account(&row.provider, &row.id, &accounted, &record).await? {
-            return Ok(false);
+        let charged = app.store.batch_account(&row.provider, &row.id, &accounted, &record).await;
+        if !matches!(charged, Ok(true)) {
+            if let Some(reservation) = reservation {
+                app.local.release(reservation);
+            }
+            return Ok(charged?);
         }
         // The store knows; what it said of spend so far is in memory by itself.
         app.local.ledger.settle(&record, reservation.as_ref());
@@ -150,11 +154,23 @@ pub(super) fn prices(app: &Standalone, row: &BatchRow, upstream: &Upstream) -> O
     listed.map(|listed| listed.prices)
 }
 
-/// The budgets that a batch counts against, nothing held in any of them.
-fn whose(app: &Standalone, row: &BatchRow) -> Option<Reservation> {
+/// The budgets that a batch counts against, nothing held in any of them. Where gateways share budgets, what it cost comes
+/// out of this one's part while there is some: else that part could be spent a second time.
+async fn whose(app: &Standalone, row: &BatchRow) -> Option<Reservation> {
     let user_id: Arc<str> = row.user_id.as_deref()?.into();
     let key = row.api_key_id.as_deref().and_then(|id| app.local.directory.key_of(id));
     let caller = key.map_or(Caller::Master, |key| key.caller());
+    let claim = Claim {
+        caller: &caller,
+        user_id: &user_id,
+        attempts: &[],
+        estimate: MicroUsd::ZERO,
+        free: false,
+    };
+    // A budget that is used up has no part left here, and pays all the same: the provider has done the work.
+    if let Ok(reservation) = app.local.reserve(claim).await {
+        return Some(reservation);
+    }
     let mut holds = app.local.ledger.scopes(&caller, &user_id, &[]);
     holds.retain(|hold| hold.provider.as_deref().is_none_or(|only| *only == *row.provider));
     let counts = !caller.is_excluded();

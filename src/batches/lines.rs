@@ -14,7 +14,7 @@ use super::remote::{MAX_WHOLE_BYTES, Remote};
 use crate::app::Standalone;
 use crate::clock;
 use crate::outbound::Opened;
-use crate::store::{BatchItemRow, BatchRow};
+use crate::store::{BatchItemRow, BatchRow, ItemOutcome};
 
 /// The longest single result: a long answer with images in it.
 const MAX_LINE_BYTES: usize = 64 << 20;
@@ -130,11 +130,7 @@ fn own(item: BatchItemRow) -> Line {
         code: String,
         message: String,
     }
-    let outcome = item.outcome.unwrap_or_else(|| crate::store::ItemOutcome {
-        status_code: 0,
-        result: None,
-        error: None,
-    });
+    let outcome = item.outcome.unwrap_or(ItemOutcome { status_code: 0, result: None, error: None });
     let result = outcome.result.and_then(|text| RawValue::from_string(text).ok());
     let error = match &result {
         Some(_) => None,

@@ -79,13 +79,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
             4096,
             report,
         ),
-        // Longer than a restart of the gateway or the database takes.
-        budget_lease_ttl: Duration::from_secs(fields.whole(
-            "budget_lease_ttl_s",
-            5..=86_400,
-            120,
-            report,
-        )),
+        budget_lease_ttl: budget_lease_ttl(fields, report),
         stream_missing_usage_policy: missing_usage(fields, report),
         // A call that was sent whole may have been billed.
         retry_after_sent: fields.flag("retry_after_sent", false, report),
@@ -98,6 +92,11 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         attachments: attachments::read(fields, report),
         limits: limits(fields, report),
     }
+}
+
+fn budget_lease_ttl(fields: &Fields, report: &mut Report) -> Duration {
+    // Longer than a restart of the gateway or the database takes.
+    Duration::from_secs(fields.whole("budget_lease_ttl_s", 5..=86_400, 120, report))
 }
 
 fn batches(fields: &Fields, report: &mut Report) -> BatchConfig {

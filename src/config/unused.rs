@@ -37,7 +37,7 @@ pub(super) fn check(fields: &Fields, report: &mut Report) {
     let mut changed: Vec<&Node> = Vec::new();
     for (key, rule) in RULES {
         if let Some(node) = fields.get(key)
-            && differs(key, rule, node, report)
+            && differs(rule, node, report)
         {
             changed.push(node);
         }
@@ -52,7 +52,7 @@ pub(super) fn check(fields: &Fields, report: &mut Report) {
     report.warn(&place, text);
 }
 
-fn differs(key: &str, rule: &Rule, node: &Node, report: &mut Report) -> bool {
+fn differs(rule: &Rule, node: &Node, report: &mut Report) -> bool {
     match rule {
         Rule::Flag(default) => node.flag(report).is_some_and(|flag| flag != *default),
         Rule::Whole { least, default } => {
@@ -68,10 +68,4 @@ fn differs(key: &str, rule: &Rule, node: &Node, report: &mut Report) -> bool {
             _ => true,
         },
     }
-}
-
-fn refusal(key: &str, text: &str, choices: &[&str]) -> String {
-    let mut choices = choices.to_vec();
-    choices.sort_unstable();
-    format!("{key} must be one of ['{}'], got '{text}'", choices.join("', '"))
 }

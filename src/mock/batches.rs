@@ -129,6 +129,27 @@ fn serve(exchange: &mut Exchange<'_>, state: &mut State, api: Api, rest: &[&str]
 }
 
 impl Batch {
+    /// Writes what an item came to; `failing`: its status, when that is none of success.
+    fn note(&mut self, id: &str, failing: Option<u16>, body: &Value) {
+        let line = match (self.api, failing) {
+            (Api::Anthropic, None) => {
+                json!({"custom_id": id, "result": {"type": "succeeded", "message": body}})
+            }
+            (Api::Anthropic, Some(_)) => {
+                json!({"custom_id": id, "result": {"type": "errored", "error": body}})
+            }
+            (_, status) => json!({"id": "x", "custom_id": id, "error": null, "response": {
+                "status_code": status.unwrap_or(200), "request_id": "r", "body": body}}),
+        };
+        let (lines, count) = match failing {
+            Some(_) => (&mut self.errors, &mut self.failed),
+            None => (&mut self.output, &mut self.completed),
+        };
+        *count += 1;
+        lines.extend_from_slice(line.to_string().as_bytes());
+        lines.push(b'\n');
+    }
+
     fn has_ended(&self) -> bool {
         matches!(self.status, "completed" | "failed" | "expired" | "cancelled")
     }
@@ -405,28 +426,7 @@ fn run(exchange: &mut Exchange<'_>, batch: &mut Batch, item: &Value) -> Result<(
         None => protocol.whole(&Answer::new(Asked::of(&call, &script), &script, &raw), &mut body),
     }
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let line = match (batch.api, failing) {
-        (Api::Anthropic, None) => {
-            json!({"custom_id": id, "result": {"type": "succeeded", "message": body}})
-        }
-        (Api::Anthropic, Some(_)) => {
-            json!({"custom_id": id, "result": {"type": "errored", "error": body}})
-        }
-        (_, status) => json!({"id": "x", "custom_id": id, "error": null, "response": {
-            "status_code": status.unwrap_or(200), "request_id": "r", "body": body}}),
-    };
-    let lines = match failing {
-        Some(_) => {
-            batch.failed += 1;
-            &mut batch.errors
-        }
-        None => {
-            batch.completed += 1;
-            &mut batch.output
-        }
-    };
-    lines.extend_from_slice(line.to_string().as_bytes());
-    lines.push(b'\n');
+    batch.note(id, failing, &body);
     Ok(())
 }
 

@@ -238,21 +238,7 @@ impl<'a> Script<'a> {
                     _ => return Err(unknown_value(key, value, "content, field, tags, chunks")),
                 }
             }
-            "strict" => {
-                self.strict = Some(match value {
-                    "" => Strict::Own,
-                    "mistral" => Strict::Mistral,
-                    "voyage" => Strict::Voyage,
-                    "together" => Strict::Together,
-                    _ => {
-                        return Err(unknown_value(
-                            key,
-                            value,
-                            "mistral, voyage, together, or none",
-                        ));
-                    }
-                })
-            }
+            "strict" => self.strict = Some(strict(value)?),
             "tool" => {
                 self.tool = Some(value);
                 if self.tools == Tools::Asked {
@@ -260,26 +246,29 @@ impl<'a> Script<'a> {
                 }
             }
             "polls" => self.polls = number(key, value, 1, 1_000_000)? as u32,
-            "end" => {
-                self.end = match value {
-                    "completed" => "completed",
-                    "failed" => "failed",
-                    "expired" => "expired",
-                    "cancelled" => "cancelled",
-                    _ => {
-                        return Err(unknown_value(
-                            key,
-                            value,
-                            "completed, failed, expired, cancelled",
-                        ));
-                    }
-                }
-            }
+            "end" => self.end = end(value)?,
             "fault" => self.fault = Some(fault(value)?),
             _ => return Err(format!("unknown mock option '{key}'; known: {KEYS}")),
         }
         Ok(())
     }
+}
+
+/// How a batch ends.
+fn strict(value: &str) -> Result<Strict, String> {
+    Ok(match value {
+        "" => Strict::Own,
+        "mistral" => Strict::Mistral,
+        "voyage" => Strict::Voyage,
+        "together" => Strict::Together,
+        _ => return Err(unknown_value("strict", value, "mistral, voyage, together, or none")),
+    })
+}
+
+fn end(value: &str) -> Result<&'static str, String> {
+    const ENDS: [&str; 4] = ["completed", "failed", "expired", "cancelled"];
+    let found = ENDS.into_iter().find(|known| *known == value);
+    found.ok_or_else(|| unknown_value("end", value, &ENDS.join(", ")))
 }
 
 fn fault(value: &str) -> Result<Fault, String> {
@@ -343,7 +332,7 @@ mod tests {
         let (name, script) = parse(
             "a/b:c?chunks=64&delay_ms=1&first_delay_ms=2&interval_ms=20&bytes=9&usage=last&cached=3\
              &status=429&retry_after=5&fail_first=2&seed=x&tools&tool=t&parallel&preface=4&reasoning=6&thinking=tags&strict\
-             &fault=cut:7",
+             &fault=cut:7&polls=8&end=expired",
         )
         .unwrap();
         assert_eq!(name, "a/b:c");
@@ -367,6 +356,8 @@ mod tests {
             thinking: Thinking::Tags,
             strict: Some(Strict::Own),
             fault: Some(Fault::Cut(7)),
+            polls: 8,
+            end: "expired",
         };
         assert_eq!(script, expected);
     }

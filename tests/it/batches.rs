@@ -61,21 +61,18 @@ async fn rows(gateway: &Gateway, endpoint: &str, count: usize) -> Vec<Value> {
     rows
 }
 
+async fn post(gateway: &Gateway, key: &str, body: Value) -> Answer {
+    gateway.post(key, "/v1/batches", body.to_string()).await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_gate_stands_before_a_batch() {
+async fn a_faulty_batch_is_refused_before_anything_is_sent() {
     let gateway = Gateway::start()
         .provider_at("oa", "http://127.0.0.1:9/v1", "")
-        .provider_of("groq", "gq", "http://127.0.0.1:9/v1", "")
-        .provider_of("voyage", "vo", "http://127.0.0.1:9/v1", "")
         .price("oa:m", 1.0, 1.0)
-        .config("rate_limit_rpm: 6")
         .await;
     let key = gateway.key("u").await;
-    let post =
-        async |key: &str, body: Value| gateway.post(key, "/v1/batches", body.to_string()).await;
-    gateway.post("", "/v1/batches", order("oa:m", &["a"]).to_string()).await.refused(401);
-    post("gw-nobody", order("oa:m", &["a"])).await.refused(401);
-
+    let post = async |key: &str, body: Value| post(&gateway, key, body).await;
     let faulty = post(&key, json!({"requests": [], "metadata": {"k": 1}})).await.refused(422);
     let faults: Vec<(&Value, &Value)> = faulty["detail"]
         .as_array()
@@ -112,6 +109,23 @@ async fn every_gate_stands_before_a_batch() {
     assert_eq!(faulty["detail"][0]["loc"], loc);
     order_of["endpoint"] = json!("/v1/embeddings");
     post(&key, order_of).await.refused(400);
+    assert_eq!(gateway.all_usage().await, Vec::<Value>::new(), "no row of a faulty body");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_gate_stands_before_a_batch() {
+    let gateway = Gateway::start()
+        .provider_at("oa", "http://127.0.0.1:9/v1", "")
+        .provider_of("groq", "gq", "http://127.0.0.1:9/v1", "")
+        .provider_of("voyage", "vo", "http://127.0.0.1:9/v1", "")
+        .price("oa:m", 1.0, 1.0)
+        .config("rate_limit_rpm: 5")
+        .await;
+    let key = gateway.key("u").await;
+    let post =
+        async |key: &str, body: Value| gateway.post(key, "/v1/batches", body.to_string()).await;
+    gateway.post("", "/v1/batches", order("oa:m", &["a"]).to_string()).await.refused(401);
+    post("gw-nobody", order("oa:m", &["a"])).await.refused(401);
 
     assert_eq!(
         post(&key, order("nowhere:m", &["a"])).await.refused(400)["error"]["code"],

@@ -79,7 +79,7 @@ pub(super) async fn a_batch_comes_back_as_it_was_written(store: &dyn Store) {
     let bare = BatchRow { user_id: None, api_key_id: None, metadata: None, ..batch("b2") };
     for row in [full, bare] {
         store.batch_create(&row, &[]).await.unwrap();
-        assert_eq!(store.batch_find(&row.id, None).await.unwrap(), [row.clone()]);
+        assert_eq!(store.batch_find(&row.id, None).await.unwrap(), std::slice::from_ref(&row));
         assert_eq!(store.batch_find(&row.id, Some("q")).await.unwrap(), []);
         let taken = store.batch_create(&row, &items(1)).await;
         assert!(matches!(taken, Err(StoreError::Conflict(id)) if id == row.id));

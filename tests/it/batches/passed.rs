@@ -72,11 +72,6 @@ async fn a_batch_goes_its_way_at_openai(start: Builder) {
         (&json!("in_progress"), &json!("OA")),
         "as it was asked"
     );
-    // Each look at the mock moves it on: this one ends it, and the results are there with the next.
-    let early = json!(format!(
-        "Batch '{id}' is not yet complete (status: in_progress). Call GET /v1/batches/{id}?provider=oa to check the \
-         current status."
-    ));
     let done = get(&gateway, &key, &path).await.expect(200).json();
     assert_eq!((&done["status"], &done["metadata"]), (&json!("completed"), &json!({"k": "v"})));
     assert_eq!(done["request_counts"], json!({"total": 3, "completed": 2, "failed": 1}));
@@ -104,13 +99,21 @@ async fn a_batch_goes_its_way_at_openai(start: Builder) {
     let created = rows(&gateway, "/v1/batches", 1).await;
     assert_eq!((&created[0]["status"], &created[0]["cost"]), (&json!("success"), &Value::Null));
     assert!((gateway.settled("u").await - 2.0 * EACH).abs() < 1e-9, "once");
+}
 
-    // What has not ended has no results, and can be cancelled.
+async fn what_has_not_ended_has_no_results_and_can_be_cancelled(start: Builder) {
+    let mock = Mock::start();
+    let gateway = before(start, &mock).await;
+    let key = gateway.key("u").await;
     let slow = make(&gateway, &key, "oa:m?chunks=2&polls=9999", &["a"]).await;
     let slow = super::id(&slow);
     let path = format!("/v1/batches/{slow}");
     let refused = get(&gateway, &key, &format!("{path}/results?provider=oa")).await.refused(409);
-    assert_eq!(refused["detail"], early.as_str().unwrap().replace(&id, slow));
+    let expected = format!(
+        "Batch '{slow}' is not yet complete (status: in_progress). Call GET /v1/batches/{slow}?provider=oa to check \
+         the current status."
+    );
+    assert_eq!(refused["detail"], expected);
     let cancelled = gateway.post(&key, &format!("{path}/cancel"), "").await.expect(200).json();
     assert_eq!((names(&cancelled).as_str(), &cancelled["status"]), (FIELDS, &json!("cancelling")));
     until(&gateway, &key, slow, "cancelled").await;
@@ -296,6 +299,7 @@ async fn a_server_without_files_leaves_its_batches_to_the_gateway(start: Builder
 
 on_both_databases!(
     a_batch_goes_its_way_at_openai,
+    what_has_not_ended_has_no_results_and_can_be_cancelled,
     anthropic_and_mistral_have_ways_of_their_own,
     a_batch_is_its_makers,
     what_there_is_of_an_expired_batch_is_there,
@@ -312,6 +316,10 @@ async fn two_gateways_charge_once() {
     let one = before(Gateway::start().config(&url), &mock).config(poll).await;
     let two = before(Gateway::start().config(&url), &mock).config(poll).await;
     let key = one.key("u").await;
+    eventually("the key to be known", async || {
+        (get(&two, &key, "/v1/batches").await.status == 200).then_some(())
+    })
+    .await;
     let mut made = Vec::new();
     for _ in 0..5 {
         made.push(make(&one, &key, "oa:m?chunks=2", &["a"]).await);
