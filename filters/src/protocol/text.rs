@@ -105,10 +105,7 @@ fn is_media(key: &str) -> bool {
 fn is_label(key: &str) -> bool {
     matches!(
         key,
-        "role"
-            | "type"
-            | "id"
-            | "tool_call_id"
+        "id" | "tool_call_id"
             | "tool_use_id"
             | "call_id"
             | "status"
@@ -150,13 +147,20 @@ impl<'a> Visitor<'a> for Walk<'_, 'a> {
                 PASSTHROUGH if self.place == Place::Item => {
                     self.content.passthrough.push(map.next_value()?);
                 }
+                // Nearly every key is one of these: the lists below are long.
+                "content" | "text" => {
+                    map.next_value_seed(self.below(Place::Part))?;
+                }
+                "role" | "type" => {
+                    self.has_role |= key == "role";
+                    map.next_value::<IgnoredAny>()?;
+                }
                 key if is_media(key) => {
                     map.next_value::<IgnoredAny>()?;
                     self.content.has_media = true;
                     self.content.chars += PART_CHARS;
                 }
                 key if is_label(key) => {
-                    self.has_role |= key == "role";
                     map.next_value::<IgnoredAny>()?;
                 }
                 "input" | "arguments" => {
