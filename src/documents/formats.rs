@@ -2,6 +2,7 @@
 
 mod archive;
 mod html;
+mod markdown;
 mod office;
 mod pdf;
 mod sheets;
