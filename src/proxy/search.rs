@@ -10,6 +10,7 @@ use std::time::Instant;
 use http::StatusCode;
 use otari_filters::control::{Attempt, Caller, Claim, Reservation};
 use otari_filters::money::{MicroUsd, cost};
+use otari_filters::providers::Operation;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::search::{self, Found, Query};
 use otari_filters::settle::{Finished, Status, UsageRecord};
@@ -24,7 +25,7 @@ use crate::clock;
 use crate::life::{Call, Entered};
 use crate::proxy::call::Stop;
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{RequestContext, body};
+use crate::proxy::{RequestContext, body, refusals};
 use crate::search::{SearchError, Tool};
 
 /// Of rows; the tool in the path is the row's model.
@@ -51,7 +52,13 @@ pub(super) async fn serve(
         Err(error) => return Err(validate::not_json(&body, &error).into()),
     };
     let query = Query::read(&body)?;
-    let (tool, mut open) = pass_gates(app, standalone, ctx, &query, named.as_deref()).await?;
+    let (tool, mut open) = match pass_gates(app, standalone, ctx, &query, named.as_deref()).await {
+        Err(Stop::Refused(refused)) => {
+            refusals::note(app, ctx, ENDPOINT, Operation::Chat, &refused).await;
+            return Err(Stop::Refused(refused));
+        }
+        passed => passed?,
+    };
     let found = tool.search(&standalone.outbound, &query).await;
     ctx.outcome.attempts = 1;
     ctx.outcome.cost = open.end(&found);

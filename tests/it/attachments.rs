@@ -2,12 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::documents::word;
 use crate::support::gateway::{Builder, Gateway};
 use crate::support::on_both_databases;
-use crate::support::provider::{Provider, completion};
+use crate::support::provider::{Provider, Reply, completion};
 
 /// Of `p:m`: it takes nothing but text.
 const BLIND: &str = "model_capabilities: {'p:m': {supports_image: false}}";
@@ -149,7 +150,7 @@ async fn what_nobody_can_read_is_said_to_be_left_out() {
         assert!(got.contains(want), "{got}");
     }
     let off = json!({"file_understanding_enabled": false});
-    gateway.manage(reqwest::Method::PATCH, "/v1/settings", off).await;
+    gateway.manage(Method::PATCH, "/v1/settings", off).await;
     let image = json!({"type": "image_url", "image_url": {"url": PIXEL}});
     let ask = json!({"model": "p:m", "messages": [{"role": "user", "content": [image]}]});
     gateway.chat(&key, &ask).await.expect(200);
@@ -176,4 +177,152 @@ async fn text_that_does_not_fit_the_budget_is_refused_and_nothing_stays_held(sta
     assert_eq!(provider.count(), 1);
 }
 
-on_both_databases!(text_that_does_not_fit_the_budget_is_refused_and_nothing_stays_held);
+/// Uploads a file; returns its id.
+async fn upload(gateway: &Gateway, key: &str, name: &str, bytes: &[u8]) -> String {
+    let mut form = format!(
+        "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n"
+    )
+    .into_bytes();
+    form.extend_from_slice(bytes);
+    form.extend_from_slice(b"\r\n--b--\r\n");
+    let bearer = format!("Bearer {key}");
+    let headers =
+        [("content-type", "multipart/form-data; boundary=b"), ("authorization", bearer.as_str())];
+    let answer = gateway.send(Method::POST, "/v1/files", &headers, form).await.expect(200);
+    answer.json()["id"].as_str().expect("an id").to_owned()
+}
+
+async fn a_stored_file_is_put_into_the_requests_of_its_owner(start: Builder) {
+    let provider = Provider::answers(200, completion("ok"));
+    let start = start.provider("p", &provider).provider("q", &provider);
+    let start = start.price("p:m", 1.0, 1.0).price("q:m", 1.0, 1.0);
+    let gateway = start.config("model_capabilities: {'q:m': {supports_image: false}}").await;
+    let (key, other) = (gateway.key("u").await, gateway.key("v").await);
+    let id = upload(&gateway, &key, "a.docx", &word("Buy milk.")).await;
+    let chat = json!({"type": "file", "file": {"file_id": id}});
+    let messages = json!({"type": "document", "source": {"type": "file", "file_id": id}});
+    let inline = data_url(
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+        &word("Buy milk."),
+    );
+    for (route, mut ask) in asks(&chat, &messages) {
+        gateway.post(&key, route, ask.to_string()).await;
+        let got = texts(&provider);
+        let base64 = inline.split(',').nth(1).expect("a data URL");
+        assert!(
+            got.contains(base64) && !got.contains(&id),
+            "{route}: a model that takes it: {got}"
+        );
+        ask["model"] = "q:m".into();
+        gateway.post(&key, route, ask.to_string()).await;
+        let got = texts(&provider);
+        assert!(
+            got.contains("[Attached file: a.docx]\nBuy milk."),
+            "{route}: one that does not: {got}"
+        );
+    }
+    let ask = json!({"model": "p:m", "messages": [{"role": "user", "content": [chat]}]});
+    gateway.chat(&other, &ask).await.expect(200);
+    let got = texts(&provider);
+    assert!(got.contains(&id) && !got.contains("milk"), "nobody else's: {got}");
+}
+
+/// A provider that describes images, and one that is asked.
+fn painter_and_blind() -> (Provider, Provider) {
+    let eye = Provider::start(|request| {
+        if request.json()["model"] == "broken" {
+            return Reply::json(500, &json!({"error": {"message": "no eyes"}}));
+        }
+        Reply::json(200, &completion("A red cat."))
+    });
+    (eye, Provider::answers(200, completion("ok")))
+}
+
+async fn an_image_is_described_for_a_model_that_cannot_see(start: Builder) {
+    let (eye, blind) = painter_and_blind();
+    let gateway = start
+        .provider("v", &eye)
+        .provider("p", &blind)
+        .price("p:m", 1000.0, 2000.0)
+        .price("v:eye", 1000.0, 2000.0)
+        .config(BLIND)
+        .config("vision_describe_model: 'v:eye'\nrate_limit_rpm: 3")
+        .await;
+    gateway
+        .manage(Method::POST, "/v1/users", json!({"user_id": "u", "allowed_models": ["p:m"]}))
+        .await;
+    let key = gateway.key("u").await;
+    let image = json!({"type": "image_url", "image_url": {"url": PIXEL}});
+    let source = json!({"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="});
+    let messages = json!({"type": "image", "source": source});
+    for (at, (route, ask)) in asks(&image, &messages).into_iter().enumerate() {
+        gateway.post(&key, route, ask.to_string()).await.expect(200);
+        let got = texts(&blind);
+        assert!(got.contains("[Attached image description]\nA red cat."), "{route}: {got}");
+        assert!(!got.contains("iVBORw0KGgo="), "{route}: {got}");
+        let seen = eye.requests().pop().expect("it was asked").json();
+        assert_eq!(seen["model"], "eye");
+        assert_eq!(seen["messages"][0]["content"][1]["image_url"]["url"], PIXEL, "{route}");
+        let rows = gateway.usage(2 * (at + 1)).await;
+        let models: Vec<&Value> = rows[..2].iter().map(|row| &row["model"]).collect();
+        assert!(models.contains(&&json!("eye")) && models.contains(&&json!("m")), "{rows:?}");
+        for row in &rows[..2] {
+            assert_eq!((&row["endpoint"], &row["user_id"]), (&json!(route), &json!("u")));
+            assert_eq!((&row["status"], &row["cost"]), (&json!("success"), &json!(0.02)));
+        }
+        let spend = gateway.settled("u").await;
+        assert!((spend - 0.04 * (at + 1) as f64).abs() < 1e-9, "both are paid for: {spend}");
+    }
+}
+
+async fn an_image_that_nobody_can_describe_is_left_out(start: Builder) {
+    let (eye, blind) = painter_and_blind();
+    let gateway = start
+        .provider("v", &eye)
+        .provider("p", &blind)
+        .price("p:m", 1.0, 1.0)
+        .price("v:broken", 1.0, 1.0)
+        .config(BLIND)
+        .config("vision_describe_model: 'v:broken'")
+        .await;
+    let key = gateway.key("u").await;
+    let image = json!({"type": "image_url", "image_url": {"url": PIXEL}});
+    let ask = json!({"model": "p:m", "messages": [{"role": "user", "content": [image]}]});
+    gateway.chat(&key, &ask).await.expect(200);
+    let got = texts(&blind);
+    assert!(got.contains("[Unprocessable image attachment omitted]"), "{got}");
+    assert_eq!(eye.count(), 1, "once, and not for ever");
+    gateway.usage(2).await;
+}
+
+async fn each_attempt_gets_what_its_model_can_take(start: Builder) {
+    let sees = Provider::answers(500, json!({"error": {"message": "down"}}));
+    let (eye, blind) = painter_and_blind();
+    let policy = "routing:\n  policies:\n    safe:\n      select: [{default: \"s:m\"}]\n      on_failure: [\"p:m\"]";
+    let gateway = start
+        .provider("v", &eye)
+        .provider("p", &blind)
+        .provider("s", &sees)
+        .config("require_pricing: false")
+        .config(BLIND)
+        .config("vision_describe_model: 'v:eye'")
+        .config(policy)
+        .await;
+    let key = gateway.key("u").await;
+    let image = json!({"type": "image_url", "image_url": {"url": PIXEL}});
+    let ask = json!({"model": "safe", "messages": [{"role": "user", "content": [image]}]});
+    gateway.chat(&key, &ask).await.expect(200);
+    assert!(texts(&sees).contains(PIXEL), "the first one sees");
+    assert!(texts(&blind).contains("[Attached image description]\nA red cat."));
+    let rows = gateway.usage(3).await;
+    let absorbed = rows.iter().filter(|row| row["status"] == "absorbed").count();
+    assert_eq!(absorbed, 1, "{rows:#?}");
+}
+
+on_both_databases!(
+    text_that_does_not_fit_the_budget_is_refused_and_nothing_stays_held,
+    a_stored_file_is_put_into_the_requests_of_its_owner,
+    an_image_is_described_for_a_model_that_cannot_see,
+    an_image_that_nobody_can_describe_is_left_out,
+    each_attempt_gets_what_its_model_can_take,
+);

@@ -107,6 +107,8 @@ mod openapi;
 #[cfg(test)]
 mod operations;
 #[cfg(test)]
+mod billable;
+#[cfg(test)]
 mod mock_platform;
 #[cfg(test)]
 mod mock_families;

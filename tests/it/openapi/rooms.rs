@@ -172,6 +172,6 @@ pub(super) async fn batches(proof: &mut Proof, gateway: &Gateway) {
             proof.expect(gateway, status, id, Call { query, ..of("b1") }).await;
         }
     }
-    gateway.patch("/v1/users/x", json!({"blocked": true})).await;
+    gateway.patch("/v1/users/y", json!({"blocked": true})).await;
     proof.expect(gateway, 403, "create_batch", by(order("g:m"))).await;
 }

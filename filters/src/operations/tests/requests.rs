@@ -1,7 +1,7 @@
 //! What is read of a request, what is refused, and what of it reaches a provider.
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::{Asked, Content, Form, Inbound, Kind, Part, Payload, Refused, Told, Units};
 use super::upstream;
@@ -487,7 +487,6 @@ fn images_are_counted_and_embeddings_have_their_tokens() {
     );
     assert_eq!(tokens(r#"{"usage":{"total_tokens":5} , "data":[]}"#), Some((5, 0, 5)));
     assert_eq!(tokens(r#"{"data":[],"usage":null}"#), None);
-    assert_eq!(tokens(r#"{"data":[]}"#), None);
 }
 
 #[test]
@@ -497,5 +496,4 @@ fn routes_and_fields_are_declared() {
         let names: Vec<&str> = kind.fields().iter().map(|field| field.name).collect();
         assert!(names.contains(&"model") && names.contains(&"user"), "{kind:?}");
     }
-    assert_eq!(json!(Kind::Embeddings.fields()[1].name), "input");
 }

@@ -178,7 +178,7 @@ fn clouds_with_versions_are_told_theirs() {
 #[test]
 fn the_same_format_passes_and_others_are_translated() {
     let all = [Protocol::Chat, Protocol::Messages, Protocol::Responses];
-    for kind in PROVIDERS.iter().filter(|kind| kind.is_callable()) {
+    for kind in PROVIDERS.iter().filter(|kind| kind.generates()) {
         let settings = [("project", "p"), ("region_name", "r"), ("resource", "r")];
         let upstream = upstream(kind.name, Some("http://127.0.0.1:1"), &settings);
         for protocol in all {
