@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{get, id, make, order, results, rows, until};
 use crate::support::gateway::{Builder, Gateway, MASTER};
 use crate::support::provider::{Gate, Provider, Reply, Step};
+use crate::support::sdk::Sdk;
 use crate::support::{COST, eventually, on_both_databases, postgres};
 
 /// A gateway before `provider` as `p`, which has no batches, and whose model `m` is priced so that an answer costs [`COST`].
@@ -224,7 +225,22 @@ async fn a_batch_whose_time_is_over_expires(start: Builder) {
     assert!(results(&gateway, &key, id(&made)).await.is_empty());
 }
 
+async fn the_official_client_makes_them_of_its_files(start: Builder) {
+    let provider = Provider::streams(["Hel", "lo"]);
+    let gateway = before(start, &provider).await;
+    let key = gateway.key("u").await;
+    let base = gateway.url("/v1");
+    let run = move || Sdk::Python.run("openai_batches", &[&base, &key, "p:m"]);
+    let seen = tokio::task::spawn_blocking(run).await.expect("the script ends");
+    let texts = json!([["a", "Hello"], ["b", "Hello"], ["c", "Hello"]]);
+    let made = json!(["batch", "/v1/chat/completions", {"job": "nightly"}, 3]);
+    let expected = json!({"made": made, "status": "completed", "counts": [3, 0], "texts": texts,
+        "listed": true, "cancelled": true, "missing": 422, "no_file": 404});
+    assert_eq!(seen, expected);
+}
+
 on_both_databases!(
+    the_official_client_makes_them_of_its_files,
     items_are_calls_like_any_other,
     items_survive_a_kill_and_have_one_result_each,
     a_budget_ends_in_the_middle,
