@@ -20,6 +20,8 @@ pub mod protocol;
 pub mod attachments;
 pub mod translate;
 pub mod operations;
+pub mod tools;
+pub mod guardrails;
 pub mod tokens;
 pub mod providers;
 pub mod search;

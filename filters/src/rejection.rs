@@ -104,6 +104,14 @@ pub enum Code {
     PlatformUnavailable,
     /// The platform knows no provider for the model.
     PlatformNoProvider,
+    /// The model wants more rounds of tools than the request may have.
+    ToolRounds,
+    /// What the gateway runs a tool with does not answer.
+    ToolUnavailable,
+    /// A check refuses what is asked, or what is answered.
+    GuardrailViolation,
+    /// A check that must not be passed over could not be made.
+    GuardrailUnavailable,
     /// The whole request took too long.
     Deadline,
     /// The gateway is shutting down.
@@ -186,6 +194,10 @@ impl Code {
             Self::PlatformRateLimited => (429, "platform_rate_limited"),
             Self::PlatformUnavailable => (502, "platform_unavailable"),
             Self::PlatformNoProvider => (502, "platform_no_provider"),
+            Self::ToolRounds => (422, "too_many_tool_rounds"),
+            Self::ToolUnavailable => (502, "tool_unavailable"),
+            Self::GuardrailViolation => (403, "guardrail_violation"),
+            Self::GuardrailUnavailable => (502, "guardrail_unavailable"),
             Self::Deadline => (504, "deadline"),
             Self::Draining => (503, "draining"),
             Self::Unavailable => (503, "unavailable"),

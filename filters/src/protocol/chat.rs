@@ -10,10 +10,11 @@ use super::dialect;
 use super::json::{Edit, range_of};
 use super::request::{Request, declared_output};
 use super::top::{Format, Top};
+use crate::tools::{GUARDRAILS, HEADER, ITERATIONS, MCP_SERVERS};
 use crate::validate::{Field, Kind};
 
 /// What the gateway reads of a request; all other fields are the provider's business.
-pub const FIELDS: [Field; 15] = [
+pub const FIELDS: [Field; 19] = [
     Field::new("model", Kind::Text, "`provider:model`, an alias, or a bare name").required(),
     Field::new("messages", Kind::List, "At least one; each an object with a `role`").required(),
     Field::new("user", Kind::Text, "Who is billed; the master key must say it"),
@@ -27,7 +28,11 @@ pub const FIELDS: [Field; 15] = [
     Field::new("tools", Kind::List, "The provider's business"),
     Field::new("tool_choice", Kind::TextOrObject, "The provider's business"),
     Field::new("response_format", Kind::Object, "The provider's business"),
+    MCP_SERVERS,
     MCP_SERVER_IDS,
+    GUARDRAILS,
+    HEADER,
+    ITERATIONS,
     SESSION_LABEL,
 ];
 

@@ -95,6 +95,7 @@ pub(crate) fn check(faults: &mut Faults, top: &Top<'_>, field: &Field) {
         None => {}
         Some(raw) if is_null(raw) && !field.is_required => {}
         Some(raw) if field.name == MCP_SERVER_IDS.name => server_ids(faults, raw),
+        Some(raw) if crate::tools::check_entries(faults, field, raw) => {}
         // A list may be required for its items: `count_tokens` reads its messages so.
         Some(raw) if field.is_required && matches!(field.kind, Kind::List) => {
             prompt(faults, field, Some(&Content::of(raw)), false);

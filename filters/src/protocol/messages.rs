@@ -15,6 +15,7 @@ use super::repr;
 use super::request::{Request, declared_output};
 use super::top::{Format, Key, Top};
 use crate::rejection::Rejection;
+use crate::tools::{GUARDRAILS, LONG_HEADER, ITERATIONS, MCP_SERVERS};
 use crate::validate::{Faults, Field, Kind};
 
 const MODEL: Field =
@@ -32,7 +33,7 @@ const THINKING: Field = Field::new("thinking", Kind::Object, "The provider's bus
 const CACHE_CONTROL: Field = Field::new("cache_control", Kind::Object, "The provider's business");
 
 /// What the gateway reads of a request; all other fields are the provider's business.
-pub const FIELDS: [Field; 16] = [
+pub const FIELDS: [Field; 20] = [
     MODEL,
     MESSAGES,
     Field::new("max_tokens", WHOLE, "Output that is held against the budget").required(),
@@ -47,7 +48,11 @@ pub const FIELDS: [Field; 16] = [
     METADATA,
     THINKING,
     CACHE_CONTROL,
+    MCP_SERVERS,
     MCP_SERVER_IDS,
+    GUARDRAILS,
+    LONG_HEADER,
+    ITERATIONS,
     SESSION_LABEL,
 ];
 

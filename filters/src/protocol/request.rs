@@ -10,6 +10,7 @@ use super::json::{Edit, is_null, range_of, removals, splice};
 use super::top::{Format, Top};
 use super::{Protocol, chat, check, messages, responses};
 use crate::rejection::Rejection;
+use crate::tools::Claims;
 
 /// What the gateway reads of a request. Ranges point into the body it was read from.
 #[derive(Debug, Default)]
@@ -36,6 +37,8 @@ pub struct Request {
     pub wants_usage: bool,
     /// Gateway features the request asks for, by field name.
     pub gateway_features: Vec<&'static str>,
+    /// Where they stand, and the list of tools.
+    pub(crate) claims: Claims,
     model_at: Range<usize>,
     pub(super) user_at: Option<Range<usize>>,
     /// What asks for usage, where the request does not do so itself.
@@ -108,7 +111,11 @@ impl Request {
             prompt_chars: top.prompt_chars(),
             has_media: top.has_media(),
             choices: 1,
-            gateway_features: top.features.clone(),
+            gateway_features: top.features.iter().map(|(name, _)| *name).collect(),
+            claims: Claims {
+                fields: top.features.iter().map(|(name, raw)| (*name, at(raw))).collect(),
+                tools: top.get("tools").map(at),
+            },
             model_at: top.raw("model").map(at).unwrap_or_default(),
             unwanted: top.unwanted.iter().copied().map(at).collect(),
             codex: top.codex.iter().copied().chain(top.passthrough()).map(at).collect(),

@@ -6,10 +6,11 @@ use super::check::{MCP_SERVER_IDS, SESSION_LABEL};
 use super::json::range_of;
 use super::request::{Request, declared_output};
 use super::top::{Format, Top};
+use crate::tools::{GUARDRAILS, LONG_HEADER, ITERATIONS, MCP_SERVERS};
 use crate::validate::{Field, Kind};
 
 /// What the gateway reads of a request; all other fields are the provider's business.
-pub const FIELDS: [Field; 9] = [
+pub const FIELDS: [Field; 13] = [
     Field::new("model", Kind::Text, "`provider:model`, an alias, or a bare name").required(),
     Field::new("input", Kind::Any, "A string, or a list of items").required(),
     Field::new("instructions", Kind::Any, "Counts as a part of the prompt"),
@@ -17,7 +18,11 @@ pub const FIELDS: [Field; 9] = [
     Field::new("stream", Kind::Flag, "Whether the answer is a stream of events"),
     Field::new("user", Kind::Text, "Who is billed; the master key must say it"),
     Field::new("tools", Kind::List, "The provider's business"),
+    MCP_SERVERS,
     MCP_SERVER_IDS,
+    GUARDRAILS,
+    LONG_HEADER,
+    ITERATIONS,
     SESSION_LABEL,
 ];
 

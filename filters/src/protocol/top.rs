@@ -74,7 +74,7 @@ pub(crate) struct Top<'a> {
     /// What only OpenAI itself is meant to get.
     pub(super) codex: Vec<&'a RawValue>,
     /// Gateway fields that ask for something.
-    pub(super) features: Vec<&'static str>,
+    pub(super) features: Vec<(&'static str, &'a RawValue)>,
     seen: Vec<&'static str>,
     /// A known field that is there twice.
     pub(crate) repeated: Option<&'static str>,
@@ -159,7 +159,7 @@ impl<'a> Top<'a> {
         } else if let Some(name) = named(&GATEWAY_FIELDS) {
             let raw: &RawValue = map.next_value()?;
             if asks_for_something(raw) {
-                self.features.push(name);
+                self.features.push((name, raw));
             }
             self.unwanted.push(raw);
             if declared.is_some() {
