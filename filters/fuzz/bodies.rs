@@ -9,6 +9,8 @@
 mod packets;
 #[path = "operations.rs"]
 mod operations;
+#[path = "tools.rs"]
+mod tools;
 
 use std::fmt::Debug;
 
@@ -33,6 +35,7 @@ pub(crate) const TARGETS: &[(&str, Target)] = &[
     ("splice", splice),
     ("packets", packets),
     ("operations", operations::operations),
+    ("tools", tools::tools),
     ("read_chat", |input| read(Wire::Chat, DIALECTS, input)),
     ("read_messages", |input| read(Wire::Messages, &[""], input)),
     ("read_responses", |input| read(Wire::Responses, &[""], input)),

@@ -18,11 +18,11 @@ def targets(folder: str, name: str) -> list[str]:
     sides = [side if side in FORMATS else "chat" for side in folder.split("-", 1)]
     if name.endswith(".stream.in.txt"):
         is_binary = sides[0] in ("converse", "sagemaker")
-        return [f"read_{sides[0]}"] + ([] if is_binary else ["sse"])
+        return [f"read_{sides[0]}"] + ([] if is_binary else ["sse", "tools"])
     if name.endswith(".stream.out.txt"):
-        return ["sse"]
+        return ["sse", "tools"]
     if name.endswith(".in.json"):
-        return [f"read_{sides[0]}"] + (["splice"] if name.startswith("request-") else [])
+        return [f"read_{sides[0]}"] + (["splice"] if name.startswith("request-") else []) + ["tools"]
     return []
 
 

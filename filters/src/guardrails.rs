@@ -4,14 +4,14 @@
 
 use serde_json::{Map, Value};
 
-//mod builtin;
-//mod personal;
-//mod secrets;
+mod builtin;
+mod personal;
+mod secrets;
 mod service;
 mod text;
 mod verdict;
 
-//pub use builtin::{Builtin, BuiltinError};
+pub use builtin::{Builtin, BuiltinError};
 pub use service::{read_service, service_body, unconfigured, unreachable};
 pub use text::{input_text, output_text};
 pub use verdict::{Judged, Verdict, header, judge};

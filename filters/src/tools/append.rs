@@ -16,6 +16,11 @@ impl Turn {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
+    /// As it stands in a list, without brackets.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// How many bytes the next round gets longer by, beside the results.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -48,6 +48,11 @@ pub fn failed(tool: &str, failure: &Failure) -> String {
     format!("{ERROR}{tool} failed: {why}")
 }
 
+/// Whether a text says that a tool failed.
+pub(super) fn is_error(text: &str) -> bool {
+    text.starts_with(ERROR)
+}
+
 /// The text of an MCP result: its content blocks, of which empty ones are left out, a line each.
 pub fn mcp(content: &[Value], is_error: bool) -> String {
     let parts: Vec<String> = content.iter().map(block).filter(|text| !text.is_empty()).collect();

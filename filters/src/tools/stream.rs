@@ -10,7 +10,10 @@ use serde_json::Value;
 use super::{Owned, Step, Tally, ToolCall, ToolResult, Turn};
 use crate::protocol::Protocol;
 
+mod blocks;
+mod calls;
 mod chat;
+mod deltas;
 mod events;
 mod messages;
 mod responses;
@@ -120,7 +123,7 @@ impl Loop {
     /// Takes a piece of the round's stream and appends to `out` what the caller may see now: whole events.
     pub fn feed(&mut self, piece: Bytes, out: &mut Vec<Bytes>) {
         let Self { frames, format, shared } = self;
-        let fits = frames.push(piece, out, |event, out| format.event(event, shared, out));
+        let fits = frames.push(piece, |event| format.event(event, shared, out));
         if !fits || self.shared.turn_bytes > MAX_TURN_BYTES {
             self.shared.fail();
         }
@@ -129,7 +132,7 @@ impl Loop {
     /// The round's stream is over. Appends to `out` what is still to be seen of it, and the beginnings of marks.
     pub fn round_end(&mut self, out: &mut Vec<Bytes>) -> RoundEnd {
         let Self { frames, format, shared } = self;
-        frames.finish(out, |event, out| format.event(event, shared, out));
+        frames.finish(|event| format.event(event, shared, out));
         if shared.state == State::Going && format.has_reason() {
             shared.state = State::Complete;
         }
@@ -229,6 +232,10 @@ impl Format {
 }
 
 impl Shared {
+    fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     fn fail(&mut self) {
         if matches!(self.state, State::Going | State::Complete) {
             self.state = State::Broken;
@@ -249,3 +256,6 @@ impl Shared {
             .map(move |call| (super::marks::id(prefix, round, call), call))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,22 +22,20 @@ pub(super) struct Event {
 #[derive(Debug)]
 pub(super) struct Frames {
     events: Events,
-    /// The last event left as it came, so the LF of its CRLF may follow it.
-    has_passed: bool,
+    /// An event that ends with a CR at the end of its piece: an LF that belongs to it may follow.
+    waiting: Option<Bytes>,
 }
 
 impl Frames {
     pub(super) fn new() -> Self {
-        Self { events: Events::new(MAX_EVENT_BYTES), has_passed: false }
+        Self { events: Events::new(MAX_EVENT_BYTES), waiting: None }
     }
 
     /// Gives `each` the events that `piece` completes; `false`: one was too long, and the rest cannot be followed.
-    pub(super) fn push(
-        &mut self,
-        piece: Bytes,
-        out: &mut Vec<Bytes>,
-        mut each: impl FnMut(&Event, &mut Vec<Bytes>),
-    ) -> bool {
+    pub(super) fn push(&mut self, piece: Bytes, mut each: impl FnMut(&Event)) -> bool {
+        if piece.is_empty() {
+            return true;
+        }
         let mut scan = self.events.scan(piece);
         let mut ends = Vec::new();
         let belated = scan.belated();
@@ -50,29 +48,29 @@ impl Frames {
         if self.events.is_overlong() {
             return false;
         }
-        if belated > 0 && self.has_passed {
-            out.push(whole.slice(..belated));
+        if let Some(raw) = self.waiting.take() {
+            let lf = &whole[..belated.min(whole.len())];
+            each(&Event::read([&raw[..], lf].concat().into()));
         }
         for range in ends {
-            let raw = whole.slice(range);
-            let before = out.len();
-            each(&Event::read(raw.clone()), out);
-            self.has_passed = out.len() == before + 1 && out[before] == raw;
+            let raw = whole.slice(range.clone());
+            if range.end == whole.len() && raw.ends_with(b"\r") && !self.events.is_open() {
+                self.waiting = Some(raw);
+            } else {
+                each(&Event::read(raw));
+            }
         }
         true
     }
 
     /// The stream is over: an event without the empty line behind it counts too, and gets one.
-    pub(super) fn finish(
-        &mut self,
-        out: &mut Vec<Bytes>,
-        mut each: impl FnMut(&Event, &mut Vec<Bytes>),
-    ) {
+    pub(super) fn finish(&mut self, mut each: impl FnMut(&Event)) {
+        if let Some(raw) = self.waiting.take() {
+            each(&Event::read(raw));
+        }
         let open = self.events.take_open();
         if !open.is_empty() {
-            let mut raw = BytesMut::from(open.as_ref());
-            raw.extend_from_slice(b"\n\n");
-            each(&Event::read(raw.freeze()), out);
+            each(&Event::read([&open[..], b"\n\n"].concat().into()));
         }
     }
 }
