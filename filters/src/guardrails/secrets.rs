@@ -61,7 +61,10 @@ pub(super) fn find(text: &str) -> Vec<(&'static str, usize)> {
 /// hexadecimal and paths are not.
 fn is_random(word: &str) -> bool {
     let has = |is_it: fn(&u8) -> bool| word.bytes().any(|byte| is_it(&byte));
-    let is_mixed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && has(u8::is_ascii_digit);
+    // Names in capitals and small letters have few digits.
+    let digits = word.bytes().filter(u8::is_ascii_digit).count();
+    let is_mixed =
+        has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && digits * 16 >= word.len();
     let is_path = word.bytes().filter(|byte| matches!(byte, b'/' | b'-' | b'_')).count() * 8 > word.len();
     word.len() >= MIN_RANDOM_CHARS && is_mixed && !is_path && bits(word) >= MIN_BITS
 }

@@ -237,6 +237,10 @@ proptest::proptest! {
                 "stream" => ("stream".to_owned(), true.into()),
                 "guardrails" | "session_label" => ((*name).to_owned(), Value::Null),
                 "metadata" => ("metadata".to_owned(), json!({"a": text, "user_id": text})),
+                "mcp_servers" => {
+                    let server = json!({"name": "n", "url": format!("u{text}"), "x": text});
+                    ("mcp_servers".to_owned(), json!([server]))
+                }
                 other => (other.to_owned(), text.as_str().into()),
             })
             .collect();
