@@ -79,7 +79,9 @@ fn answer(input: &Input<'_>, protocol: Protocol) {
         if input.has(2) {
             tally.add(answered.usage.as_ref());
         }
-        assert!(!matches!(&answered.step, Step::Run(calls) | Step::Mixed(calls) if calls.is_empty()));
+        assert!(
+            !matches!(&answered.step, Step::Run(calls) | Step::Mixed(calls) if calls.is_empty())
+        );
     }
     let seen = tools::write_answer(protocol, &body, &owned(), &tally);
     if is_json(&body) && std::str::from_utf8(&body).is_ok() {

@@ -31,7 +31,9 @@ mod tally;
 pub use crate::platform::tools::McpServer;
 pub(crate) use claim::Claims;
 pub use claim::{CodeTool, SearchTool, Wanted, claim};
-pub(crate) use entries::{GUARDRAILS, HEADER, ITERATIONS, LONG_HEADER, MCP_SERVERS, check as check_entries};
+pub(crate) use entries::{
+    GUARDRAILS, HEADER, ITERATIONS, LONG_HEADER, MCP_SERVERS, check as check_entries,
+};
 pub use limits::{Backends, rounds_exceeded, sandbox_unreachable, search_unreachable};
 pub use marks::Source;
 pub use offer::{Hint, Offer, ToolDef};

@@ -48,16 +48,22 @@ pub struct BuiltinError {
     problem: String,
 }
 
+/// Reads the options of a check; an error goes on behind the check's name.
+type Read = fn(&Map<String, Value>) -> Result<Builtin, String>;
+
 impl Builtin {
     /// The check of this name with these options; `None`: there is no built-in check of this name.
     ///
     /// # Errors
     /// Which option is wrong, and what to do.
-    pub fn named(profile: &str, options: &Map<String, Value>) -> Option<Result<Self, BuiltinError>> {
-        let (profile, read): (_, fn(&Map<String, Value>) -> Result<Self, String>) = match profile {
+    pub fn named(
+        profile: &str,
+        options: &Map<String, Value>,
+    ) -> Option<Result<Self, BuiltinError>> {
+        let (profile, read): (_, Read) = match profile {
             PATTERNS => (PATTERNS, patterns),
             PERSONAL => (PERSONAL, entities),
-            SECRETS => (SECRETS, |_| Ok(Self::Secrets)),
+            SECRETS => (SECRETS, |_| Ok(Builtin::Secrets)),
             LENGTH => (LENGTH, length),
             _ => return None,
         };
@@ -70,7 +76,9 @@ impl Builtin {
             Self::Patterns { names, set } => {
                 set.matches(text).iter().map(|at| json!({"pattern": names[at]})).collect()
             }
-            Self::Personal(kinds) => found(kinds.iter().map(|kind| (*kind, personal::count(kind, text)))),
+            Self::Personal(kinds) => {
+                found(kinds.iter().map(|kind| (*kind, personal::count(kind, text))))
+            }
             Self::Secrets => found(secrets::find(text).into_iter()),
             Self::Length { least, most } => {
                 let chars = text.chars().count() as u64;
@@ -118,7 +126,8 @@ fn entities(options: &Map<String, Value>) -> Result<Builtin, String> {
     let Some(wanted) = options.get("entities").filter(|value| !value.is_null()) else {
         return Ok(Builtin::Personal(personal::KINDS.to_vec()));
     };
-    let usage = || format!("validate_kwargs.entities must be a list of: {}", personal::KINDS.join(", "));
+    let usage =
+        || format!("validate_kwargs.entities must be a list of: {}", personal::KINDS.join(", "));
     let mut kinds = Vec::new();
     for name in wanted.as_array().ok_or_else(usage)? {
         let kind = personal::KINDS.into_iter().find(|kind| name == kind).ok_or_else(usage)?;
@@ -135,10 +144,9 @@ fn length(options: &Map<String, Value>) -> Result<Builtin, String> {
     };
     match (count("min_chars")?, count("max_chars")?) {
         (None, None) => Err(usage.to_owned()),
-        (least, most) => Ok(Builtin::Length {
-            least: least.unwrap_or(0),
-            most: most.unwrap_or(u64::MAX),
-        }),
+        (least, most) => {
+            Ok(Builtin::Length { least: least.unwrap_or(0), most: most.unwrap_or(u64::MAX) })
+        }
     }
 }
 
@@ -203,6 +211,9 @@ mod tests {
     #[test]
     fn other_profiles_are_the_services() {
         assert!(Builtin::named("prompt-injection", &Map::new()).is_none());
-        assert_eq!(named(SECRETS, json!({})).unwrap().check("-----BEGIN PRIVATE KEY-----").valid, Some(false));
+        assert_eq!(
+            named(SECRETS, json!({})).unwrap().check("-----BEGIN PRIVATE KEY-----").valid,
+            Some(false)
+        );
     }
 }

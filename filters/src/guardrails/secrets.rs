@@ -48,7 +48,8 @@ pub(super) fn find(text: &str) -> Vec<(&'static str, usize)> {
         taken.extend(form.find_iter(text).map(|hit| hit.range()));
         found.push((name, taken.len() - before));
     }
-    let is_taken = |at: usize| taken.iter().any(|range: &std::ops::Range<usize>| range.contains(&at));
+    let is_taken =
+        |at: usize| taken.iter().any(|range: &std::ops::Range<usize>| range.contains(&at));
     let random = WORD
         .find_iter(text)
         .filter(|word| is_random(word.as_str()))
@@ -65,7 +66,8 @@ fn is_random(word: &str) -> bool {
     let digits = word.bytes().filter(u8::is_ascii_digit).count();
     let is_mixed =
         has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase) && digits * 16 >= word.len();
-    let is_path = word.bytes().filter(|byte| matches!(byte, b'/' | b'-' | b'_')).count() * 8 > word.len();
+    let is_path =
+        word.bytes().filter(|byte| matches!(byte, b'/' | b'-' | b'_')).count() * 8 > word.len();
     word.len() >= MIN_RANDOM_CHARS && is_mixed && !is_path && bits(word) >= MIN_BITS
 }
 

@@ -28,7 +28,10 @@ pub fn read_service(profile: &str, body: &[u8]) -> Result<Verdict, Rejection> {
         result => result,
     };
     let Some(fields) = result.as_object() else {
-        return Err(refusal(profile, &format!("returned an unexpected result shape: {}", shown(result))));
+        return Err(refusal(
+            profile,
+            &format!("returned an unexpected result shape: {}", shown(result)),
+        ));
     };
     let valid = match fields.get("valid") {
         None => {
@@ -37,7 +40,10 @@ pub fn read_service(profile: &str, body: &[u8]) -> Result<Verdict, Rejection> {
         Some(Value::Null) => None,
         Some(Value::Bool(valid)) => Some(*valid),
         Some(other) => {
-            return Err(refusal(profile, &format!("returned a non-boolean 'valid': {}", shown(other))));
+            return Err(refusal(
+                profile,
+                &format!("returned a non-boolean 'valid': {}", shown(other)),
+            ));
         }
     };
     let field = |name: &str| fields.get(name).cloned().unwrap_or_default();
@@ -76,10 +82,14 @@ mod tests {
     #[test]
     fn answers_are_read_as_the_reference_reads_them() {
         let read = |body: &str| read_service("pi", body.as_bytes());
-        let verdict = read(r#"{"result":{"valid":false,"explanation":{"a":1},"score":0.5}}"#).unwrap();
+        let verdict =
+            read(r#"{"result":{"valid":false,"explanation":{"a":1},"score":0.5}}"#).unwrap();
         let want = Verdict { valid: Some(false), explanation: json!({"a": 1}), score: json!(0.5) };
         assert_eq!(verdict, want);
-        assert_eq!(read(r#"{"result":[{"valid":null},{"valid":false}]}"#).unwrap(), Verdict::default());
+        assert_eq!(
+            read(r#"{"result":[{"valid":null},{"valid":false}]}"#).unwrap(),
+            Verdict::default()
+        );
         for (body, says) in [
             (r#"{"result":{"score":1}}"#, "returned no 'valid' field: {\"score\":1}"),
             (r#"{"result":{"valid":"yes"}}"#, "returned a non-boolean 'valid': \"yes\""),

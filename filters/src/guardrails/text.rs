@@ -33,7 +33,10 @@ pub fn output_text(protocol: Protocol, answer: &[u8]) -> String {
         Protocol::Messages => vec![parts(&answer["content"])],
         Protocol::Responses => {
             let items = answer["output"].as_array().into_iter().flatten();
-            items.filter(|item| item["type"] == "message").map(|item| parts(&item["content"])).collect()
+            items
+                .filter(|item| item["type"] == "message")
+                .map(|item| parts(&item["content"]))
+                .collect()
         }
     };
     texts.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
@@ -59,8 +62,16 @@ mod tests {
     #[test]
     fn the_newest_words_of_the_user_are_checked() {
         for (protocol, body, want) in [
-            (Chat, r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#, "a"),
-            (Chat, r#"{"messages":[{"role":"system","content":"s"},{"role":"assistant","content":"b"}]}"#, "b"),
+            (
+                Chat,
+                r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
+                "a",
+            ),
+            (
+                Chat,
+                r#"{"messages":[{"role":"system","content":"s"},{"role":"assistant","content":"b"}]}"#,
+                "b",
+            ),
             (Chat, r#"{"messages":[{"role":"user","content":null}]}"#, ""),
             (
                 Messages,

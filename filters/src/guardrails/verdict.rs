@@ -61,7 +61,8 @@ pub fn judge(judged: &[Judged]) -> Result<(), Rejection> {
         return Ok(());
     }
     let message = "Request blocked by guardrail policy.";
-    let detail = json!({"message": message, "code": Code::GuardrailViolation.as_str(), "guardrails": hits});
+    let detail =
+        json!({"message": message, "code": Code::GuardrailViolation.as_str(), "guardrails": hits});
     Err(Rejection { detail: Some(detail), ..Rejection::new(Code::GuardrailViolation, message) })
 }
 
@@ -117,7 +118,8 @@ mod tests {
     fn only_a_blocking_check_that_refuses_blocks() {
         let block = guardrail(Mode::Block, Mode::Block);
         let monitor = guardrail(Mode::Monitor, Mode::Block);
-        let passed = [block.judged(said(true)), block.judged(said(None)), monitor.judged(said(false))];
+        let passed =
+            [block.judged(said(true)), block.judged(said(None)), monitor.judged(said(false))];
         assert!(judge(&passed).is_ok());
         let mut hit = passed.to_vec();
         hit.push(block.judged(said(false)));

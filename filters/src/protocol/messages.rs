@@ -15,7 +15,7 @@ use super::repr;
 use super::request::{Request, declared_output};
 use super::top::{Format, Key, Top};
 use crate::rejection::Rejection;
-use crate::tools::{GUARDRAILS, LONG_HEADER, ITERATIONS, MCP_SERVERS};
+use crate::tools::{GUARDRAILS, ITERATIONS, LONG_HEADER, MCP_SERVERS};
 use crate::validate::{Faults, Field, Kind};
 
 const MODEL: Field =

@@ -6,7 +6,7 @@ use super::check::{MCP_SERVER_IDS, SESSION_LABEL};
 use super::json::range_of;
 use super::request::{Request, declared_output};
 use super::top::{Format, Top};
-use crate::tools::{GUARDRAILS, LONG_HEADER, ITERATIONS, MCP_SERVERS};
+use crate::tools::{GUARDRAILS, ITERATIONS, LONG_HEADER, MCP_SERVERS};
 use crate::validate::{Field, Kind};
 
 /// What the gateway reads of a request; all other fields are the provider's business.

@@ -46,7 +46,8 @@ fn hint(doc: &Doc<'_>, edits: &mut Edits<'_>, block: &str) {
     let Some(messages) = doc.get("messages") else { return };
     let items = list(messages).unwrap_or_default();
     let first = items.first().and_then(|first| Some((*first, Doc::of(first)?)));
-    let is_system = |message: &Doc<'_>| ["system", "developer"].iter().any(|role| message.is("role", role));
+    let is_system =
+        |message: &Doc<'_>| ["system", "developer"].iter().any(|role| message.is("role", role));
     let Some((raw, message)) = first.filter(|(_, message)| is_system(message)) else {
         let message = json!({"role": "system", "content": block}).to_string();
         let rest = items.iter().map(|item| item.get());
@@ -122,9 +123,10 @@ pub(super) fn append(body: &Bytes, turn: &Turn, results: &[ToolResult]) -> Optio
     let doc = Doc::read(body)?;
     let messages = doc.get("messages").filter(|raw| raw.get().starts_with('['))?;
     let mut edits = Edits::new(body);
-    let results = each(results, |ToolResult { id, text, .. }| {
-        json!({"role": "tool", "tool_call_id": id, "content": text})
-    });
+    let results = each(
+        results,
+        |ToolResult { id, text, .. }| json!({"role": "tool", "tool_call_id": id, "content": text}),
+    );
     edits.push_items(messages, &behind(turn, results));
     free_word(&doc, &mut edits);
     Some(edits.apply())
@@ -158,7 +160,9 @@ fn hide_calls(choice: &Doc<'_>, owned: &Owned, edits: &mut Edits<'_>) {
         return edits.replace(calls, list_of(left));
     }
     edits.replace(calls, "null");
-    if let Some(reason) = choice.get("finish_reason").filter(|_| choice.is("finish_reason", "tool_calls")) {
+    if let Some(reason) =
+        choice.get("finish_reason").filter(|_| choice.is("finish_reason", "tool_calls"))
+    {
         edits.replace(reason, "\"stop\"");
     }
 }

@@ -256,7 +256,9 @@ impl SearchTool {
         let is_of = |domain: &String| {
             let domain = domain.trim().trim_matches('.').to_ascii_lowercase();
             !domain.is_empty()
-                && host.strip_suffix(&domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+                && host
+                    .strip_suffix(&domain)
+                    .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
         !self.blocked_domains.iter().any(is_of)
             && (self.allowed_domains.is_empty() || self.allowed_domains.iter().any(is_of))

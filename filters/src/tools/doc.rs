@@ -138,7 +138,13 @@ impl<'b> Edits<'b> {
     }
 
     /// `value` for the field `name`, whether it is there or not.
-    pub(super) fn set(&mut self, within: Option<&RawValue>, doc: &Doc<'_>, name: &str, value: &str) {
+    pub(super) fn set(
+        &mut self,
+        within: Option<&RawValue>,
+        doc: &Doc<'_>,
+        name: &str,
+        value: &str,
+    ) {
         match doc.raw(name) {
             Some(raw) => self.replace(raw, value.to_owned()),
             None => self.add_field(within, name, value),

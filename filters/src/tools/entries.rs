@@ -123,10 +123,8 @@ fn entries<T>(
         return Vec::new();
     };
     if items.len() > most {
-        let message = format!(
-            "List should have at most {most} items after validation, not {}",
-            items.len()
-        );
+        let message =
+            format!("List should have at most {most} items after validation, not {}", items.len());
         let context =
             json!({"field_type": "List", "max_length": most, "actual_length": items.len()});
         faults.add("too_long", &loc, &message, echo(&value), context);

@@ -16,9 +16,7 @@ const SHAPE: Shape = Shape {
         // A caller may have sent a chat completion's entry, which is taken too.
         tool.text("name").or_else(|| tool.doc("function").and_then(|inner| inner.text("name")))
     },
-    tool: |ToolDef { name, description, parameters }| {
-        json!({"name": name, "description": description, "input_schema": parameters})
-    },
+    tool: |ToolDef { name, description, parameters }| json!({"name": name, "description": description, "input_schema": parameters}),
     choice: |name| json!({"type": "tool", "name": name}),
 };
 
@@ -107,8 +105,10 @@ pub(super) fn append(body: &Bytes, turn: &Turn, results: &[ToolResult]) -> Optio
         json!({"type": "tool_result", "tool_use_id": id, "content": text})
     })
     .collect();
-    let answer =
-        format!("{{\"role\":\"user\",\"content\":{}}}", list_of(results.iter().map(String::as_str)));
+    let answer = format!(
+        "{{\"role\":\"user\",\"content\":{}}}",
+        list_of(results.iter().map(String::as_str))
+    );
     edits.push_items(messages, &behind(turn, [answer].into_iter()));
     free(&doc, &mut edits);
     Some(edits.apply())

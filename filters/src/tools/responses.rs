@@ -70,7 +70,8 @@ fn hint(doc: &Doc<'_>, edits: &mut Edits<'_>, block: &str) {
 fn include_thoughts(doc: &Doc<'_>, edits: &mut Edits<'_>) {
     let wanted = quoted(THOUGHTS);
     match doc.get("include") {
-        Some(old) if list(old).is_some_and(|items| items.iter().any(|item| item.get() == wanted)) => {}
+        Some(old)
+            if list(old).is_some_and(|items| items.iter().any(|item| item.get() == wanted)) => {}
         Some(old) if old.get().starts_with('[') => edits.push_items(old, &wanted),
         _ => edits.set(None, doc, "include", &format!("[{wanted}]")),
     }
@@ -124,9 +125,10 @@ pub(super) fn append(body: &Bytes, turn: &Turn, results: &[ToolResult]) -> Optio
     let doc = Doc::read(body)?;
     let input = doc.get("input")?;
     let mut edits = Edits::new(body);
-    let results = each(results, |ToolResult { id, text, .. }| {
-        json!({"type": "function_call_output", "call_id": id, "output": text})
-    });
+    let results = each(
+        results,
+        |ToolResult { id, text, .. }| json!({"type": "function_call_output", "call_id": id, "output": text}),
+    );
     // What a conversation holds is not said again: the provider has put the question and the answer into it.
     if doc.get("conversation").is_some() {
         edits.replace(input, format!("[{}]", behind(&Turn::default(), results)));
@@ -150,9 +152,8 @@ pub(super) fn write_answer(answer: &Bytes, owned: &Owned, tally: &Tally) -> Opti
     tally.write(&mut edits, doc.get("usage"));
     let output = doc.get("output")?;
     let items = list(output)?;
-    let is_left = |raw: &&&RawValue| {
-        Doc::of(raw).is_none_or(|item| owned_call(&item, owned).is_none())
-    };
+    let is_left =
+        |raw: &&&RawValue| Doc::of(raw).is_none_or(|item| owned_call(&item, owned).is_none());
     let left: Vec<&str> = items.iter().filter(is_left).map(|raw| raw.get()).collect();
     if left.len() < items.len() {
         edits.replace(output, list_of(left));

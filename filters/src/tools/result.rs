@@ -185,7 +185,8 @@ mod tests {
             json!({"type": "resource", "resource": {"uri": "file:///x"}}),
             json!({"type": "audio", "data": "x"}),
         ];
-        let lines = "a\n[image type=image/png bytes_b64=4]\n[resource uri=file:///x]\n[content type=audio]";
+        let lines =
+            "a\n[image type=image/png bytes_b64=4]\n[resource uri=file:///x]\n[content type=audio]";
         assert_eq!(mcp(&content, false), lines);
         assert_eq!(mcp(&content, true), format!("[tool error] {lines}"));
         assert_eq!(mcp(&[], false), "");
@@ -193,9 +194,7 @@ mod tests {
 
     #[test]
     fn what_ran_says_what_it_printed() {
-        let block = |stdout: &str, stderr: &str, code: i64, files: Value| {
-            json!({"content": {"stdout": stdout, "stderr": stderr, "return_code": code, "content": files}})
-        };
+        let block = |stdout: &str, stderr: &str, code: i64, files: Value| json!({"content": {"stdout": stdout, "stderr": stderr, "return_code": code, "content": files}});
         // As the reference was seen to write it.
         assert_eq!(
             sandbox(&block("2\n", "warn", 1, json!([{"filename": "a.png"}]))),
@@ -222,7 +221,9 @@ mod tests {
         let page = "é".repeat(1500);
         assert_eq!(
             search("cats", &results),
-            format!("[1] T\nhttp://t.example/x\nsnip\n\n[2] (untitled)\nhttps://a.example/\n{page}…")
+            format!(
+                "[1] T\nhttp://t.example/x\nsnip\n\n[2] (untitled)\nhttps://a.example/\n{page}…"
+            )
         );
         assert_eq!(search("it's", &[]), "No results for query: \"it's\"");
         assert_eq!(search("a'\"\n\u{1}", &[]), r#"No results for query: 'a\'"\n\x01'"#);
@@ -238,7 +239,8 @@ mod tests {
     #[test]
     fn errors_name_no_address() {
         let said = Failure::Said("could not connect to http://10.0.0.1:8080/search".into());
-        for failure in [Failure::Timeout, Failure::Status(500), said, Failure::Said(String::new())] {
+        for failure in [Failure::Timeout, Failure::Status(500), said, Failure::Said(String::new())]
+        {
             let text = failed("web_search", &failure);
             assert!(text.starts_with("[tool error] web_search failed: "), "{text}");
             assert!(!text.contains("10.0.0.1") && !text.contains("8080"), "{text}");

@@ -126,16 +126,20 @@ fn hints_go_where_each_format_has_its_instructions() {
 fn other_bytes_stay_as_the_caller_wrote_them() {
     let body = r#"{ "x" : 1.10, "tools" : [ {"type":"otari_web_search"} , {"type" : "function", "y":1e2} ], "messages":[{"role":"system","content":"S"}], "z":"\u00e9" }"#;
     let written = prepared(Chat, body);
-    for kept in [r#"{ "x" : 1.10, "tools" : [{"type" : "function", "y":1e2},{"#, r#""z":"\u00e9" }"#] {
+    for kept in
+        [r#"{ "x" : 1.10, "tools" : [{"type" : "function", "y":1e2},{"#, r#""z":"\u00e9" }"#]
+    {
         assert!(written.contains(kept), "{written}");
     }
     // Nothing to offer, nothing claimed: nothing changes.
     for protocol in [Chat, Messages, Responses] {
-        let same = Bytes::from_static(br#"{ "messages":[ ],"input":"a","tools" : [ {"name":"f"} ] }"#);
+        let same =
+            Bytes::from_static(br#"{ "messages":[ ],"input":"a","tools" : [ {"name":"f"} ] }"#);
         let written = prepare(protocol, &same, &Wanted::default(), &Offer::default()).unwrap();
         assert_eq!(written, same);
     }
-    let claimed_alone = Bytes::from_static(br#"{"tools":[{"type":"otari_web_search"}],"input":"a"}"#);
+    let claimed_alone =
+        Bytes::from_static(br#"{"tools":[{"type":"otari_web_search"}],"input":"a"}"#);
     let wanted = Wanted { claimed: vec![0], ..Wanted::default() };
     let written = prepare(Responses, &claimed_alone, &wanted, &Offer::default()).unwrap();
     assert_eq!(written, br#"{"input":"a"}"#[..]);
@@ -148,19 +152,42 @@ fn tools_are_written_in_the_callers_format() {
         written.pointer(pointer).cloned().unwrap_or_default()
     };
     let body = r#"{"messages":[],"input":"a","tools":[{"type":"otari_web_search"},{"name":"web_search","type":"custom"},{"name":"f"}]}"#;
-    assert_eq!(at(Messages, "/tools/0", body), json!({"name": "f"}), "the caller's own of the name is gone");
+    assert_eq!(
+        at(Messages, "/tools/0", body),
+        json!({"name": "f"}),
+        "the caller's own of the name is gone"
+    );
     let tool = at(Messages, "/tools/1", body);
-    assert_eq!((&tool["name"], &tool["input_schema"]["type"]), (&json!("web_search"), &json!("object")));
+    assert_eq!(
+        (&tool["name"], &tool["input_schema"]["type"]),
+        (&json!("web_search"), &json!("object"))
+    );
     let tool = at(Responses, "/tools/1", body);
     assert_eq!((&tool["type"], &tool["strict"]), (&json!("function"), &json!(false)));
     assert_eq!(tool["parameters"]["required"], json!(["query"]));
     let absent = r#"{"messages":[],"input":"a","tools":null}"#;
     assert_eq!(at(Chat, "/tools/0/function/name", absent), "web_search");
     for (protocol, choice, want) in [
-        (Chat, json!({"type": "otari_web_search"}), json!({"type": "function", "function": {"name": "web_search"}})),
-        (Responses, json!({"type": "web_search_preview"}), json!({"type": "function", "name": "web_search"})),
-        (Messages, json!({"type": "tool", "name": "web_search"}), json!({"type": "tool", "name": "web_search"})),
-        (Responses, json!({"type": "otari_code_execution"}), json!({"type": "otari_code_execution"})),
+        (
+            Chat,
+            json!({"type": "otari_web_search"}),
+            json!({"type": "function", "function": {"name": "web_search"}}),
+        ),
+        (
+            Responses,
+            json!({"type": "web_search_preview"}),
+            json!({"type": "function", "name": "web_search"}),
+        ),
+        (
+            Messages,
+            json!({"type": "tool", "name": "web_search"}),
+            json!({"type": "tool", "name": "web_search"}),
+        ),
+        (
+            Responses,
+            json!({"type": "otari_code_execution"}),
+            json!({"type": "otari_code_execution"}),
+        ),
         (Responses, json!("auto"), json!("auto")),
     ] {
         let body = json!({"messages": [], "input": "a", "tool_choice": choice}).to_string();
@@ -209,9 +236,18 @@ fn rounds() -> [(Protocol, &'static str, &'static str, &'static str); 3] {
 /// A text without the order of the fields that are written here.
 fn in_any_order(text: &str) -> String {
     [
-        (r#"{"role":"tool","tool_call_id":"t","content":"R"}"#, r#"{"content":"R","role":"tool","tool_call_id":"t"}"#),
-        (r#"{"type":"tool_result","tool_use_id":"t","content":"R"}"#, r#"{"content":"R","tool_use_id":"t","type":"tool_result"}"#),
-        (r#"{"type":"function_call_output","call_id":"t","output":"R"}"#, r#"{"call_id":"t","output":"R","type":"function_call_output"}"#),
+        (
+            r#"{"role":"tool","tool_call_id":"t","content":"R"}"#,
+            r#"{"content":"R","role":"tool","tool_call_id":"t"}"#,
+        ),
+        (
+            r#"{"type":"tool_result","tool_use_id":"t","content":"R"}"#,
+            r#"{"content":"R","tool_use_id":"t","type":"tool_result"}"#,
+        ),
+        (
+            r#"{"type":"function_call_output","call_id":"t","output":"R"}"#,
+            r#"{"call_id":"t","output":"R","type":"function_call_output"}"#,
+        ),
     ]
     .into_iter()
     .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
@@ -228,43 +264,70 @@ fn the_next_round_repeats_what_was_said_byte_for_byte() {
         assert_eq!(in_any_order(&next), in_any_order(want), "{protocol:?}");
     }
     let answer = rounds()[2].2;
-    let stored = appended(Responses, r#"{"conversation":"c","input":"a"}"#, answer, &[result("t", "R")]);
+    let stored =
+        appended(Responses, r#"{"conversation":"c","input":"a"}"#, answer, &[result("t", "R")]);
     let stored: Value = serde_json::from_str(&stored).unwrap();
     assert_eq!(stored["input"].as_array().unwrap().len(), 1, "the conversation holds the rest");
 }
 
 #[test]
 fn whose_calls_they_are_decides_what_is_done() {
-    let step = |protocol, answer: &str| read_answer(protocol, answer.as_bytes(), &owned()).unwrap().step;
+    let step =
+        |protocol, answer: &str| read_answer(protocol, answer.as_bytes(), &owned()).unwrap().step;
     let chat = |reason: &str, names: &[&str]| {
-        let calls: Vec<Value> =
-            names.iter().map(|name| json!({"id": name, "function": {"name": name, "arguments": "{}"}})).collect();
-        step(Chat, &json!({"choices": [{"finish_reason": reason, "message": {"tool_calls": calls}}]}).to_string())
+        let calls: Vec<Value> = names
+            .iter()
+            .map(|name| json!({"id": name, "function": {"name": name, "arguments": "{}"}}))
+            .collect();
+        step(
+            Chat,
+            &json!({"choices": [{"finish_reason": reason, "message": {"tool_calls": calls}}]})
+                .to_string(),
+        )
     };
     assert_eq!(chat("stop", &[]), Step::Done);
     assert_eq!(chat("tool_calls", &["f"]), Step::Done);
-    assert!(matches!(chat("tool_calls", &["web_search", "web_search"]), Step::Run(calls) if calls.len() == 2));
-    assert!(matches!(chat("stop", &["web_search"]), Step::Run(_)), "some providers never say tool_calls");
-    assert!(matches!(chat("tool_calls", &["web_search", "f"]), Step::Mixed(calls) if calls.len() == 1));
+    assert!(
+        matches!(chat("tool_calls", &["web_search", "web_search"]), Step::Run(calls) if calls.len() == 2)
+    );
+    assert!(
+        matches!(chat("stop", &["web_search"]), Step::Run(_)),
+        "some providers never say tool_calls"
+    );
+    assert!(
+        matches!(chat("tool_calls", &["web_search", "f"]), Step::Mixed(calls) if calls.len() == 1)
+    );
     assert_eq!(chat("length", &["web_search"]), Step::Done);
     let block = |name: &str| json!({"type": "tool_use", "id": name, "name": name, "input": {}});
     let messages = |reason: &str, blocks: Value| {
         step(Messages, &json!({"content": blocks, "stop_reason": reason}).to_string())
     };
     assert!(matches!(messages("tool_use", json!([block("web_search")])), Step::Run(_)));
-    assert!(matches!(messages("tool_use", json!([block("web_search"), block("f")])), Step::Mixed(_)));
+    assert!(matches!(
+        messages("tool_use", json!([block("web_search"), block("f")])),
+        Step::Mixed(_)
+    ));
     assert_eq!(messages("max_tokens", json!([block("web_search")])), Step::Done);
     let foreign = json!({"type": "server_tool_use", "id": "x", "name": "web_search", "input": {}});
     assert_eq!(messages("end_turn", json!([foreign])), Step::Done);
-    let ours = json!({"type": "function_call", "call_id": "t", "name": "web_search", "arguments": "{}"});
+    let ours =
+        json!({"type": "function_call", "call_id": "t", "name": "web_search", "arguments": "{}"});
     let responses = |status: &str, items: Value| {
         step(Responses, &json!({"output": items, "status": status}).to_string())
     };
     assert!(matches!(responses("completed", json!([ours])), Step::Run(_)));
-    assert!(matches!(responses("completed", json!([ours, {"type": "computer_call"}])), Step::Mixed(_)));
-    assert!(matches!(responses("completed", json!([ours, {"type": "file_search_call"}])), Step::Run(_)));
+    assert!(matches!(
+        responses("completed", json!([ours, {"type": "computer_call"}])),
+        Step::Mixed(_)
+    ));
+    assert!(matches!(
+        responses("completed", json!([ours, {"type": "file_search_call"}])),
+        Step::Run(_)
+    ));
     assert_eq!(responses("incomplete", json!([ours])), Step::Done);
-    assert!(read_answer(Chat, b"{}", &owned()).is_none() && read_answer(Chat, b"x", &owned()).is_none());
+    assert!(
+        read_answer(Chat, b"{}", &owned()).is_none() && read_answer(Chat, b"x", &owned()).is_none()
+    );
 }
 
 #[test]
@@ -280,8 +343,10 @@ fn the_caller_sees_its_own_calls_and_the_usage_of_all_rounds() {
         json!({"choices": [{"finish_reason": reason, "message": {"content": "x", "tool_calls": calls}}],
             "usage": {"prompt_tokens": usage, "completion_tokens": 1, "total_tokens": usage + 1}})
     };
-    let rounds = [json!({"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}),
-        json!({"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8})];
+    let rounds = [
+        json!({"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}),
+        json!({"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}),
+    ];
     let mut want = chat(json!([call("f")]), "tool_calls", 12);
     want["usage"]["completion_tokens"] = json!(2);
     want["usage"]["total_tokens"] = json!(14);
@@ -289,11 +354,17 @@ fn the_caller_sees_its_own_calls_and_the_usage_of_all_rounds() {
     assert_eq!(written(Chat, &both, &rounds), want);
     let ours = chat(json!([call("web_search")]), "tool_calls", 7);
     let alone = written(Chat, &ours, &rounds[..1]);
-    assert_eq!(alone["choices"][0], json!({"finish_reason": "stop", "message": {"content": "x", "tool_calls": null}}));
+    assert_eq!(
+        alone["choices"][0],
+        json!({"finish_reason": "stop", "message": {"content": "x", "tool_calls": null}})
+    );
     assert_eq!(alone["usage"], ours["usage"], "one round is as it was reported");
     let block = |name: &str| json!({"type": "tool_use", "id": name, "name": name, "input": {}});
     let message = json!({"content": [block("web_search"), block("f")], "stop_reason": "tool_use"});
-    assert_eq!(written(Messages, &message, &[]), json!({"content": [block("f")], "stop_reason": "tool_use"}));
+    assert_eq!(
+        written(Messages, &message, &[]),
+        json!({"content": [block("f")], "stop_reason": "tool_use"})
+    );
     let message = json!({"content": [block("web_search")], "stop_reason": "tool_use"});
     assert_eq!(written(Messages, &message, &[]), json!({"content": [], "stop_reason": "end_turn"}));
     let item = |name: &str| json!({"type": "function_call", "call_id": name, "name": name, "arguments": "{}"});
@@ -306,7 +377,10 @@ fn an_answer_without_tools_stays_as_it_came() {
     let mut tally = Tally::default();
     tally.add(Some(&json!({"prompt_tokens": 1})));
     for (protocol, answer) in [
-        (Chat, r#"{ "choices":[ {"message":{"content":"\u00e9","tool_calls":[{"id":"f","function":{"name":"f"}}]}} ], "usage":{"x":1.10} }"#),
+        (
+            Chat,
+            r#"{ "choices":[ {"message":{"content":"\u00e9","tool_calls":[{"id":"f","function":{"name":"f"}}]}} ], "usage":{"x":1.10} }"#,
+        ),
         (Messages, r#"{ "content":[ {"type":"text","text":"\u00e9"} ], "usage":{"x":1.10} }"#),
         (Responses, r#"{ "output":[ {"type":"message"} ], "usage":{"x":1.10} }"#),
         (Responses, "no json"),
@@ -318,10 +392,15 @@ fn an_answer_without_tools_stays_as_it_came() {
 
 #[test]
 fn our_marks_do_not_come_back_to_a_provider() {
-    let call = marks::id(marks::MESSAGES_ID, 1, &ToolCall { id: "t".into(), name: "n".into(), arguments: Map::new() });
+    let call = marks::id(
+        marks::MESSAGES_ID,
+        1,
+        &ToolCall { id: "t".into(), name: "n".into(), arguments: Map::new() },
+    );
     let using = json!({"type": "server_tool_use", "id": call, "name": "web_search", "input": {}});
     let found = marks::messages_result(&call, Some(&[]));
-    let theirs = json!({"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}});
+    let theirs =
+        json!({"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}});
     let body = json!({"messages": [{"role": "assistant", "content": [using, found, theirs]},
         {"role": "assistant", "content": [using]}, {"role": "user", "content": "a"}]});
     let stripped = strip_marks(Messages, &Bytes::from(body.to_string())).unwrap();
@@ -330,7 +409,9 @@ fn our_marks_do_not_come_back_to_a_provider() {
     assert_eq!(stripped, want);
     let item = json!({"type": "web_search_call", "id": "ws_otari_ab", "status": "completed"});
     let own = json!({"type": "web_search_call", "id": "ws_1"});
-    let body = Bytes::from(json!({"input": [item, own, {"role": "user", "content": "ws_otari_"}]}).to_string());
+    let body = Bytes::from(
+        json!({"input": [item, own, {"role": "user", "content": "ws_otari_"}]}).to_string(),
+    );
     let stripped: Value = serde_json::from_slice(&strip_marks(Responses, &body).unwrap()).unwrap();
     assert_eq!(stripped["input"].as_array().unwrap().len(), 2);
     for (protocol, body) in [

@@ -22,7 +22,8 @@ fn body(protocol: Protocol, fields: &Value) -> Bytes {
 
 fn claimed(protocol: Protocol, fields: &Value, intercepts: bool) -> Wanted {
     let body = body(protocol, fields);
-    let request = Request::read(protocol, &body).unwrap_or_else(|refused| panic!("{refused}: {fields}"));
+    let request =
+        Request::read(protocol, &body).unwrap_or_else(|refused| panic!("{refused}: {fields}"));
     claim(&request, &body, intercepts).unwrap()
 }
 
@@ -144,54 +145,108 @@ fn faults_come_in_the_order_of_declaration_with_those_of_other_fields() {
     );
 }
 
-#[test]
-fn every_rule_of_an_entry_has_its_words() {
-    let server = |fields: Value| {
-        let mut server = json!({"name": "a", "url": "https://a.example"});
-        server.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        json!({"mcp_servers": [server]})
-    };
-    let guardrail = |fields: Value| {
-        let mut entry = json!({"profile": "p"});
-        entry.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        json!({"guardrails": [entry]})
-    };
-    let nine: Vec<Value> = vec![json!({"profile": "p"}); 9];
-    for (fields, place, message, context) in [
-        (server(json!({"name": ""})), json!([0, "name"]), "String should have at least 1 character", json!({"min_length": 1})),
-        (server(json!({"name": "n".repeat(129)})), json!([0, "name"]), "String should have at most 128 characters", json!({"max_length": 128})),
-        (server(json!({"url": null})), json!([0, "url"]), "Input should be a valid string", json!(null)),
-        (server(json!({"purpose_hint": "h".repeat(2001)})), json!([0, "purpose_hint"]), "String should have at most 2000 characters", json!({"max_length": 2000})),
-        (server(json!({"allowed_tools": "x"})), json!([0, "allowed_tools"]), "Input should be a valid list", json!(null)),
-        (server(json!({"allowed_tools": [7]})), json!([0, "allowed_tools", 0]), "Input should be a valid string", json!(null)),
-        (json!({"mcp_servers": {}}), json!([]), "", json!(null)),
-        (json!({"mcp_servers": "x"}), json!([]), "Input should be a valid list", json!(null)),
-        (json!({"mcp_servers": ["x"]}), json!([0]), "Input should be a valid dictionary or object to extract fields from", json!(null)),
-        (guardrail(json!({"on": ["input", "both"]})), json!([0, "on", 1]), "Input should be 'input' or 'output'", json!({"expected": "'input' or 'output'"})),
-        (guardrail(json!({"mode": 5})), json!([0, "mode"]), "Input should be 'block' or 'monitor'", json!({"expected": "'block' or 'monitor'"})),
-        (guardrail(json!({"url": ""})), json!([0, "url"]), "String should have at least 1 character", json!({"min_length": 1})),
-        (guardrail(json!({"validate_kwargs": []})), json!([0, "validate_kwargs"]), "Input should be a valid dictionary", json!(null)),
-        (json!({"guardrails": nine}), json!([]), "List should have at most 8 items after validation, not 9",
-            json!({"field_type": "List", "max_length": 8, "actual_length": 9})),
-        (json!({"max_tool_iterations": 0}), json!([]), "Input should be greater than or equal to 1", json!({"ge": 1})),
-        (json!({"max_tool_iterations": 1.5}), json!([]), "Input should be a valid integer, got a number with a fractional part", json!(null)),
-    ] {
-        let name = fields.as_object().unwrap().keys().next().unwrap().clone();
-        for protocol in [Chat, Messages, Responses] {
-            if message.is_empty() {
-                assert_eq!(faults(protocol, &fields)[0]["type"], "list_type");
-                continue;
-            }
-            let fault = &faults(protocol, &fields)[0];
-            let mut loc = vec![json!("body"), json!(name)];
-            loc.extend(place.as_array().unwrap().clone());
-            assert_eq!((&fault["loc"], &fault["msg"]), (&json!(loc), &json!(message)));
-            assert_eq!(fault["ctx"], context, "{fields}");
-        }
+/// Checks the first fault in every format: its place below the field, its words, its context.
+fn check_fault(fields: &Value, place: &Value, message: &str, context: &Value) {
+    let name = fields.as_object().unwrap().keys().next().unwrap().clone();
+    for protocol in [Chat, Messages, Responses] {
+        let fault = &faults(protocol, fields)[0];
+        let mut loc = vec![json!("body"), json!(name)];
+        loc.extend(place.as_array().unwrap().clone());
+        assert_eq!((&fault["loc"], &fault["msg"]), (&json!(loc), &json!(message)));
+        assert_eq!(fault["ctx"], *context, "{fields}");
     }
+}
+
+/// One entry of a list with these fields over those that it must have.
+fn entry(name: &str, fields: &Value) -> Value {
+    let mut entry = match name {
+        "mcp_servers" => json!({"name": "a", "url": "https://a.example"}),
+        _ => json!({"profile": "p"}),
+    };
+    entry.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    json!({name: [entry]})
+}
+
+const NO_TEXT: &str = "Input should be a valid string";
+const TOO_SHORT: &str = "String should have at least 1 character";
+
+#[test]
+fn every_rule_of_a_server_has_its_words() {
+    let (least, none) = (json!({"min_length": 1}), Value::Null);
+    let long = |most: usize| format!("String should have at most {most} characters");
+    for (fields, place, message, context) in [
+        (json!({"name": ""}), json!([0, "name"]), TOO_SHORT, &least),
+        (
+            json!({"name": "n".repeat(129)}),
+            json!([0, "name"]),
+            &*long(128),
+            &json!({"max_length": 128}),
+        ),
+        (json!({"url": ""}), json!([0, "url"]), TOO_SHORT, &least),
+        (json!({"url": null}), json!([0, "url"]), NO_TEXT, &none),
+        (
+            json!({"purpose_hint": "h".repeat(2001)}),
+            json!([0, "purpose_hint"]),
+            &*long(2000),
+            &json!({"max_length": 2000}),
+        ),
+        (
+            json!({"allowed_tools": "x"}),
+            json!([0, "allowed_tools"]),
+            "Input should be a valid list",
+            &none,
+        ),
+        (json!({"allowed_tools": [7]}), json!([0, "allowed_tools", 0]), NO_TEXT, &none),
+    ] {
+        check_fault(&entry("mcp_servers", &fields), &place, message, context);
+    }
+    let no_list = json!({"mcp_servers": "x"});
+    check_fault(&no_list, &json!([]), "Input should be a valid list", &none);
+    let no_object = "Input should be a valid dictionary or object to extract fields from";
+    check_fault(&json!({"mcp_servers": ["x"]}), &json!([0]), no_object, &none);
+    let many = vec![json!({"name": "a", "url": "b"}); 51];
+    let message = "List should have at most 50 items after validation, not 51";
+    let context = json!({"field_type": "List", "max_length": 50, "actual_length": 51});
+    check_fault(&json!({"mcp_servers": many}), &json!([]), message, &context);
+}
+
+#[test]
+fn every_rule_of_a_guardrail_has_its_words() {
+    let modes = "'block' or 'monitor'";
+    let moments = "'input' or 'output'";
+    let wrong = |words: &str| (format!("Input should be {words}"), json!({"expected": words}));
+    for (fields, place, (message, context)) in [
+        (json!({"on": ["input", "both"]}), json!([0, "on", 1]), wrong(moments)),
+        (json!({"mode": 5}), json!([0, "mode"]), wrong(modes)),
+        (json!({"on_unavailable": "x"}), json!([0, "on_unavailable"]), wrong(modes)),
+        (json!({"url": ""}), json!([0, "url"]), (TOO_SHORT.to_owned(), json!({"min_length": 1}))),
+        (
+            json!({"validate_kwargs": []}),
+            json!([0, "validate_kwargs"]),
+            ("Input should be a valid dictionary".to_owned(), Value::Null),
+        ),
+    ] {
+        check_fault(&entry("guardrails", &fields), &place, &message, &context);
+    }
+    let message = "List should have at most 8 items after validation, not 9";
+    let context = json!({"field_type": "List", "max_length": 8, "actual_length": 9});
+    let many = json!({"guardrails": vec![json!({"profile": "p"}); 9]});
+    check_fault(&many, &json!([]), message, &context);
+}
+
+#[test]
+fn rounds_and_the_header_have_bounds() {
+    let rounds = |rounds: Value| json!({"max_tool_iterations": rounds});
+    let least = "Input should be greater than or equal to 1";
+    check_fault(&rounds(json!(0)), &json!([]), least, &json!({"ge": 1}));
+    let most = "Input should be less than or equal to 25";
+    check_fault(&rounds(json!(26)), &json!([]), most, &json!({"le": 25}));
+    let half = "Input should be a valid integer, got a number with a fractional part";
+    check_fault(&rounds(json!(1.5)), &json!([]), half, &Value::Null);
     // Only chat limits the header.
     let long = json!({"tools_header": "h".repeat(5000)});
     assert!(claimed(Messages, &long, false).header.is_some());
+    assert_eq!(faults(Chat, &long)[0]["ctx"], json!({"max_length": 4000}));
 }
 
 #[test]
@@ -219,7 +274,10 @@ fn a_workspace_says_what_the_request_does_not() {
         "provider_options": {"a": 0, "b": 2}});
     wanted.merge_search(&WebSearch::read(policy.to_string().as_bytes()).unwrap());
     let search = wanted.search.as_ref().unwrap();
-    assert_eq!((search.results(Some(9)), &*search.allowed_domains), (4, &["a.example".to_owned()][..]));
+    assert_eq!(
+        (search.results(Some(9)), &*search.allowed_domains),
+        (4, &["a.example".to_owned()][..])
+    );
     assert_eq!(search.provider_options, *json!({"a": 1, "b": 2}).as_object().unwrap());
     assert_eq!(search.purpose_hint.as_deref(), Some("w"));
     let policy = json!({"enabled": true, "max_iterations": 5, "default_purpose_hint": "c"});
@@ -232,7 +290,8 @@ fn a_workspace_says_what_the_request_does_not() {
 
 #[test]
 fn domains_hold_for_what_is_below_them() {
-    let tool = json!({"allowed_domains": ["A.example", "b.example."], "blocked_domains": ["x.a.example"]});
+    let tool =
+        json!({"allowed_domains": ["A.example", "b.example."], "blocked_domains": ["x.a.example"]});
     let search = SearchTool::of(tool.as_object().unwrap().clone());
     for (host, is_admitted) in [
         ("a.example", true),

@@ -112,7 +112,11 @@ mod tests {
             ),
             (
                 r#"{"type":"tool_use","id":"t","name":"f","input":{}}"#,
-                &[r#"{"partial_json":""}"#, r#"{"partial_json":"{\"a\": 1."}"#, r#"{"partial_json":"10}"}"#],
+                &[
+                    r#"{"partial_json":""}"#,
+                    r#"{"partial_json":"{\"a\": 1."}"#,
+                    r#"{"partial_json":"10}"}"#,
+                ],
                 r#"{"type":"tool_use","id":"t","name":"f","input":{"a": 1.10}}"#,
             ),
             (

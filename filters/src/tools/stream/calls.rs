@@ -226,7 +226,9 @@ mod tests {
         );
         assert_eq!(
             left,
-            [r#"{"index":0,"id":"b","function":{"name":"f","arguments":""},"extra_content":{"x":1}}"#]
+            [
+                r#"{"index":0,"id":"b","function":{"name":"f","arguments":""},"extra_content":{"x":1}}"#
+            ]
         );
         assert!(!is_same);
         assert_eq!(add(r#"[{"index":1,"function":{"arguments":"{}"}}]"#).0.len(), 1);

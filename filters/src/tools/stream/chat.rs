@@ -85,9 +85,9 @@ impl Stream {
         let reason = choice.get("finish_reason").filter(|raw| raw.get() != "\"\"");
         if let Some(reason) = reason {
             // Only what it says beside the reason may pass.
-            self.round.is_split = is_shown == Shown::Filled;
-            self.round.reason = Some(event.clone());
-            if !self.round.is_split {
+            let is_split = is_shown == Shown::Filled;
+            self.end_with(event, is_split);
+            if !is_split {
                 return;
             }
             edits.replace(reason, "null");
@@ -100,6 +100,18 @@ impl Stream {
         }
     }
 
+    /// Keeps the chunk that says why the answer ends. That it wants calls run holds, though some providers say last that
+    /// it just stopped.
+    fn end_with(&mut self, event: &Event, is_split: bool) {
+        let before = self.round.reason.as_ref().and_then(|event| reason_of(&event.data));
+        let now = reason_of(&event.data);
+        if before.as_deref() == Some("tool_calls") && now.as_deref() == Some("stop") {
+            return;
+        }
+        self.round.is_split = is_split;
+        self.round.reason = Some(event.clone());
+    }
+
     /// Notes what the first chunk is called; the others are called so too.
     fn identify(&mut self, doc: &Doc<'_>, edits: &mut Edits<'_>) {
         if self.identity.is_empty() {
@@ -107,6 +119,11 @@ impl Stream {
             self.identity = named.map(|(name, raw)| (name, raw.get().to_owned())).collect();
             return;
         }
+        self.name(doc, edits);
+    }
+
+    /// Calls a chunk what the first one was called.
+    fn name(&self, doc: &Doc<'_>, edits: &mut Edits<'_>) {
         for (name, value) in &self.identity {
             if let Some(raw) = doc.raw(name).filter(|raw| raw.get() != value) {
                 edits.replace(raw, value.clone());
@@ -202,11 +219,7 @@ impl Stream {
     /// The chunk that says why the answer ends, without what has been passed on.
     fn last_chunk(&self, event: &Event, doc: &Doc<'_>, last: &Round, tally: &Tally) -> Bytes {
         let mut edits = Edits::new(&event.data);
-        for (name, value) in &self.identity {
-            if let Some(raw) = doc.raw(name).filter(|raw| raw.get() != value) {
-                edits.replace(raw, value.clone());
-            }
-        }
+        self.name(doc, &mut edits);
         let choices = doc.list("choices").unwrap_or_default();
         let choice = choices.first().copied().and_then(Doc::of).unwrap_or_default();
         let ours = !last.calls.ours().is_empty();
@@ -228,11 +241,7 @@ impl Stream {
     fn usage_chunk(&self, event: &Event, tally: &Tally) -> Bytes {
         let doc = Doc::read(&event.data).unwrap_or_default();
         let mut edits = Edits::new(&event.data);
-        for (name, value) in &self.identity {
-            if let Some(raw) = doc.raw(name).filter(|raw| raw.get() != value) {
-                edits.replace(raw, value.clone());
-            }
-        }
+        self.name(&doc, &mut edits);
         tally.write(&mut edits, usage_of(&doc));
         written(event, edits)
     }

@@ -158,8 +158,14 @@ mod tests {
     fn parts_are_joined_by_type_and_index() {
         let deltas = [
             ("reasoning_details", r#"[{"type":"reasoning.text","index":0,"text":"a"}]"#),
-            ("reasoning_details", r#"[{"type":"reasoning.text","index":0,"text":"b","signature":null}]"#),
-            ("reasoning_details", r#"[{"type":"reasoning.text","index":0,"signature":"s"},{"type":"reasoning.encrypted","index":1,"data":"d"}]"#),
+            (
+                "reasoning_details",
+                r#"[{"type":"reasoning.text","index":0,"text":"b","signature":null}]"#,
+            ),
+            (
+                "reasoning_details",
+                r#"[{"type":"reasoning.text","index":0,"signature":"s"},{"type":"reasoning.encrypted","index":1,"data":"d"}]"#,
+            ),
         ];
         assert_eq!(
             said(&deltas),

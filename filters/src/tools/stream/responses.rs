@@ -230,7 +230,8 @@ impl Stream {
         for ((id, number), (_, call)) in marks.iter().zip(shared.searches(marks::RESPONSES_ID)) {
             let result = results.iter().find(|result| result.id == call.id);
             let is_fine = result.is_some_and(|result| !is_error(&result.text));
-            let item = marks::responses_item(id, if is_fine { "completed" } else { "failed" }, call);
+            let item =
+                marks::responses_item(id, if is_fine { "completed" } else { "failed" }, call);
             self.shown.push(item.to_string());
             if is_fine {
                 let of_item = json!({"output_index": number, "item_id": id});
