@@ -5,7 +5,7 @@ use bytes::Bytes;
 use otari_filters::guardrails::{Builtin, input_text, output_text};
 use otari_filters::protocol::{Protocol, Request};
 use otari_filters::tools::{
-    self, Ending, Loop, Offer, Options, Owned, SearchTool, Step, Tally, ToolResult, Wanted,
+    self, Ending, Loop, Marks, Offer, Options, Owned, SearchTool, Step, Tally, ToolResult, Wanted,
 };
 use serde_json::Map;
 
@@ -83,7 +83,7 @@ fn answer(input: &Input<'_>, protocol: Protocol) {
             !matches!(&answered.step, Step::Run(calls) | Step::Mixed(calls) if calls.is_empty())
         );
     }
-    let seen = tools::write_answer(protocol, &body, &owned(), &tally);
+    let seen = tools::write_answer(protocol, &body, &owned(), &tally, &Marks::default());
     if is_json(&body) && std::str::from_utf8(&body).is_ok() {
         check_json(body.len(), &seen, "answer");
     } else {

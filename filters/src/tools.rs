@@ -35,7 +35,7 @@ pub(crate) use entries::{
     GUARDRAILS, HEADER, ITERATIONS, LONG_HEADER, MCP_SERVERS, check as check_entries,
 };
 pub use limits::{Backends, rounds_exceeded, sandbox_unreachable, search_unreachable};
-pub use marks::Source;
+pub use marks::{Marks, Source};
 pub use offer::{Hint, Offer, ToolDef};
 pub use stream::{Ending, Loop, Options, RoundEnd};
 pub use tally::Tally;
@@ -186,13 +186,20 @@ pub fn append(
     next.ok_or_else(no_object)
 }
 
-/// The last answer as the caller sees it: without the gateway's calls, with the usage of all rounds. An answer that has
-/// no such calls, of a loop of one round, stays byte for byte as it is.
-pub fn write_answer(protocol: Protocol, answer: &Bytes, owned: &Owned, tally: &Tally) -> Bytes {
+/// The last answer as the caller sees it: without the gateway's calls, with the usage of all rounds, in responses and
+/// messages with `marks` in front of what was said. An answer without such calls, of a loop of one round without marks,
+/// stays byte for byte as it is.
+pub fn write_answer(
+    protocol: Protocol,
+    answer: &Bytes,
+    owned: &Owned,
+    tally: &Tally,
+    marks: &Marks,
+) -> Bytes {
     let written = match protocol {
         Protocol::Chat => chat::write_answer(answer, owned, tally),
-        Protocol::Messages => messages::write_answer(answer, owned, tally),
-        Protocol::Responses => responses::write_answer(answer, owned, tally),
+        Protocol::Messages => messages::write_answer(answer, owned, tally, &marks.blocks()),
+        Protocol::Responses => responses::write_answer(answer, owned, tally, &marks.items()),
     };
     written.unwrap_or_else(|| answer.clone())
 }

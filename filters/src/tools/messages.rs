@@ -127,13 +127,19 @@ fn free(doc: &Doc<'_>, edits: &mut Edits<'_>) {
 }
 
 /// See [`super::write_answer`].
-pub(super) fn write_answer(answer: &Bytes, owned: &Owned, tally: &Tally) -> Option<Bytes> {
+pub(super) fn write_answer(
+    answer: &Bytes,
+    owned: &Owned,
+    tally: &Tally,
+    marks: &[String],
+) -> Option<Bytes> {
     let doc = Doc::read(answer)?;
     let mut edits = Edits::new(answer);
     tally.write(&mut edits, doc.get("usage"));
     let content = doc.get("content")?;
     let blocks = list(content)?;
-    let (mut left, mut has_calls) = (Vec::with_capacity(blocks.len()), false);
+    let mut left: Vec<&str> = marks.iter().map(String::as_str).collect();
+    let mut has_calls = false;
     for raw in &blocks {
         let block = Doc::of(raw).unwrap_or_default();
         if owned_call(&block, owned).is_none() {
@@ -141,9 +147,11 @@ pub(super) fn write_answer(answer: &Bytes, owned: &Owned, tally: &Tally) -> Opti
             left.push(raw.get());
         }
     }
-    if left.len() < blocks.len() {
+    let has_hidden = left.len() < marks.len() + blocks.len();
+    if has_hidden || !marks.is_empty() {
         edits.replace(content, list_of(left));
         if let Some(reason) = doc.get("stop_reason").filter(|_| doc.is("stop_reason", "tool_use"))
+            && has_hidden
             && !has_calls
         {
             edits.replace(reason, "\"end_turn\"");

@@ -146,7 +146,12 @@ pub(super) fn append(body: &Bytes, turn: &Turn, results: &[ToolResult]) -> Optio
 }
 
 /// See [`super::write_answer`].
-pub(super) fn write_answer(answer: &Bytes, owned: &Owned, tally: &Tally) -> Option<Bytes> {
+pub(super) fn write_answer(
+    answer: &Bytes,
+    owned: &Owned,
+    tally: &Tally,
+    marks: &[String],
+) -> Option<Bytes> {
     let doc = Doc::read(answer)?;
     let mut edits = Edits::new(answer);
     tally.write(&mut edits, doc.get("usage"));
@@ -155,8 +160,9 @@ pub(super) fn write_answer(answer: &Bytes, owned: &Owned, tally: &Tally) -> Opti
     let is_left =
         |raw: &&&RawValue| Doc::of(raw).is_none_or(|item| owned_call(&item, owned).is_none());
     let left: Vec<&str> = items.iter().filter(is_left).map(|raw| raw.get()).collect();
-    if left.len() < items.len() {
-        edits.replace(output, list_of(left));
+    if left.len() < items.len() || !marks.is_empty() {
+        let all = marks.iter().map(String::as_str).chain(left);
+        edits.replace(output, list_of(all));
     }
     Some(edits.apply())
 }

@@ -5,6 +5,8 @@ use serde_json::json;
 use super::*;
 use Protocol::{Chat, Messages, Responses};
 
+mod marks;
+
 fn search() -> (Wanted, Offer) {
     let search = SearchTool::default();
     let offer = Offer { header: Some("H:".into()), ..Offer::search(&search, Some("hint")) };
@@ -336,7 +338,14 @@ fn the_caller_sees_its_own_calls_and_the_usage_of_all_rounds() {
         let mut tally = Tally::default();
         rounds.iter().for_each(|usage| tally.add(Some(usage)));
         let answer = Bytes::from(answer.to_string());
-        serde_json::from_slice(&write_answer(protocol, &answer, &owned(), &tally)).unwrap()
+        serde_json::from_slice(&write_answer(
+            protocol,
+            &answer,
+            &owned(),
+            &tally,
+            &Marks::default(),
+        ))
+        .unwrap()
     };
     let call = |name: &str| json!({"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}});
     let chat = |calls: Value, reason: &str, usage: u64| {
@@ -386,40 +395,7 @@ fn an_answer_without_tools_stays_as_it_came() {
         (Responses, "no json"),
     ] {
         let answer = Bytes::from_static(answer.as_bytes());
-        assert_eq!(write_answer(protocol, &answer, &owned(), &tally), answer);
-    }
-}
-
-#[test]
-fn our_marks_do_not_come_back_to_a_provider() {
-    let call = marks::id(
-        marks::MESSAGES_ID,
-        1,
-        &ToolCall { id: "t".into(), name: "n".into(), arguments: Map::new() },
-    );
-    let using = json!({"type": "server_tool_use", "id": call, "name": "web_search", "input": {}});
-    let found = marks::messages_result(&call, Some(&[]));
-    let theirs =
-        json!({"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}});
-    let body = json!({"messages": [{"role": "assistant", "content": [using, found, theirs]},
-        {"role": "assistant", "content": [using]}, {"role": "user", "content": "a"}]});
-    let stripped = strip_marks(Messages, &Bytes::from(body.to_string())).unwrap();
-    let stripped: Value = serde_json::from_slice(&stripped).unwrap();
-    let want = json!({"messages": [{"role": "assistant", "content": [theirs]}, {"role": "user", "content": "a"}]});
-    assert_eq!(stripped, want);
-    let item = json!({"type": "web_search_call", "id": "ws_otari_ab", "status": "completed"});
-    let own = json!({"type": "web_search_call", "id": "ws_1"});
-    let body = Bytes::from(
-        json!({"input": [item, own, {"role": "user", "content": "ws_otari_"}]}).to_string(),
-    );
-    let stripped: Value = serde_json::from_slice(&strip_marks(Responses, &body).unwrap()).unwrap();
-    assert_eq!(stripped["input"].as_array().unwrap().len(), 2);
-    for (protocol, body) in [
-        (Messages, r#"{"messages":[{"role":"user","content":"srvtoolu_otari_"}]}"#),
-        (Responses, r#"{"input":"ws_otari_"}"#),
-        (Chat, r#"{"messages":[]}"#),
-    ] {
-        assert_eq!(strip_marks(protocol, &Bytes::from_static(body.as_bytes())), None);
+        assert_eq!(write_answer(protocol, &answer, &owned(), &tally, &Marks::default()), answer);
     }
 }
 
@@ -440,4 +416,50 @@ fn what_is_prepared_reads_as_a_request_and_loses_the_gateways_fields() {
     let names: Vec<&String> = sent.as_object().unwrap().keys().collect();
     assert_eq!(names, ["model", "messages", "tools"]);
     assert_eq!(sent["messages"][0]["content"].as_str().unwrap().lines().next(), Some("T"));
+}
+
+/// Any JSON that has none of the gateway's fields in it.
+fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
+    use proptest::prelude::*;
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec(("[a-z_\\\\\"é]{0,8}", inner), 0..4)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+proptest::proptest! {
+    #[test]
+    fn bodies_without_the_gateways_tools_stay_byte_for_byte(
+        protocol in proptest::sample::select(vec![Chat, Messages, Responses]),
+        fields in proptest::collection::vec((
+            proptest::sample::select(vec!["tools", "tool_choice", "messages", "input", "system", "content", "choices",
+                "output", "usage", "x", "n"]),
+            any_json(),
+        ), 0..6),
+        space in "[ \n\t]{0,2}",
+    ) {
+        let inner: Vec<String> =
+            fields.iter().map(|(name, value)| format!("{space}\"{name}\" :{space}{value}")).collect();
+        let body = Bytes::from(format!("{{{}{space}}}", inner.join(",")));
+        if let Ok(prepared) = prepare(protocol, &body, &Wanted::default(), &Offer::default()) {
+            proptest::prop_assert_eq!(&prepared, &body);
+        }
+        let mut tally = Tally::default();
+        if let Some(answered) = read_answer(protocol, &body, &owned()) {
+            tally.add(answered.usage.as_ref());
+        }
+        let seen = write_answer(protocol, &body, &owned(), &tally, &Marks::default());
+        proptest::prop_assert_eq!(&seen, &body);
+        proptest::prop_assert_eq!(strip_marks(protocol, &body), None);
+    }
 }

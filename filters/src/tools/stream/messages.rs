@@ -9,7 +9,6 @@ use super::super::{Step, ToolResult, Turn, marks, messages};
 use super::blocks::Block;
 use super::events::{Event, frame};
 use super::{Shared, State};
-use crate::tools::result::is_error;
 
 /// Why an answer stopped in the middle: its calls may not be whole.
 const CUT: [&str; 4] = ["max_tokens", "refusal", "pause_turn", "model_context_window_exceeded"];
@@ -119,8 +118,7 @@ impl Stream {
     pub(super) fn mark_begin(&mut self, shared: &Shared, out: &mut Vec<Bytes>) {
         for (id, call) in shared.searches(marks::MESSAGES_ID) {
             let index = self.take_number();
-            let block =
-                json!({"type": "server_tool_use", "id": id, "name": "web_search", "input": {}});
+            let block = marks::messages_use(&id);
             let input = json!({"query": marks::query(call)}).to_string();
             let delta = json!({"type": "input_json_delta", "partial_json": input});
             block_events(index, &block, Some(&delta), out);
@@ -135,9 +133,7 @@ impl Stream {
         out: &mut Vec<Bytes>,
     ) {
         for (id, call) in shared.searches(marks::MESSAGES_ID) {
-            let result = results.iter().find(|result| result.id == call.id);
-            let sources = result.filter(|result| !is_error(&result.text));
-            let sources = sources.map(|result| result.sources.as_slice());
+            let sources = marks::sources(results, call);
             let index = self.take_number();
             block_events(index, &marks::messages_result(&id, sources), None, out);
         }

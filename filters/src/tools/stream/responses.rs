@@ -8,7 +8,6 @@ use super::super::tally::overlay;
 use super::super::{Owned, Step, ToolResult, Turn, marks, responses};
 use super::events::{Event, frame};
 use super::{Shared, State};
-use crate::tools::result::is_error;
 
 /// What a response is called, in every event of it.
 const IDENTITY: [&str; 3] = ["id", "created_at", "model"];
@@ -228,8 +227,7 @@ impl Stream {
     ) {
         let marks = std::mem::take(&mut self.marks);
         for ((id, number), (_, call)) in marks.iter().zip(shared.searches(marks::RESPONSES_ID)) {
-            let result = results.iter().find(|result| result.id == call.id);
-            let is_fine = result.is_some_and(|result| !is_error(&result.text));
+            let is_fine = marks::sources(results, call).is_some();
             let item =
                 marks::responses_item(id, if is_fine { "completed" } else { "failed" }, call);
             self.shown.push(item.to_string());
