@@ -188,7 +188,9 @@ impl Stream {
             true => round.items.iter().map(|item| item.json.clone()).collect(),
             false => listed,
         };
-        let items: Vec<&str> = items.iter().map(String::as_str).collect();
+        // An item that was told of and never shown is none.
+        let items: Vec<&str> =
+            items.iter().map(String::as_str).filter(|item| !item.is_empty()).collect();
         let (ours, has_foreign) = responses::calls(&items, &shared.owned);
         let is_incomplete = |event: &Event| event.kind() == "response.incomplete";
         let is_cut = round.end.as_ref().is_some_and(is_incomplete);
