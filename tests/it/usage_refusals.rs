@@ -44,7 +44,7 @@ async fn a_refusal_leaves_one_row_that_costs_nothing(start: Builder) {
         (&rich, ask_with(json!({"model": "p:x"})), 402, "no_price", json!("rich"), "x", json!("p")),
         (
             &rich,
-            ask_with(json!({"guardrails": [{"name": "x"}]})),
+            ask_with(json!({"guardrails": [{"profile": "x"}]})),
             400,
             "unsupported",
             json!("rich"),

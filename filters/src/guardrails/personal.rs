@@ -78,7 +78,7 @@ fn is_card(digits: &[u32]) -> bool {
     (13..=19).contains(&digits.len()) && begins && !is_one && sum.is_multiple_of(10)
 }
 
-/// Lengths by country, of those that have most of the accounts. Source: the IBAN registry (SWIFT, release 99).
+/// Lengths by country, of those that have most of the accounts. Source: the IBAN registry (SWIFT).
 const LENGTHS: [(&str, usize); 40] = [
     ("AD", 24),
     ("AE", 23),

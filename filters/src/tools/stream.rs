@@ -7,8 +7,9 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::{Owned, Step, Tally, ToolCall, ToolResult, Turn};
-use crate::protocol::Protocol;
+use super::doc::Doc;
+use super::{Owned, Step, Tally, ToolCall, ToolResult, Turn, Wanted};
+use crate::protocol::{Protocol, Request};
 
 mod blocks;
 mod calls;
@@ -34,6 +35,26 @@ pub struct Options {
     /// Responses: the caller goes on from what the provider has stored, so the end bears the id of the last round and
     /// not that of the first (`store` is not false).
     pub chains: bool,
+}
+
+impl Options {
+    /// As `request`, which was read from `body`, and what it wants say.
+    pub fn of(request: &Request, body: &[u8], wanted: &Wanted) -> Self {
+        let search = wanted.search.as_ref();
+        let is_stored = || {
+            let store = Doc::read(body).and_then(|doc| Some(doc.get("store")?.get() != "false"));
+            store.unwrap_or(true)
+        };
+        Self {
+            shows_usage: request.wants_usage,
+            marks_search: match request.protocol {
+                Protocol::Chat => false,
+                Protocol::Messages => search.is_some_and(|search| search.is_native),
+                Protocol::Responses => search.is_some(),
+            },
+            chains: request.protocol == Protocol::Responses && is_stored(),
+        }
+    }
 }
 
 /// How the stream of a round ended.

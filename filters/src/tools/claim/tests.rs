@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::guardrails::Mode;
 use crate::protocol::Protocol::{self, Chat, Messages, Responses};
+use crate::tools::Options;
 
 const MESSAGES: &str = r#""messages":[{"role":"user","content":"x"}]"#;
 
@@ -306,4 +307,24 @@ fn domains_hold_for_what_is_below_them() {
     }
     let all = SearchTool::default();
     assert!(all.admits("anything") && all.results(None) == 5 && all.results(Some(99)) == 20);
+}
+
+#[test]
+fn the_request_says_how_its_stream_looks() {
+    let options = |protocol, fields: &Value| {
+        let body = body(protocol, fields);
+        let request = Request::read(protocol, &body).unwrap();
+        let wanted = claim(&request, &body, true).unwrap();
+        let options = Options::of(&request, &body, &wanted);
+        (options.shows_usage, options.marks_search, options.chains)
+    };
+    let ours = json!({"tools": [{"type": "otari_web_search"}]});
+    let native = json!({"tools": [{"type": "web_search_20250305", "name": "web_search"}]});
+    let shown = json!({"stream": true, "stream_options": {"include_usage": true}});
+    assert_eq!(options(Chat, &ours), (false, false, false));
+    assert_eq!(options(Chat, &shown), (true, false, false));
+    assert_eq!(options(Messages, &ours), (false, false, false));
+    assert_eq!(options(Messages, &native), (false, true, false));
+    assert_eq!(options(Responses, &ours), (false, true, true));
+    assert_eq!(options(Responses, &json!({"store": false})), (false, false, false));
 }

@@ -172,7 +172,7 @@ impl Stream {
         if ours != theirs {
             edits.replace(raw, ours.to_string());
         }
-        self.sequence = Some(ours + 1);
+        self.sequence = Some(ours.saturating_add(1));
     }
 
     fn take_number(&mut self) -> u64 {
@@ -248,7 +248,7 @@ impl Stream {
         fields["type"] = kind.into();
         if let Some(number) = self.sequence {
             fields["sequence_number"] = number.into();
-            self.sequence = Some(number + 1);
+            self.sequence = Some(number.saturating_add(1));
         }
         out.push(frame(kind, fields.to_string().as_bytes()));
     }
