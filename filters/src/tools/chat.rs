@@ -50,8 +50,7 @@ fn hint(doc: &Doc<'_>, edits: &mut Edits<'_>, block: &str) {
         |message: &Doc<'_>| ["system", "developer"].iter().any(|role| message.is("role", role));
     let Some((raw, message)) = first.filter(|(_, message)| is_system(message)) else {
         let message = json!({"role": "system", "content": block}).to_string();
-        let rest = items.iter().map(|item| item.get());
-        return edits.replace(messages, list_of([message.as_str()].into_iter().chain(rest)));
+        return edits.lead_item(messages, &message);
     };
     match message.raw("content") {
         Some(content) if content.get().starts_with('"') => {

@@ -158,13 +158,16 @@ impl<'b> Edits<'b> {
 
     /// `items`, with commas between them, behind the last item of a list.
     pub(super) fn push_items(&mut self, list: &RawValue, items: &str) {
-        if items.is_empty() {
-            return;
+        if !items.is_empty() {
+            let comma = if has_items(list) { "," } else { "" };
+            self.insert(range_of(self.bytes, list).end - 1, format!("{comma}{items}"));
         }
-        let range = range_of(self.bytes, list);
-        let inside = list.get().get(1..list.get().len() - 1).unwrap_or_default();
-        let comma = if inside.trim().is_empty() { "" } else { "," };
-        self.insert(range.end - 1, format!("{comma}{items}"));
+    }
+
+    /// An item in front of all others of a list.
+    pub(super) fn lead_item(&mut self, list: &RawValue, item: &str) {
+        let comma = if has_items(list) { "," } else { "" };
+        self.insert(range_of(self.bytes, list).start + 1, format!("{item}{comma}"));
     }
 
     /// The document with all of it.
@@ -179,6 +182,12 @@ impl<'b> Edits<'b> {
             _ => pieces.concat().into(),
         }
     }
+}
+
+/// Whether a list has any.
+fn has_items(list: &RawValue) -> bool {
+    let inside = list.get().get(1..list.get().len() - 1).unwrap_or_default();
+    !inside.trim().is_empty()
 }
 
 /// A list of these items.

@@ -42,9 +42,7 @@ fn hint(doc: &Doc<'_>, edits: &mut Edits<'_>, block: &str) {
         }
         Some(system) if system.get().starts_with('[') => {
             let leading = json!({"type": "text", "text": block}).to_string();
-            let rest = list(system).unwrap_or_default();
-            let rest = rest.iter().map(|item| item.get());
-            edits.replace(system, list_of([leading.as_str()].into_iter().chain(rest)));
+            edits.lead_item(system, &leading);
         }
         _ => edits.set(None, doc, "system", &quoted(block)),
     }

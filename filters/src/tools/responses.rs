@@ -58,9 +58,7 @@ fn hint(doc: &Doc<'_>, edits: &mut Edits<'_>, block: &str) {
         Some(old) if old.get().starts_with('"') => edits.replace(old, joined(old, block, false)),
         Some(old) if old.get().starts_with('[') => {
             let leading = json!({"role": "developer", "content": block}).to_string();
-            let rest = list(old).unwrap_or_default();
-            let rest = rest.iter().map(|item| item.get());
-            edits.replace(old, list_of([leading.as_str()].into_iter().chain(rest)));
+            edits.lead_item(old, &leading);
         }
         _ => edits.set(None, doc, "instructions", &quoted(block)),
     }

@@ -133,6 +133,8 @@ fn other_bytes_stay_as_the_caller_wrote_them() {
     {
         assert!(written.contains(kept), "{written}");
     }
+    let led = prepared(Chat, r#"{"messages": [ {"role":"user"}  ,{"role":"x"} ]}"#);
+    assert!(led.contains(r#"hint"}, {"role":"user"}  ,{"role":"x"} ]}"#), "{led}");
     // Nothing to offer, nothing claimed: nothing changes.
     for protocol in [Chat, Messages, Responses] {
         let same =
