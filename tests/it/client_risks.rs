@@ -14,7 +14,7 @@
 //! | Usage of streams that nobody asks for | `agents::aider_edits_a_file`, `otaris_own_sdk_*`, `chat::the_usage_chunk_is_seen_only_by_those_who_asked` |
 //! | Repeats that multiply | `clients::a_budget_refusal_is_not_asked_again`, `gates::too_many_requests_are_told_when_to_come_back`, `retries::a_long_retry_after_is_passed_on_at_once` |
 //! | `Accept` that says nothing | `the_body_decides_what_is_a_stream` |
-//! | Embeddings in base64, of token ids | not served yet |
+//! | Embeddings in base64, of token ids | `operations::official_clients_call_them`, `operations::fields_that_nobody_has_heard_of_pass_and_steering_ones_do_not` |
 //! | Time limits of ten minutes: ours decide | `endings::a_provider_that_never_answers_is_504`, `endings::a_stream_past_its_deadline_is_ended` |
 //! | A closed connection is how a stream is cancelled | `endings::a_caller_who_hangs_up_pays_for_what_was_produced`, `format_endings::a_caller_who_hangs_up_pays_for_what_was_produced` |
 //! | Model names in paths, encoded or not | `a_model_is_found_however_its_path_is_written`, `models::models_are_those_with_a_price_a_declaration_or_an_alias` |
