@@ -20,6 +20,7 @@ pub mod protocol;
 pub mod attachments;
 pub mod translate;
 pub mod operations;
+pub mod addresses;
 pub mod tools;
 pub mod guardrails;
 pub mod tokens;

@@ -36,7 +36,7 @@ pub(crate) use entries::{
 };
 pub use limits::{Backends, rounds_exceeded, sandbox_unreachable, search_unreachable};
 pub use marks::{Marks, Source};
-pub use offer::{Hint, Offer, ToolDef};
+pub use offer::{Hint, Offer, Owner, ToolDef};
 pub use stream::{Ending, Loop, Options, RoundEnd};
 pub use tally::Tally;
 

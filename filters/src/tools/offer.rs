@@ -45,6 +45,27 @@ pub struct Offer {
     pub header: Option<String>,
 }
 
+/// Whose a tool is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The server's place in the list.
+    pub server: usize,
+    /// What the server calls it.
+    pub tool: String,
+}
+
+/// The longest name that every provider takes.
+const MAX_NAME: usize = 64;
+
+/// A tool's name with its server's in front, in the characters that every provider takes.
+fn spaced(server: &str, tool: &str) -> String {
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || char == '-' || char == '_';
+    let plain = |char: char| if is_plain(char) { char } else { '_' };
+    let room = MAX_NAME.saturating_sub(tool.chars().count() + 2).max(1);
+    let server: String = server.chars().take(room).map(plain).collect();
+    format!("{server}__{tool}")
+}
+
 impl ToolDef {
     /// A tool as a server describes it. Without a schema it has no arguments.
     pub fn new(name: impl Into<String>, description: Option<String>, parameters: Value) -> Self {
@@ -76,9 +97,10 @@ impl Offer {
         Self::one(ToolDef::new(WEB_SEARCH, Some(about.to_owned()), parameters), hint)
     }
 
-    /// The tools of MCP servers, those of the first server first, and for each name whose it is (an index of `servers`).
-    /// Of several tools with one name the first counts; what a server's `allowed_tools` does not name is not offered.
-    pub fn of_servers(servers: &[(McpServer, Vec<ToolDef>)]) -> (Self, BTreeMap<String, usize>) {
+    /// The tools of MCP servers, those of the first server first, and for each name whose it is. A tool has its own name;
+    /// a later one of the same name has its server's in front, and is not offered when that is no name of its own either.
+    /// What a server's `allowed_tools` does not name is not offered.
+    pub fn of_servers(servers: &[(McpServer, Vec<ToolDef>)]) -> (Self, BTreeMap<String, Owner>) {
         let mut offer = Self::default();
         let mut owners = BTreeMap::new();
         for (at, (server, tools)) in servers.iter().enumerate() {
@@ -87,9 +109,10 @@ impl Offer {
                 _ => true,
             };
             for tool in tools.iter().filter(is_allowed) {
-                if !owners.contains_key(&tool.name) {
-                    owners.insert(tool.name.clone(), at);
-                    offer.tools.push(tool.clone());
+                let names = [tool.name.clone(), spaced(&server.name, &tool.name)];
+                if let Some(name) = names.into_iter().find(|name| !owners.contains_key(name)) {
+                    owners.insert(name.clone(), Owner { server: at, tool: tool.name.clone() });
+                    offer.tools.push(ToolDef { name, ..tool.clone() });
                 }
             }
             if let Some(hint) = server.purpose_hint.as_ref().filter(|hint| !hint.is_empty()) {
@@ -201,10 +224,20 @@ mod tests {
         ];
         let (offer, owners) = Offer::of_servers(&listed);
         let names: Vec<_> = offer.tools.iter().map(|t| (&*t.name, &*t.description)).collect();
-        assert_eq!(names, [("x", "a's"), ("y", "b's")]);
-        assert_eq!(owners, [("x".to_owned(), 0), ("y".to_owned(), 1)].into());
+        assert_eq!(names, [("x", "a's"), ("b__x", "b's"), ("y", "b's"), ("b__y", "again")]);
+        let owner = |server, tool: &str| Owner { server, tool: tool.to_owned() };
+        assert_eq!(owners["x"], owner(0, "x"));
+        assert_eq!(owners["b__x"], owner(1, "x"));
+        assert_eq!(owners["y"], owner(1, "y"));
         assert_eq!(offer.hints, [Hint { name: "b".into(), hint: "for b".into() }]);
         assert_eq!(offer.tools[0].parameters, json!({"type": "object", "properties": {}}));
+    }
+
+    #[test]
+    fn a_name_with_its_server_fits_every_provider() {
+        assert_eq!(spaced("my server!", "x"), "my_server___x");
+        assert_eq!(spaced(&"s".repeat(100), "search").len(), MAX_NAME);
+        assert_eq!(spaced("s", &"t".repeat(70)).len(), 73, "a name that fits nowhere stays");
     }
 
     #[test]
