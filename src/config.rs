@@ -26,6 +26,7 @@ mod aliases;
 mod models;
 mod search;
 mod attachments;
+mod tools;
 mod ambient;
 mod policies;
 mod url;
@@ -49,6 +50,7 @@ pub use otari_filters::secret::Secret;
 pub use price_file::{FilePrice, load_prices};
 pub use problem::{ConfigError, Place, Problem};
 pub use search::SearchTool;
+pub use tools::{Sandbox, SearchBackend, Searching, Tools};
 
 /// Reads and checks everything `sources` say: flags, then `DATABASE_URL` and `OTARI_*`, the file, `GATEWAY_*`, the
 /// defaults.
@@ -143,6 +145,8 @@ pub struct Config {
 
     /// Images and documents in requests.
     pub attachments: Attachments,
+    /// What the gateway runs tools and checks with.
+    pub tools: Tools,
 
     /// Days after which usage rows are removed; `None`: never.
     pub usage_retention_days: Option<u32>,

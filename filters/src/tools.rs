@@ -14,6 +14,7 @@ use crate::protocol::Protocol;
 use crate::rejection::{Code, Rejection};
 
 pub mod result;
+pub mod searching;
 
 mod append;
 mod chat;

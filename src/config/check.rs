@@ -13,7 +13,8 @@ use super::problem::Report;
 use super::{
     Ambient, BatchConfig, CircuitBreaker, Config, Files, Limits, Listen, LogFormat, LogLevel,
     MissingUsage, PlatformConfig, PriceSeed, ProviderConfig, SearchTool, Secret, aliases,
-    attachments, database, files, models, platform, policies, prices, providers, search, unused,
+    attachments, database, files, models, platform, policies, prices, providers, search, tools,
+    unused,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
@@ -27,6 +28,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
             None => own_targets(fields, &sources.env, report),
             Some(_) => names_alone(fields, report),
         };
+    let tools = tools::read(fields, &search_tools, report);
     unused::check(fields, report);
     Config {
         platform,
@@ -90,6 +92,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         files,
         batches: batches(fields, report),
         attachments: attachments::read(fields, report),
+        tools,
         limits: limits(fields, report),
     }
 }

@@ -6,7 +6,6 @@ use super::problem::{Place, Report};
 
 /// What such a key may hold. The value given here is its default.
 enum Rule {
-    Flag(bool),
     Whole { least: i128, default: i128 },
     Text(&'static str),
     MaybeSeconds,
@@ -17,18 +16,6 @@ const RULES: &[(&str, Rule)] = &[
     ("cors_allow_origins", Rule::Anything),
     ("db_pool_recycle", Rule::Whole { least: i128::MIN, default: -1 }),
     ("models_dev_cache_ttl_seconds", Rule::MaybeSeconds),
-    ("sandbox_url", Rule::Text("")),
-    ("sandbox_purpose_hint", Rule::Text("")),
-    ("web_search_url", Rule::Text("")),
-    ("web_search_engines", Rule::Anything),
-    ("web_search_max_results", Rule::Anything),
-    ("web_search_extract", Rule::Anything),
-    ("web_search_purpose_hint", Rule::Text("")),
-    ("web_search_allow_private_hosts", Rule::Flag(false)),
-    ("guardrails_url", Rule::Text("")),
-    ("tools_header", Rule::Anything),
-    ("mcp_allow_loopback", Rule::Flag(true)),
-    ("mcp_allow_private_hosts", Rule::Flag(false)),
     ("secret_key", Rule::Text("")),
 ];
 
@@ -54,7 +41,6 @@ pub(super) fn check(fields: &Fields, report: &mut Report) {
 
 fn differs(rule: &Rule, node: &Node, report: &mut Report) -> bool {
     match rule {
-        Rule::Flag(default) => node.flag(report).is_some_and(|flag| flag != *default),
         Rule::Whole { least, default } => {
             node.whole(&(*least..=i128::MAX), report).is_some_and(|n| n != *default)
         }

@@ -23,8 +23,8 @@ const PROGRAM: &str = "/proc/self/exe";
 /// The hidden command of the program.
 const ARGUMENT: &str = "read-document";
 
-/// How many may be read at once.
-#[derive(Debug)]
+/// How many may be read at once. Clones share the number.
+#[derive(Clone, Debug)]
 pub struct Readers {
     free: Arc<Semaphore>,
 }
