@@ -33,7 +33,15 @@ fn server(name: &str, url: &str) -> McpServer {
 }
 
 fn servers(mcp: Vec<McpServer>) -> Wanted {
-    Wanted { mcp, ..Wanted::default() }
+    let mut wanted = Wanted::default();
+    wanted.mcp.extend(mcp);
+    wanted
+}
+
+fn code() -> Wanted {
+    let mut wanted = Wanted::default();
+    wanted.code.replace(CodeTool::default());
+    wanted
 }
 
 fn call(id: &str, name: &str, arguments: Value) -> ToolCall {
@@ -210,7 +218,7 @@ fn code_runs_in_a_session_of_the_sandbox() {
         .await;
         let kit =
             kit(&format!("{{sandbox_url: '{}/box/', sandbox_purpose_hint: sums}}", sandbox.url));
-        let wanted = Wanted { code: Some(CodeTool::default()), ..Wanted::default() };
+        let wanted = code();
         let token = Secret::new("tk_1");
         let tools = Toolbox::open(&kit, &wanted, Some(&token)).await.unwrap();
         assert_eq!(tools.offer().hints[0].hint, "sums");
@@ -249,7 +257,7 @@ fn code_runs_in_a_session_of_the_sandbox() {
 #[test]
 fn a_sandbox_without_sessions_ends_the_request() {
     on_one_thread(async {
-        let wanted = Wanted { code: Some(CodeTool::default()), ..Wanted::default() };
+        let wanted = code();
         for answer in [json!({}), json!({"session_id": "../x"}), json!({"session_id": ".."})] {
             let sandbox = Scripted::new(move |_| respond_json(200, &answer)).await;
             let kit = kit(&format!("sandbox_url: '{}'", sandbox.url));
@@ -301,9 +309,10 @@ async fn searxng() -> Scripted {
 fn searches_find_and_read_pages_that_may_be_read() {
     on_one_thread(async {
         let service = searxng().await;
-        let search =
-            SearchTool { blocked_domains: vec!["blocked.example".into()], ..SearchTool::default() };
-        let wanted = Wanted { search: Some(search), ..Wanted::default() };
+        let mut search = SearchTool::default();
+        search.blocked_domains.push("blocked.example".into());
+        let mut wanted = Wanted::default();
+        wanted.search.replace(search);
         let kit = kit(&format!("web_search_url: '{}'", service.url));
         let tools = Toolbox::open(&kit, &wanted, None).await.unwrap();
         let search = |id: &str, query: &str| call(id, "web_search", json!({"query": query}));
@@ -339,7 +348,7 @@ fn searches_find_and_read_pages_that_may_be_read() {
 #[test]
 fn local_code_runs_apart_from_this_machine() {
     on_one_thread(async {
-        let wanted = Wanted { code: Some(CodeTool::default()), ..Wanted::default() };
+        let wanted = code();
         let tools = match Toolbox::open(&kit("sandbox_local: true"), &wanted, None).await {
             Ok(tools) => tools,
             // A system that does not allow it says so, and runs nothing.

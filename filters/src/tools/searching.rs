@@ -192,11 +192,9 @@ mod tests {
 
     #[test]
     fn domains_are_told_by_the_host_alone() {
-        let tool = SearchTool {
-            allowed_domains: vec!["a.example".into()],
-            blocked_domains: vec!["bad.a.example".into(), "no/domain".into()],
-            ..SearchTool::default()
-        };
+        let mut tool = SearchTool::default();
+        tool.allowed_domains.push("a.example".into());
+        tool.blocked_domains.extend(["bad.a.example".into(), "no/domain".into()]);
         let found = [
             "https://a.example/x",
             "https://www.A.example:8443/",
