@@ -26,3 +26,6 @@ pub mod mock;
 pub mod config;
 pub mod telemetry;
 pub mod clock;
+
+#[cfg(test)]
+mod scripted;

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use http::{HeaderName, HeaderValue};
+use otari_filters::platform::is_platforms;
 use otari_filters::providers::UNKNOWN;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::secret::Secret;
@@ -27,10 +29,7 @@ use crate::search;
 mod code_execution;
 mod local_sandbox;
 mod mcp;
-mod place;
 mod web_search;
-#[cfg(test)]
-pub(crate) mod scripted;
 #[cfg(test)]
 mod tests;
 
@@ -68,8 +67,9 @@ impl Kit {
             _ => None,
         };
         let searxng = url.and_then(|url| {
-            let own = platform.filter(|platform| place::is_below(url, &platform.base_url));
-            let header = own.and_then(|platform| place::gateway_token(&platform.token));
+            let own = platform.filter(|platform| is_platforms(url, &platform.base_url));
+            let header =
+                own.and_then(|platform| header("x-gateway-token", platform.token.expose()));
             upstream("web_search", url, header.as_slice())
         });
         Self {
@@ -98,11 +98,7 @@ impl Kit {
 }
 
 /// A service of the operator's; no credential but `headers` is sent there.
-fn upstream(
-    name: &str,
-    url: &str,
-    headers: &[(http::HeaderName, http::HeaderValue)],
-) -> Option<Upstream> {
+fn upstream(name: &str, url: &str, headers: &[(HeaderName, HeaderValue)]) -> Option<Upstream> {
     let within = Duration::from_secs(30);
     let draft = Draft {
         instance: name,
@@ -117,6 +113,13 @@ fn upstream(
         address: None,
     };
     Upstream::new(&draft).ok()
+}
+
+/// A header that nobody prints.
+fn header(name: &'static str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    let mut value = HeaderValue::from_str(value).ok()?;
+    value.set_sensitive(true);
+    Some((HeaderName::from_static(name), value))
 }
 
 /// What one request runs tools with: opened before the first round, closed after the last.
@@ -227,7 +230,7 @@ async fn open_code(
         None => return Err(Rejection::internal("a request for code has passed without a sandbox")),
         Some(Sandbox::Local) => Session::local().await,
         Some(Sandbox::Service(url)) => {
-            let is_ours = kit.platform.as_ref().is_some_and(|base| place::is_below(url, base));
+            let is_ours = kit.platform.as_ref().is_some_and(|base| is_platforms(url, base));
             let token = user_token.filter(|_| is_ours);
             Session::open(&kit.outbound, url, token).await
         }

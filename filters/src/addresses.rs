@@ -255,9 +255,15 @@ mod tests {
     const PRIVATE: Option<Reason> = Some(Reason::Private);
     const RESERVED: Option<Reason> = Some(Reason::Reserved);
 
+    fn are_told(addresses: &[(&str, Option<Reason>)]) {
+        for (text, want) in addresses {
+            assert_eq!(reason(text.parse().unwrap()), *want, "{text}");
+        }
+    }
+
     #[test]
-    fn addresses_are_told_by_their_ranges() {
-        for (text, want) in [
+    fn addresses_of_ipv4_are_told_by_their_ranges() {
+        are_told(&[
             ("0.0.0.0", UNSPECIFIED),
             ("0.0.0.1", PRIVATE),
             ("0.255.255.255", PRIVATE),
@@ -306,6 +312,12 @@ mod tests {
             ("239.255.255.255", MULTICAST),
             ("240.0.0.1", PRIVATE),
             ("255.255.255.255", PRIVATE),
+        ]);
+    }
+
+    #[test]
+    fn addresses_of_ipv6_are_told_by_their_ranges() {
+        are_told(&[
             ("::", UNSPECIFIED),
             ("::1", LOOPBACK),
             ("::2", RESERVED),
@@ -352,9 +364,7 @@ mod tests {
             ("fec0::1", PRIVATE),
             ("feff::1", PRIVATE),
             ("ff02::1", MULTICAST),
-        ] {
-            assert_eq!(reason(text.parse().unwrap()), want, "{text}");
-        }
+        ]);
     }
 
     fn said(result: Result<(), Forbidden>) -> String {

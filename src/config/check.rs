@@ -28,7 +28,6 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
             None => own_targets(fields, &sources.env, report),
             Some(_) => names_alone(fields, report),
         };
-    let tools = tools::read(fields, &search_tools, report);
     unused::check(fields, report);
     Config {
         platform,
@@ -60,6 +59,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         aliases,
         policies,
         models: models::read(fields, report),
+        tools: tools::read(fields, &search_tools, report),
         search_tools,
         circuit_breaker: circuit_breaker(fields, report),
         // An unpriced model would be free of charge and outside every budget.
@@ -92,7 +92,6 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         files,
         batches: batches(fields, report),
         attachments: attachments::read(fields, report),
-        tools,
         limits: limits(fields, report),
     }
 }

@@ -9,7 +9,7 @@ use crate::config::{Env, Sources, load};
 use crate::credentials::Credentials;
 use crate::outbound::Outbound;
 use crate::safety::Safety;
-use crate::tools::scripted::{Scripted, on_one_thread, respond, respond_json};
+use crate::scripted::{Scripted, on_one_thread, respond, respond_json};
 
 fn guardrails(yaml: &str) -> Guardrails {
     let env = Env::from_pairs([("OTARI_CONFIG_YAML", yaml)]);
@@ -124,7 +124,7 @@ fn some_checks_need_no_service() {
     on_one_thread(async {
         let checks = guardrails("{}");
         let secrets = guardrail("otari_pii", Mode::Block);
-        assert!(check(&checks, &[secrets.clone()], "hello").await.is_ok());
+        assert!(check(&checks, std::slice::from_ref(&secrets), "hello").await.is_ok());
         let refused =
             check(&checks, &[secrets], "write to jane.doe@example.com").await.unwrap_err();
         assert_eq!(refused.code.status().as_u16(), 403);

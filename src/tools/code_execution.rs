@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::local_sandbox::LocalSandbox;
-use super::{place, upstream};
+use super::{header, upstream};
 use crate::outbound::{self, Answer, Call, Outbound};
 
 /// For a session to begin.
@@ -62,8 +62,9 @@ impl Session {
         url: &str,
         token: Option<&Secret>,
     ) -> Result<Self, NoSession> {
-        let header = token.and_then(place::bearer);
-        let upstream = upstream("sandbox", url, header.as_slice());
+        let bearer =
+            token.and_then(|token| header("authorization", &format!("Bearer {}", token.expose())));
+        let upstream = upstream("sandbox", url, bearer.as_slice());
         let upstream = Arc::new(upstream.ok_or(outbound::Error::Invalid("its address is no URL"))?);
         let call = Call::post(path(&upstream, "")?, "{}", OPEN, MAX_ANSWER_BYTES);
         let answer = outbound.call(&upstream, call).await?;

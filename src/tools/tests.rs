@@ -7,13 +7,13 @@ use otari_filters::secret::Secret;
 use otari_filters::tools::{CodeTool, McpServer, SearchTool, ToolCall, ToolResult, Wanted};
 use serde_json::{Value, json};
 
-use super::scripted::{Scripted, mcp_server, on_one_thread, respond, respond_json};
 use super::{Kit, Toolbox};
 use crate::config::{Env, Sources, load};
 use crate::credentials::Credentials;
 use crate::documents::Readers;
 use crate::outbound::Outbound;
 use crate::safety::Safety;
+use crate::scripted::{Scripted, mcp_server, on_one_thread, respond, respond_json};
 
 fn kit(yaml: &str) -> Arc<Kit> {
     let env = Env::from_pairs([("OTARI_CONFIG_YAML", yaml)]);

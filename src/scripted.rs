@@ -57,7 +57,7 @@ async fn serve(
     log: &Mutex<Vec<Asked>>,
     answer: &impl Fn(&Asked) -> Option<String>,
 ) -> std::io::Result<()> {
-    let (mut bytes, mut piece) = (Vec::new(), [0; 65_536]);
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let whole = text.split_once("\r\n\r\n").and_then(|(head, body)| {
