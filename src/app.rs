@@ -19,14 +19,17 @@ use crate::control::platform::Connected;
 use crate::control::settings::Settings;
 use crate::credentials::Credentials;
 use crate::documents::Readers;
+use crate::guardrails::Guardrails;
 use crate::life::{Calls, Life};
 use crate::outbound::Outbound;
 use crate::proxy::addresses::Addresses;
 use crate::proxy::breaker::Breakers;
 use crate::routes::Surface;
+use crate::safety::Safety;
 use crate::store::StoreError;
 use crate::telemetry::logs::AccessLog;
 use crate::telemetry::metrics::Metrics;
+use crate::tools::Kit;
 
 pub use standalone::{Standalone, open_store, rehearse, upstream};
 
@@ -62,6 +65,10 @@ pub struct App {
     pub outbound: Outbound,
     /// Who reads documents.
     pub readers: Readers,
+    /// What runs the gateway's own tools.
+    pub kit: Arc<Kit>,
+    /// Who makes the checks of requests.
+    pub guardrails: Guardrails,
     /// Requests in flight, draining.
     pub life: Arc<Life>,
 }
@@ -136,7 +143,12 @@ impl App {
                 (standalone.local.clone(), Mode::Standalone(standalone), settings)
             }
         };
+        let readers = Readers::default();
+        let safety = Safety::default();
+        let kit = Kit::new(&config, safety.clone(), outbound.clone(), readers.clone());
         Ok(Self {
+            kit: Arc::new(kit),
+            guardrails: Guardrails::new(&config, safety, outbound.clone()),
             settings,
             control,
             mode,
@@ -150,7 +162,7 @@ impl App {
             breakers: Breakers::new(config.circuit_breaker),
             credentials,
             outbound,
-            readers: Readers::default(),
+            readers,
             life: Arc::new(Life::default()),
             config,
         })

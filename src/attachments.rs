@@ -135,6 +135,14 @@ impl Attachments {
         Ok(Some(Self { protocol: request.protocol, body: body.clone(), held }))
     }
 
+    /// The same attachments in another body, which has them in the same order: tools were added to it.
+    pub fn follow(&mut self, body: &Bytes) {
+        for (held, block) in self.held.iter_mut().zip(find(self.protocol, body)) {
+            held.block = block;
+        }
+        self.body = body.clone();
+    }
+
     /// Makes whatever must stand in the place of attachments for a model that takes `native` by itself. What was made
     /// for another model is not made again. Returns what descriptions of images cost, a call each.
     pub async fn read_for(

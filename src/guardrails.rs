@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::uri::PathAndQuery;
 use otari_filters::guardrails::{
-    Builtin, Guardrail, Judged, Verdict, judge, read_service, service_body, unconfigured,
+    Builtin, Guardrail, Judged, Mode, Verdict, judge, read_service, service_body, unconfigured,
     unreachable,
 };
 use otari_filters::providers::UNKNOWN;
@@ -61,6 +61,12 @@ impl Checks {
     /// Whether anything is to be checked at this moment.
     pub fn has(&self, moment: Moment) -> bool {
         self.0.iter().any(|(guardrail, _)| is_at(guardrail, moment))
+    }
+
+    /// Whether one of them may refuse at this moment.
+    pub fn blocks(&self, moment: Moment) -> bool {
+        let blocks = |one: &Guardrail| is_at(one, moment) && one.mode == Mode::Block;
+        self.0.iter().any(|(guardrail, _)| blocks(guardrail))
     }
 }
 

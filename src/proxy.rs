@@ -8,6 +8,7 @@ mod form;
 mod gates;
 mod generate;
 mod attach;
+mod tools;
 mod operations;
 mod batches;
 pub mod inner;
@@ -28,6 +29,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use otari_filters::control::Caller;
+use otari_filters::guardrails::Judged;
 use otari_filters::limit::Quota;
 use otari_filters::meter::Usage;
 use otari_filters::money::MicroUsd;
@@ -70,6 +72,8 @@ pub struct RequestContext {
     pub attempt_id: Option<Box<str>>,
     /// What of the request the provider's format cannot express; empty: nothing.
     pub dropped: String,
+    /// The checks of what was asked and answered.
+    pub judged: Vec<Judged>,
     /// What the log line says of the end.
     pub outcome: Outcome,
     /// Counts the request in flight until the context is dropped.
@@ -137,6 +141,7 @@ impl ProxyHttp for Gateway {
             plan_id: None,
             attempt_id: None,
             dropped: String::new(),
+            judged: Vec::new(),
             outcome: Outcome::default(),
             in_flight: None,
         }

@@ -168,6 +168,16 @@ impl Toolbox {
         &self.offer
     }
 
+    /// What it runs, as a label.
+    pub fn kind(&self) -> &'static str {
+        match self.backend {
+            Backend::None => "none",
+            Backend::Servers(_) => "mcp",
+            Backend::Code(_) => CODE_EXECUTION,
+            Backend::Search(_) => WEB_SEARCH,
+        }
+    }
+
     /// The names of the tools that [`Toolbox::run`] runs.
     pub fn owned(&self) -> Owned {
         self.offer.owned()
@@ -176,21 +186,18 @@ impl Toolbox {
     /// Runs calls, several at once, each within its time. Always a result for each call, in their order: what went wrong
     /// is for the model to read.
     pub async fn run(&self, calls: &[ToolCall]) -> Vec<ToolResult> {
-        let run = |(at, call): (usize, &ToolCall)| {
-            let call = call.clone();
-            async move {
-                let (text, sources) = if at < MAX_CALLS {
-                    let ran = timeout(CALL, self.run_one(&call)).await;
-                    ran.unwrap_or_else(|_| failed(&call, Failure::Timeout))
-                } else {
-                    let most = format!("a round may have {MAX_CALLS} calls");
-                    failed(&call, Failure::Said(most))
-                };
-                let text = result::capped(text, result::MAX_CHARS);
-                ToolResult { id: call.id, text, sources }
-            }
+        let run = |(at, call): (usize, ToolCall)| async move {
+            let (text, sources) = if at < MAX_CALLS {
+                let ran = timeout(CALL, self.run_one(&call)).await;
+                ran.unwrap_or_else(|_| failed(&call, Failure::Timeout))
+            } else {
+                let most = format!("a round may have {MAX_CALLS} calls");
+                failed(&call, Failure::Said(most))
+            };
+            let text = result::capped(text, result::MAX_CHARS);
+            ToolResult { id: call.id, text, sources }
         };
-        stream::iter(calls.iter().enumerate()).map(run).buffered(PARALLEL).collect().await
+        stream::iter(calls.iter().cloned().enumerate()).map(run).buffered(PARALLEL).collect().await
     }
 
     async fn run_one(&self, call: &ToolCall) -> (String, Vec<Source>) {

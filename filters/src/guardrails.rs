@@ -13,7 +13,7 @@ mod verdict;
 
 pub use builtin::{Builtin, BuiltinError};
 pub use service::{read_service, service_body, unconfigured, unreachable};
-pub use text::{input_text, output_text};
+pub use text::{OutputText, input_text, output_text};
 pub use verdict::{Judged, Verdict, header, judge};
 
 /// Most checks of one request.

@@ -94,6 +94,13 @@ pub struct ToolResult {
     pub sources: Vec<Source>,
 }
 
+impl ToolResult {
+    /// Whether the tool failed.
+    pub fn is_error(&self) -> bool {
+        result::is_error(&self.text)
+    }
+}
+
 /// What a round asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {

@@ -33,6 +33,17 @@ impl Attached {
     pub(super) fn rendered(&self) -> Option<&Rendered> {
         self.rendered.as_ref()
     }
+
+    /// The same, taken.
+    pub(super) fn into_rendered(self) -> Option<Rendered> {
+        self.rendered
+    }
+
+    /// The same attachments in another body, which has them in the same order.
+    pub(super) fn follow(&mut self, body: &Bytes) {
+        self.attachments.follow(body);
+        self.rendered = None;
+    }
 }
 
 /// Looks for attachments, and fetches the stored files among them.

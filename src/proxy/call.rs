@@ -112,6 +112,23 @@ impl Call {
         &self.plan.attempts[self.at]
     }
 
+    /// The attempt has answered: whatever is asked further is asked there, and with the body that it got.
+    pub(super) fn lock_in(&mut self) {
+        self.plan.attempts = vec![self.plan.attempts.swap_remove(self.at)];
+        self.at = 0;
+        if let Some(rendered) =
+            self.attachments.take().and_then(|attached| attached.into_rendered())
+        {
+            self.set_body(rendered.request, rendered.body);
+        }
+    }
+
+    /// Puts another request in the place of the one before.
+    pub(super) fn set_body(&mut self, request: Request, body: Bytes) {
+        self.asked = Asked::Generation(request);
+        self.body = body;
+    }
+
     /// The name that answers show in the place of the provider's; `None`: they keep theirs.
     pub(super) fn shown_name(&self) -> Option<ModelName> {
         let name = self.asked.model();

@@ -9,14 +9,15 @@ mod connect;
 mod receive;
 mod incoming;
 mod failed;
+mod watch;
 
 use connect::Proof;
 pub(super) use connect::give_back;
 pub(super) use failed::{Failed, FailedAttempt, out_of_time, stopped};
 use failed::{refused, unproved};
 use outgoing::Outgoing;
+pub(super) use watch::{Alive, Step, Watch};
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,11 +25,9 @@ use bytes::Bytes;
 use otari_filters::control::Attempt;
 use otari_filters::operations::Measured;
 use otari_filters::upstream::{self, ErrorClass, Upstream};
-use pingora_core::prelude::{Error, ErrorType};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_proxy::Session;
-use tokio::sync::watch;
 
 use crate::app::App;
 use crate::credentials::CredentialFailure;
@@ -55,61 +54,6 @@ pub(super) struct Answer {
     /// The document is here to its end; with what it tells.
     pub(super) whole: Option<Measured>,
     pub(super) idle_timeout: Duration,
-}
-
-/// What a wait ended with.
-pub(super) enum Step<T> {
-    Got(T),
-    /// The caller left.
-    Gone(Box<Error>),
-    /// Draining is over.
-    Stopped,
-    Timeout,
-}
-
-/// What every wait of one request watches.
-pub(super) struct Watch {
-    stop: watch::Receiver<bool>,
-    /// Whether a caller who leaves ends the wait. Off for answers that are not streamed: the provider bills those
-    /// whole, so they are read to the end and recorded exactly.
-    pub(super) caller: bool,
-    /// End of the whole request.
-    pub(super) deadline: Instant,
-}
-
-impl Watch {
-    /// `caller`: see the field.
-    pub(super) fn new(app: &App, started: Instant, caller: bool) -> Self {
-        let deadline = started + app.config.limits.request_timeout;
-        Self { stop: app.life.stopped(), caller, deadline }
-    }
-
-    /// Waits for `f`, the caller's leaving, the end of draining or `until`, whichever comes first; a result that is
-    /// there already wins. `f` is dropped when it loses: it must be cancel-safe.
-    pub(super) async fn step<T>(
-        &mut self,
-        s: &mut Session,
-        until: Instant,
-        f: impl Future<Output = T>,
-    ) -> Step<T> {
-        let until = until.min(self.deadline);
-        tokio::pin!(f);
-        tokio::select! {
-            biased;
-            value = &mut f => Step::Got(value),
-            _ = self.stop.wait_for(|stop| *stop) => Step::Stopped,
-            idle = s.downstream_session.read_body_or_idle(true), if self.caller => Step::Gone(match idle {
-                Err(error) => error.into_down(),
-                Ok(_) => Error::explain(ErrorType::ConnectionClosed, "unexpected data").into_down(),
-            }),
-            () = tokio::time::sleep_until(until.into()) => Step::Timeout,
-        }
-    }
-
-    /// Whether the whole request is out of time.
-    pub(super) fn is_over(&self) -> bool {
-        Instant::now() >= self.deadline
-    }
 }
 
 /// The first answer, or what the caller is told instead. Whatever failed has been settled.

@@ -7,17 +7,18 @@ use http::StatusCode;
 use otari_filters::control::{Caller, Wanted};
 use otari_filters::protocol::{Protocol, Request, messages};
 use otari_filters::providers::Operation;
-use otari_filters::rejection::{Code, Rejection};
+use otari_filters::rejection::Rejection;
 use otari_filters::reserve::Estimate;
-use otari_filters::{route, tokens};
+use otari_filters::{route, tokens, tools};
 use pingora_proxy::Session;
 
 use crate::app::{App, Mode};
 use crate::proxy::call::{Asked, Call, Stop};
-use crate::proxy::exchange::Watch;
+use crate::proxy::exchange::{Failed, Watch};
 use crate::proxy::gates::{self, Asks, Passed};
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{RequestContext, attach, body, exchange, refusals, relay};
+use crate::proxy::tools::Tools;
+use crate::proxy::{self, RequestContext, attach, body, exchange, refusals, relay};
 
 /// Serves one generation.
 pub(super) async fn serve(
@@ -28,6 +29,8 @@ pub(super) async fn serve(
 ) -> Result<(), Stop> {
     let body = body::read(s, &app.config.limits).await?;
     body::check_type(s, &body)?;
+    // What this gateway put into earlier answers means nothing to a provider.
+    let body = tools::strip_marks(protocol, &body).unwrap_or(body);
     let request = Request::read(protocol, &body)?;
     ctx.outcome.model = Some(request.model.as_str().into());
     let no_router = !wants_router(s)?;
@@ -38,7 +41,12 @@ pub(super) async fn serve(
         }
         Ok(call) => call,
     };
-    answer(app, s, ctx, &mut call).await
+    let mut watch = Watch::new(app, ctx.started, true);
+    let ready = watch.own(s, Box::pin(proxy::tools::ready(app, ctx, &mut call))).await;
+    match ready.map_err(Failed::into_stop)?? {
+        None => answer(app, s, ctx, &mut call).await,
+        Some(tools) => Box::pin(answer_with(app, s, ctx, &mut call, tools)).await,
+    }
 }
 
 /// How many tokens a messages request has: by the tokenizer of the model that it would go to, where that is known, else
@@ -105,10 +113,33 @@ pub(super) async fn answer(
         Ok(answer) => relay::run(app, s, ctx, call, &mut watch, answer).await,
         Err(stop) => Err(stop),
     };
+    note(ctx, call);
+    result
+}
+
+/// Asks the providers, runs what is the gateway's to run, asks again, and passes the last answer on.
+async fn answer_with(
+    app: &Arc<App>,
+    s: &mut Session,
+    ctx: &mut RequestContext,
+    call: &mut Call,
+    tools: Tools,
+) -> Result<(), Stop> {
+    let mut watch = Watch::new(app, ctx.started, call.asked.streams());
+    let result = match exchange::run(app, s, ctx, call, &mut watch).await {
+        Ok(answer) => relay::run_rounds(app, s, ctx, call, &mut watch, answer, &tools).await,
+        Err(stop) => Err(stop),
+    };
+    note(ctx, call);
+    tools.close().await;
+    result
+}
+
+/// What the log line says of a call.
+fn note(ctx: &mut RequestContext, call: &Call) {
     ctx.outcome.attempts = call.open.attempts();
     ctx.outcome.usage = call.open.usage();
     ctx.outcome.cost = call.open.cost();
-    result
 }
 
 async fn pass_gates(
@@ -129,7 +160,6 @@ async fn pass_gates(
         session_label: request.session_label.clone(),
     };
     let Passed { plan, open, keeps_user } = gates::pass(app, ctx, &asks).await?;
-    refuse_unserved(&request, matches!(app.mode, Mode::Standalone(_)))?;
     let attachments = match request.has_media {
         true => Box::pin(attach::load(app, ctx, &request, &body)).await?,
         false => None,
@@ -143,23 +173,4 @@ fn estimate(app: &App, request: &Request) -> Estimate {
     let whole =
         Estimate::new(request.prompt_chars, request.declared_output, default, request.choices);
     if request.stream { whole.first_step(app.config.stream_hold_output_tokens) } else { whole }
-}
-
-/// Features of the reference that this version does not run are refused, never silently left out.
-fn refuse_unserved(request: &Request, is_standalone: bool) -> Result<(), Rejection> {
-    let asked = request
-        .gateway_features
-        .iter()
-        .find(|field| matches!(**field, "mcp_servers" | "mcp_server_ids" | "guardrails"));
-    match asked {
-        Some(&"mcp_server_ids") if is_standalone => Err(Rejection::new(
-            Code::Unsupported,
-            "mcp_server_ids is only available in platform mode",
-        )),
-        Some(field) => Err(Rejection::new(
-            Code::Unsupported,
-            format!("'{field}' is not supported by this version of the gateway: remove the field"),
-        )),
-        None => Ok(()),
-    }
 }

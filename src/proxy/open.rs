@@ -3,7 +3,9 @@
 //! However the request ends, this is settled exactly once: by `end` where the ending is known, else when it is dropped,
 //! which is also how a panic ends.
 
+mod record;
 mod reports;
+mod rounds;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,16 +18,13 @@ use otari_filters::operations::Measured;
 use otari_filters::prices::Prices;
 use otari_filters::rejection::Rejection;
 use otari_filters::reserve::{Estimate, Measure};
-use otari_filters::settle::{Finished, Status, UsageRecord};
+use otari_filters::settle::{Finished, Status};
 use otari_filters::upstream::ErrorClass;
 
 use crate::app::App;
-use crate::clock;
-use crate::config::MissingUsage;
 use crate::life::{Call, Entered};
-
-/// Longest reason kept in a row.
-const MAX_REASON_CHARS: usize = 500;
+use record::shorten;
+use rounds::Rounds;
 
 /// Whose call it is.
 pub(super) struct Origin {
@@ -97,8 +96,11 @@ pub(super) struct Open {
     settling: Option<Settling>,
     /// Nobody is asked what a complete answer cost, because the platform takes no reports.
     is_unpriced: bool,
+    /// Of the call under way, as far as it is known.
     usage: Option<Usage>,
     output_tokens: u64,
+    /// The calls before it that were answered: a loop of tools makes several.
+    rounds: Rounds,
     cost: Option<MicroUsd>,
     is_settled: bool,
     was_complete: bool,
@@ -129,6 +131,7 @@ impl Open {
             is_unpriced: false,
             usage: None,
             output_tokens: 0,
+            rounds: Rounds::default(),
             cost: None,
             is_settled: false,
             was_complete: false,
@@ -199,6 +202,7 @@ impl Open {
         if let Some(current) = &mut self.current {
             current.sent = true;
         }
+        self.usage = None;
     }
 
     /// The try never reached the provider and does not count.
@@ -224,7 +228,7 @@ impl Open {
 
     /// Tokens, once known; for the log line.
     pub(super) fn usage(&self) -> Option<Usage> {
-        self.usage
+        self.rounds.plus(self.usage)
     }
 
     /// Cost, once settled; for the log line.
@@ -297,7 +301,8 @@ impl Open {
         self.was_complete = matches!(ending, Ending::Complete { .. });
         // A caller who left before anything was sent owes nothing, and no provider was called.
         let unsent = matches!(ending, Ending::Cut { .. });
-        if !self.current.as_ref().is_some_and(|current| current.sent || !unsent) {
+        let may_record = self.current.as_ref().is_some_and(|current| current.sent || !unsent);
+        if !may_record && !self.rounds.were_answered() {
             // Nothing was sent anywhere.
             if let Some(reservation) = reservation {
                 self.app.control.release(reservation);
@@ -309,13 +314,15 @@ impl Open {
         let outcome = match ending {
             Ending::Complete { streamed } => self.complete(&mut record, *streamed, is_held),
             Ending::Failed { reason, status, class: _ } => {
+                // What was answered before it is used, and paid.
+                self.fill_rounds(&mut record);
                 record.error_message = Some(shorten(reason));
                 record.status_code = Some(*status);
                 reason_label(reason)
             }
             Ending::Broken(reason) => {
                 self.fill_tokens(&mut record);
-                record.cost = self.usage.and_then(|usage| self.price(usage));
+                record.cost = self.rounds.cost(self.usage.and_then(|usage| self.price(usage)));
                 record.error_message = Some((*reason).into());
                 record.status_code = Some(502);
                 reason
@@ -323,7 +330,7 @@ impl Open {
             Ending::Cut { reason, status } => {
                 let produced = self.fill_tokens(&mut record);
                 record.cost = match self.estimate.measure {
-                    Measure::Tokens => self.price(produced),
+                    Measure::Tokens => self.rounds.cost(self.price(produced)),
                     measure => measure.cost(self.prices()),
                 };
                 record.error_message = Some((*reason).into());
@@ -344,125 +351,6 @@ impl Open {
             Ending::Broken(_) | Ending::Cut { .. } => drop(settling),
         }
     }
-
-    /// A complete answer: its usage, or what the configuration says of a stream without one.
-    fn complete(&self, record: &mut UsageRecord, streamed: bool, is_held: bool) -> &'static str {
-        record.status = Status::Success;
-        if self.estimate.measure != Measure::Tokens {
-            self.fill_tokens(record);
-            record.cost = self.estimate.measure.cost(self.prices());
-            return "success";
-        }
-        if let Some(usage) = self.usage {
-            self.fill_tokens(record);
-            record.cost = self.price(usage);
-            return "success";
-        }
-        if streamed {
-            // What this attempt had a part of; one before it may have held more.
-            let bound = self.prices().filter(|_| is_held);
-            let bound = bound.map(|prices| self.estimate.with_output(self.covered, prices));
-            let bound = Some(bound.unwrap_or_default());
-            match self.app.settings.load().stream_missing_usage_policy {
-                MissingUsage::Estimate => record.cost = bound,
-                MissingUsage::AllowFree => {}
-                MissingUsage::Fail => {
-                    record.status = Status::Error;
-                    record.cost = bound;
-                    record.error_message = Some("stream completed without usage data".into());
-                }
-            }
-        }
-        "success"
-    }
-
-    /// Puts the tokens into the record: the provider's, else prompt estimate and output seen. Returns them.
-    fn fill_tokens(&self, record: &mut UsageRecord) -> Usage {
-        let produced = self.usage.unwrap_or_else(|| Usage {
-            prompt_tokens: self.estimate.prompt_tokens,
-            completion_tokens: self.output_tokens,
-            total_tokens: self.estimate.prompt_tokens + self.output_tokens,
-            ..Usage::default()
-        });
-        if self.estimate.measure != Measure::Tokens {
-            (record.prompt_tokens, record.completion_tokens, record.total_tokens) =
-                self.estimate.measure.row_tokens();
-            return produced;
-        }
-        // Rows count cached tokens as a part of the prompt, whatever the provider's way.
-        let told = produced.inclusive();
-        record.prompt_tokens = Some(told.prompt_tokens);
-        record.completion_tokens = Some(told.completion_tokens);
-        record.total_tokens = Some(told.total_tokens);
-        record.cache_read_tokens = Some(produced.cache_read_tokens);
-        record.cache_write_tokens = Some(produced.cache_write_tokens);
-        record.cache_write_1h_tokens = Some(produced.cache_write_1h_tokens);
-        produced
-    }
-
-    fn prices(&self) -> Option<&Prices> {
-        self.current.as_ref()?.prices.as_deref()
-    }
-
-    /// What was used costs this; nothing when the model has no price.
-    fn price(&self, usage: Usage) -> Option<MicroUsd> {
-        Some(self.prices()?.cost(&usage.tokens(), usage.counting))
-    }
-
-    fn record(&self, status: Status) -> UsageRecord {
-        let current = self.current.as_ref();
-        // The first attempt's row carries the request's own id: one random number less per request.
-        let id = match self.position {
-            0 | 1 => self.origin.request_id.clone(),
-            _ => uuid::Uuid::now_v7().to_string().into(),
-        };
-        let latency = self.origin.started.elapsed().as_millis();
-        UsageRecord {
-            id,
-            request_group_id: self.origin.request_id.clone(),
-            api_key_id: self.origin.key_id.clone(),
-            user_id: self.origin.user_id.clone(),
-            timestamp_us: clock::now_us(),
-            model: current.map(|current| current.model.clone()).unwrap_or_default(),
-            provider: current.map(|current| current.provider.clone()),
-            endpoint: Cow::Borrowed(self.origin.endpoint),
-            prompt_tokens: None,
-            completion_tokens: None,
-            total_tokens: None,
-            cache_read_tokens: None,
-            cache_write_tokens: None,
-            cache_write_1h_tokens: None,
-            cost: None,
-            status,
-            error_message: None,
-            status_code: None,
-            latency_ms: u32::try_from(latency).unwrap_or(u32::MAX),
-            attempt_position: self.position,
-            attempt_count: self.candidates.max(self.position),
-            counts_toward_budget: true,
-            leased: false,
-            ceilings: Vec::new(),
-            policy_name: self.policy.clone(),
-            selection_reason: current.and_then(|current| current.reason).map(Cow::Borrowed),
-        }
-    }
-
-    /// Metrics, and what the log line will say.
-    fn note(&mut self, record: &UsageRecord, outcome: &str) {
-        self.cost = record.cost;
-        let Some(current) = &self.current else { return };
-        let metrics = &self.app.metrics;
-        metrics.attempt(&current.provider, outcome);
-        // A name becomes a label only when a price list has it: others are whatever a caller typed.
-        let model = if current.is_listed { &*current.model } else { "other" };
-        metrics.usage(
-            &current.provider,
-            model,
-            record.prompt_tokens.unwrap_or(0),
-            record.completion_tokens.unwrap_or(0),
-            record.cost.map(MicroUsd::to_f64),
-        );
-    }
 }
 
 impl Drop for Open {
@@ -470,7 +358,8 @@ impl Drop for Open {
         if self.is_settled {
             return;
         }
-        if self.current.as_ref().is_some_and(|current| current.sent) {
+        let is_sent = self.current.as_ref().is_some_and(|current| current.sent);
+        if is_sent || self.rounds.were_answered() {
             self.end(&Ending::Cut { reason: "gateway_panic", status: 500 });
         } else {
             self.current = None;
@@ -482,8 +371,4 @@ impl Drop for Open {
 /// The code before the colon: a closed set, fit for a label.
 fn reason_label(reason: &str) -> &str {
     reason.split(':').next().unwrap_or(reason)
-}
-
-fn shorten(reason: &str) -> Box<str> {
-    reason.chars().take(MAX_REASON_CHARS).collect::<String>().into()
 }

@@ -12,6 +12,7 @@ use http::header::{
     TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderName, HeaderValue, StatusCode};
+use otari_filters::guardrails;
 use otari_filters::settle::Cost;
 use pingora_core::prelude::Result;
 use pingora_http::ResponseHeader;
@@ -22,6 +23,7 @@ use crate::proxy::RequestContext;
 use crate::proxy::call::{Call, Stop};
 use crate::proxy::exchange::{Answer, Watch};
 use crate::proxy::reply;
+use crate::proxy::tools::Tools;
 
 /// Pieces are joined up to this size.
 const JOIN_BELOW: usize = 16 << 10;
@@ -38,6 +40,35 @@ pub(super) async fn run(
     watch: &mut Watch,
     answer: Answer,
 ) -> Result<(), Stop> {
+    begin(app, ctx, call, &answer);
+    if answer.is_stream {
+        stream::run(app, s, ctx, call, watch, answer).await
+    } else {
+        json::run(app, s, ctx, call, watch, answer).await
+    }
+}
+
+/// Asks on until the answer is the caller's, and passes it on.
+pub(super) async fn run_rounds(
+    app: &Arc<App>,
+    s: &mut Session,
+    ctx: &mut RequestContext,
+    call: &mut Call,
+    watch: &mut Watch,
+    answer: Answer,
+    tools: &Tools,
+) -> Result<(), Stop> {
+    begin(app, ctx, call, &answer);
+    call.lock_in();
+    if answer.is_stream {
+        stream::run_rounds(app, s, ctx, call, watch, answer, tools).await
+    } else {
+        json::run_rounds(app, s, ctx, call, watch, answer, tools).await
+    }
+}
+
+/// The first answer is here.
+fn begin(app: &App, ctx: &mut RequestContext, call: &Call, answer: &Answer) {
     let first_byte = ctx.started.elapsed();
     ctx.outcome.first_byte_ms = u32::try_from(first_byte.as_millis()).ok();
     app.metrics.first_byte(first_byte);
@@ -46,11 +77,6 @@ pub(super) async fn run(
         panic!("asked for by a test");
     }
     ctx.attempt_id = call.attempt().id.clone();
-    if answer.is_stream {
-        stream::run(app, s, ctx, call, watch, answer).await
-    } else {
-        json::run(app, s, ctx, call, watch, answer).await
-    }
 }
 
 /// Counts how an answer got on with its cost. `cost`: what the platform said in time; `None`: nothing in time.
@@ -136,6 +162,13 @@ fn header(
         && let Ok(value) = HeaderValue::from_str(&ctx.dropped)
     {
         head.insert_header(HeaderName::from_static("x-otari-dropped-params"), value)?;
+    }
+    // As the reference has it: not with streams, whose header has left before everything was checked.
+    if !answer.is_stream
+        && let Some(value) = guardrails::header(&ctx.judged)
+        && let Ok(value) = HeaderValue::from_str(&value)
+    {
+        head.insert_header(HeaderName::from_static("x-otari-guardrails"), value)?;
     }
     match content_length {
         Some(length) => head.insert_header(CONTENT_LENGTH, length)?,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use otari_filters::guardrails::Judged;
+use otari_filters::rejection::{Code, Rejection};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
@@ -38,6 +40,7 @@ pub struct Metrics {
     pub budgets_over_cap: IntGauge,
     /// Times that changes of other gateways could not be read.
     pub follow_failures: IntCounter,
+    tools: ToolMetrics,
     /// Files that callers upload.
     pub files: FileMetrics,
     /// The way of usage records to the store.
@@ -85,6 +88,29 @@ pub struct JournalMetrics {
     batch_size: HistogramVec,
     flush_seconds: HistogramVec,
     rows: IntCounterVec,
+}
+
+/// What the gateway runs for requests itself.
+struct ToolMetrics {
+    calls: IntCounterVec,
+    checks: IntCounterVec,
+}
+
+impl ToolMetrics {
+    fn new(add: &Registrar<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            calls: add.counters(
+                "gateway_tool_calls_total",
+                "Calls of tools that the gateway runs",
+                &["tool", "outcome"],
+            )?,
+            checks: add.counters(
+                "gateway_guardrail_checks_total",
+                "Checks of what is asked and answered, by what they say",
+                &["moment", "mode", "verdict"],
+            )?,
+        })
+    }
 }
 
 /// Calls to providers.
@@ -312,6 +338,7 @@ impl Metrics {
                 "gateway_follow_failures_total",
                 "Times that changes made by other gateways could not be read",
             )?,
+            tools: ToolMetrics::new(&add)?,
             files: FileMetrics::new(&add)?,
             journal: JournalMetrics::new(&add)?,
             registry,
@@ -323,6 +350,31 @@ impl Metrics {
         let mut digits = itoa::Buffer::new();
         self.requests.with_label_values(&[endpoint, method, digits.format(status)]).inc();
         self.duration.with_label_values(&[endpoint, method]).observe(took.as_secs_f64());
+    }
+
+    /// A tool of the gateway's was called: `code_execution`, `web_search`, `mcp`.
+    pub fn tool_called(&self, tool: &str, failed: bool) {
+        let outcome = if failed { "error" } else { "success" };
+        self.tools.calls.with_label_values(&[tool, outcome]).inc();
+    }
+
+    /// The checks of a request were made, or one of them ended it.
+    pub fn checked(&self, moment: &str, judged: Result<&[Judged], &Rejection>) {
+        let count = |mode: &str, verdict: &str| {
+            self.tools.checks.with_label_values(&[moment, mode, verdict]).inc();
+        };
+        match judged {
+            Ok(judged) => judged.iter().for_each(|one| {
+                let verdict = match one.verdict.valid {
+                    Some(true) => "valid",
+                    Some(false) => "invalid",
+                    None => "unknown",
+                };
+                count(one.mode.as_str(), verdict);
+            }),
+            Err(refused) if refused.code == Code::GuardrailViolation => count("block", "invalid"),
+            Err(_) => count("block", "unknown"),
+        }
     }
 
     /// A refused credential.

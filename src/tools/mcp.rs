@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::tools::result::{self, Failure};
@@ -121,8 +122,12 @@ impl Servers {
 
     /// Ends the sessions, all at once.
     pub(super) async fn close(self) {
-        let closing = stream::iter(self.sessions).map(McpClient::close);
-        closing.buffer_unordered(CONNECTING * 4).collect::<Vec<()>>().await;
+        let mut closing: Vec<_> =
+            self.sessions.into_iter().map(|session| session.close()).collect();
+        while !closing.is_empty() {
+            let some = closing.drain(..closing.len().min(CONNECTING * 4));
+            join_all(some).await;
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which text of a request, and of an answer, is checked.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::protocol::Protocol;
@@ -40,6 +42,73 @@ pub fn output_text(protocol: Protocol, answer: &[u8]) -> String {
         }
     };
     texts.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+/// The text of an answer that comes in events, as the caller sees them.
+#[derive(Debug)]
+pub struct OutputText {
+    protocol: Protocol,
+    /// The beginning of a line whose end is not here.
+    line: Vec<u8>,
+    /// By choice, block or item, and within an item by its part.
+    texts: BTreeMap<(u64, u64), String>,
+}
+
+impl OutputText {
+    /// Nothing yet.
+    pub fn new(protocol: Protocol) -> Self {
+        Self { protocol, line: Vec::new(), texts: BTreeMap::new() }
+    }
+
+    /// Takes a piece of the stream.
+    pub fn feed(&mut self, piece: &[u8]) {
+        for part in piece.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.line);
+                self.read(&line);
+            }
+        }
+    }
+
+    /// All of it, the parts on lines of their own.
+    pub fn finish(mut self) -> String {
+        let line = std::mem::take(&mut self.line);
+        self.read(&line);
+        let texts: Vec<String> = self.texts.into_values().filter(|text| !text.is_empty()).collect();
+        texts.join("\n")
+    }
+
+    fn read(&mut self, line: &[u8]) {
+        let Some(data) = line.strip_prefix(b"data:") else { return };
+        let Ok(event) = serde_json::from_slice::<Value>(data) else { return };
+        let number = |name: &str| event[name].as_u64().unwrap_or(0);
+        match (self.protocol, event["type"].as_str()) {
+            (Protocol::Chat, _) => {
+                for choice in event["choices"].as_array().into_iter().flatten() {
+                    let at = choice["index"].as_u64().unwrap_or(0);
+                    self.add((at, 0), &choice["delta"]["content"]);
+                }
+            }
+            (Protocol::Messages, Some("content_block_start")) => {
+                self.add((number("index"), 0), &event["content_block"]["text"]);
+            }
+            (Protocol::Messages, Some("content_block_delta")) => {
+                self.add((number("index"), 0), &event["delta"]["text"]);
+            }
+            (Protocol::Responses, Some("response.output_text.delta")) => {
+                self.add((number("output_index"), number("content_index")), &event["delta"]);
+            }
+            _ => {}
+        }
+    }
+
+    fn add(&mut self, at: (u64, u64), text: &Value) {
+        let text = parts(text);
+        if !text.is_empty() {
+            self.texts.entry(at).or_default().push_str(&text);
+        }
+    }
 }
 
 /// A text, or the parts of a list that are or have one.
@@ -111,6 +180,36 @@ mod tests {
             ),
         ] {
             assert_eq!(output_text(protocol, answer.as_bytes()), want);
+        }
+    }
+
+    #[test]
+    fn the_words_of_a_stream_are_checked_however_it_is_cut() {
+        for (protocol, stream, want) in [
+            (
+                Chat,
+                "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}},{\"index\":1,\"delta\":{\"content\":\"c\"}}]}\n\n\
+                 data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"b\"}}]}\n\ndata: [DONE]\n\n",
+                "ab\nc",
+            ),
+            (
+                Messages,
+                "event: x\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"thinking_delta\",\"thinking\":\"t\"}}\n\n\
+                 data: {\"type\":\"content_block_delta\",\"index\":1,\"delta\":{\"type\":\"text_delta\",\"text\":\"a\"}}\r\n\r\n",
+                "a",
+            ),
+            (
+                Responses,
+                "data: {\"type\":\"response.output_text.delta\",\"output_index\":1,\"content_index\":0,\"delta\":\"a\"}\n\n\
+                 data: {\"type\":\"response.output_text.delta\",\"output_index\":1,\"content_index\":1,\"delta\":\"b\"}",
+                "a\nb",
+            ),
+        ] {
+            for size in [1, 7, 4096] {
+                let mut text = OutputText::new(protocol);
+                stream.as_bytes().chunks(size).for_each(|piece| text.feed(piece));
+                assert_eq!(text.finish(), want);
+            }
         }
     }
 }

@@ -36,6 +36,22 @@ impl Usage {
         Self { counting, ..Self::default() }
     }
 
+    /// This call's tokens and another's of the same provider, which counts both alike.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            prompt_tokens: self.prompt_tokens.saturating_add(other.prompt_tokens),
+            completion_tokens: self.completion_tokens.saturating_add(other.completion_tokens),
+            total_tokens: self.total_tokens.saturating_add(other.total_tokens),
+            cache_read_tokens: self.cache_read_tokens.saturating_add(other.cache_read_tokens),
+            cache_write_tokens: self.cache_write_tokens.saturating_add(other.cache_write_tokens),
+            cache_write_1h_tokens: self
+                .cache_write_1h_tokens
+                .saturating_add(other.cache_write_1h_tokens),
+            counting: other.counting,
+        }
+    }
+
     /// Takes over what a later report says; a zero keeps what is known.
     pub(crate) fn merge(&mut self, later: &WireUsage) {
         let newer = |now: &mut u64, then: Option<u64>| {

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::incoming::NoAnswer;
 use super::receive;
 use crate::credentials::CredentialFailure;
+use crate::proxy::call::Stop;
 
 /// Why an attempt ended without an answer.
 pub(in crate::proxy) enum Failed {
@@ -21,6 +22,17 @@ pub(in crate::proxy) enum Failed {
     CallerGone(Box<Error>),
     /// The gateway is leaving, or the whole request took too long.
     Ended(&'static str, Box<Rejection>),
+}
+
+impl Failed {
+    /// As an end of the request, where nothing was asked of a provider.
+    pub(in crate::proxy) fn into_stop(self) -> Stop {
+        match self {
+            Self::Attempt(failed) => failed.rejection.into(),
+            Self::CallerGone(error) => Stop::Broken(error),
+            Self::Ended(_, refused) => Stop::Refused(refused),
+        }
+    }
 }
 
 /// A try that failed.

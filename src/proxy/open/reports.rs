@@ -23,7 +23,7 @@ impl Open {
     pub(super) fn last_report(&self, ending: &Ending) -> Option<Report> {
         let served = Report {
             status: ReportStatus::Success,
-            usage: self.usage.map(|usage| usage.for_report()),
+            usage: self.usage().map(|usage| usage.for_report()),
             ..self.report(true, None)?
         };
         match ending {
@@ -34,7 +34,7 @@ impl Open {
             Ending::Cut { reason: "client_disconnected", .. } => {
                 let platform = self.app.config.platform.as_ref();
                 let wanted = platform.is_some_and(|platform| platform.report_disconnects);
-                let told = if self.usage.is_some() { served } else { self.report(true, None)? };
+                let told = if self.usage().is_some() { served } else { self.report(true, None)? };
                 wanted.then_some(told)
             }
             Ending::Cut { .. } => self.report(true, None),

@@ -4,6 +4,8 @@
 //! A larger one passes as it comes, its last piece held until the record is there; and so do the answers that are no
 //! JSON: sound, transcripts.
 
+mod rounds;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +23,7 @@ use crate::proxy::RequestContext;
 use crate::proxy::call::{Call, Stop};
 use crate::proxy::exchange::{self, Answer, Failed, Step, Watch};
 use crate::proxy::open::Ending;
+pub(super) use rounds::run as run_rounds;
 
 /// Of longer ones, so much is kept to read the usage from.
 const KEEP_BELOW: usize = 64 << 20;

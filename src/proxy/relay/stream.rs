@@ -5,6 +5,8 @@
 //! `message_stop`, `response.completed`), because that is where callers hang up. Where a platform says what an answer
 //! cost, the event with the usage waits for it, and everything behind it.
 
+mod rounds;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,8 +26,9 @@ use super::{JOIN_BELOW, join_small};
 use crate::app::App;
 use crate::proxy::RequestContext;
 use crate::proxy::call::{Call, Stop};
-use crate::proxy::exchange::{self, Answer, Step, Watch};
+use crate::proxy::exchange::{self, Alive, Answer, Step, Watch};
 use crate::proxy::open::Ending;
+pub(super) use rounds::run as run_rounds;
 
 /// Only small pieces are joined: a large one fills its packets by itself.
 const JOIN_FROM: usize = 4 << 10;
@@ -57,9 +60,26 @@ struct Passing {
 }
 
 impl Passing {
+    /// `hides_usage`: the gateway alone asked for the usage.
+    fn new(app: &App, call: &Call, hides_usage: bool) -> Self {
+        let protocol = call.asked.protocol();
+        let is_settled = app.config.platform.is_some();
+        // What the platform says of the cost goes into the chunk with the usage: it is shown then.
+        let meter = meter::Stream::new(protocol, hides_usage && !is_settled);
+        // Whose provider it is, and what it says, is the platform's affair.
+        let meter = if is_settled { meter.hiding_errors() } else { meter };
+        let carriers = is_settled.then(|| Carriers::new(protocol));
+        Self { protocol, meter, name: call.shown_name(), carriers }
+    }
+
     /// Appends to `out` what may leave of a new piece.
     fn feed(&mut self, piece: Bytes, out: &mut Vec<Bytes>) {
         self.meter.feed(piece, out);
+        self.pass(out);
+    }
+
+    /// The same behind the meter.
+    fn pass(&mut self, out: &mut Vec<Bytes>) {
         self.rename(out);
         self.hold_back(out);
     }
@@ -87,12 +107,16 @@ impl Passing {
         self.carriers.as_mut().is_some_and(|carriers| carriers.release(cost, out))
     }
 
-    /// What keeps the connection of a waiting caller alive.
-    fn sign_of_life(&self) -> Bytes {
-        Bytes::from_static(match self.protocol {
+    /// What keeps the connection of a waiting caller alive; nothing inside an event that has half left: it would end up
+    /// in its data.
+    fn alive(&self, app: &App) -> Option<Alive> {
+        let every = app.config.limits.streaming_keepalive_interval;
+        let may = every > Duration::ZERO && self.is_between_events();
+        let sign = match self.protocol {
             Protocol::Messages => PING,
             Protocol::Chat | Protocol::Responses => KEEPALIVE,
-        })
+        };
+        may.then_some(Alive { every, sign })
     }
 
     fn rename(&mut self, out: &mut Vec<Bytes>) {
@@ -124,14 +148,7 @@ pub(super) async fn run(
     let head = super::header(&answer, ctx, call, None)?;
     ctx.outcome.status = head.status.as_u16();
     ctx.outcome.streamed = true;
-    let protocol = call.asked.protocol();
-    let is_settled = app.config.platform.is_some();
-    // What the platform says of the cost goes into the chunk with the usage: it is shown then.
-    let meter = meter::Stream::new(protocol, call.asked.hides_usage() && !is_settled);
-    // Whose provider it is, and what it says, is the platform's affair.
-    let meter = if is_settled { meter.hiding_errors() } else { meter };
-    let carriers = is_settled.then(|| Carriers::new(protocol));
-    let mut stream = Passing { protocol, meter, name: call.shown_name(), carriers };
+    let mut stream = Passing::new(app, call, call.asked.hides_usage());
     // From here on the caller may leave, whatever was asked for.
     watch.caller = true;
     let end = match s.write_response_header(Box::new(head), false).await {
@@ -139,7 +156,7 @@ pub(super) async fn run(
         Err(error) => End::CallerGone(error.into_down()),
     };
     observe(call, &answer, &stream);
-    finish(app, s, ctx, call, answer, end, !stream.is_between_events()).await
+    finish(app, s, ctx, call, Some(answer), end, !stream.is_between_events()).await
 }
 
 /// Passes pieces on until the stream ends, one way or another.
@@ -188,7 +205,9 @@ async fn relay(
             wait(app, s, watch, answer, stream).await
         };
         match next {
-            Ok(Some(piece)) => broken = take_in(answer, stream, piece, &mut out),
+            Ok(Some(piece)) => {
+                broken = take_in(answer, piece, |plain| stream.feed(plain, &mut out));
+            }
             Ok(None) if answer.incoming.translates() => {
                 // Once more round: what is left is accounted for like any other piece.
                 is_over = true;
@@ -222,17 +241,11 @@ async fn relay(
     }
 }
 
-/// Joins a piece with what is here already, and appends to `out` what may leave of it. Returns why the stream is broken
-/// behind it.
-fn take_in(
-    answer: &mut Answer,
-    stream: &mut Passing,
-    piece: Bytes,
-    out: &mut Vec<Bytes>,
-) -> Option<&'static str> {
+/// Joins a piece with what is here already, and feeds what it becomes. Returns why the stream is broken behind it.
+fn take_in(answer: &mut Answer, piece: Bytes, feed: impl FnOnce(Bytes)) -> Option<&'static str> {
     let (piece, broken) = join(answer, piece);
     match answer.incoming.read(piece) {
-        Ok(plain) => stream.feed(plain, out),
+        Ok(plain) => feed(plain),
         Err(failure) => return Some(failure.as_str()),
     }
     broken
@@ -275,20 +288,11 @@ async fn settlement(
     mut settling: Settling,
 ) -> Result<Option<Option<Cost>>, End> {
     let end_at = Instant::now() + super::settlement_timeout(app);
-    let every = app.config.limits.streaming_keepalive_interval;
-    loop {
-        let comments = stream.is_between_events() && every > Duration::ZERO;
-        let until = if comments { end_at.min(Instant::now() + every) } else { end_at };
-        match watch.step(s, until, settling.as_mut()).await {
-            Step::Got(cost) => return Ok(Some(cost)),
-            Step::Gone(error) => return Err(End::CallerGone(error)),
-            Step::Timeout if Instant::now() < end_at && !watch.is_over() => {
-                s.write_response_body(Some(stream.sign_of_life()), false)
-                    .await
-                    .map_err(|error| End::CallerGone(error.into_down()))?;
-            }
-            Step::Timeout | Step::Stopped => return Ok(None),
-        }
+    watch.alive = stream.alive(app);
+    match watch.step(s, end_at, settling.as_mut()).await {
+        Step::Got(cost) => Ok(Some(cost)),
+        Step::Gone(error) => Err(End::CallerGone(error)),
+        Step::Timeout | Step::Stopped => Ok(None),
     }
 }
 
@@ -355,32 +359,22 @@ async fn wait(
     stream: &Passing,
 ) -> Result<Option<Bytes>, End> {
     let idle_at = Instant::now() + answer.idle_timeout;
-    let every = app.config.limits.streaming_keepalive_interval;
-    loop {
-        // A comment inside an event that has half left would end up in its data.
-        let comments = stream.is_between_events() && every > Duration::ZERO;
-        let keepalive_at = if comments { Instant::now() + every } else { idle_at };
-        let until = idle_at.min(keepalive_at);
-        match watch.step(s, until, answer.up.read_response_body()).await {
-            Step::Got(Ok(piece)) => return Ok(piece),
-            Step::Got(Err(_)) => return Err(End::Broken("connection_broken")),
-            Step::Gone(error) => return Err(End::CallerGone(error)),
-            Step::Stopped => return Err(ours(exchange::stopped())),
-            Step::Timeout if watch.is_over() => return Err(ours(exchange::out_of_time())),
-            Step::Timeout if Instant::now() >= idle_at => return Err(End::Broken("idle_timeout")),
-            Step::Timeout => {
-                s.write_response_body(Some(stream.sign_of_life()), false)
-                    .await
-                    .map_err(|error| End::CallerGone(error.into_down()))?;
-            }
-        }
+    watch.alive = stream.alive(app);
+    match watch.step(s, idle_at, answer.up.read_response_body()).await {
+        Step::Got(Ok(piece)) => Ok(piece),
+        Step::Got(Err(_)) => Err(End::Broken("connection_broken")),
+        Step::Gone(error) => Err(End::CallerGone(error)),
+        Step::Stopped => Err(ours(exchange::stopped())),
+        Step::Timeout if watch.is_over() => Err(ours(exchange::out_of_time())),
+        Step::Timeout => Err(End::Broken("idle_timeout")),
     }
 }
 
 fn ours(failed: exchange::Failed) -> End {
     match failed {
         exchange::Failed::Ended(reason, refused) => End::Ours(reason, *refused),
-        _ => End::Broken("connection_broken"),
+        exchange::Failed::CallerGone(error) => End::CallerGone(error),
+        exchange::Failed::Attempt(_) => End::Broken("connection_broken"),
     }
 }
 
@@ -390,7 +384,7 @@ async fn finish(
     s: &mut Session,
     ctx: &mut RequestContext,
     call: &mut Call,
-    answer: Answer,
+    answer: Option<Answer>,
     end: End,
     inside_event: bool,
 ) -> Result<(), Stop> {
@@ -433,7 +427,9 @@ async fn finish(
             }
         }
     };
-    exchange::give_back(app, answer.up, &answer.peer, is_complete).await;
+    if let Some(answer) = answer {
+        exchange::give_back(app, answer.up, &answer.peer, is_complete).await;
+    }
     result
 }
 

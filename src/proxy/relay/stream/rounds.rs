@@ -1,0 +1,286 @@
+//! The rounds of a request whose answer is a stream: text passes as it comes, the gateway's own calls are held back and
+//! run, and the next round goes on in the same stream. What ends it is written once, behind the last round's record.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use otari_filters::guardrails::OutputText;
+use otari_filters::rejection::{Code, Rejection};
+use otari_filters::tools::{self, Loop, Step as Next, ToolCall, ToolResult};
+use pingora_proxy::Session;
+
+use super::{End, Passing, finish, let_go, observe, ours, settle, take_in, wait, write};
+use crate::app::App;
+use crate::proxy::RequestContext;
+use crate::proxy::call::{Call, Stop};
+use crate::proxy::exchange::{self, Answer, Watch};
+use crate::proxy::open::Ending;
+use crate::proxy::tools::{Tools, next_round};
+
+/// The longest answer that is held back until it has been checked.
+const MAX_HELD_BYTES: usize = 16 << 20;
+
+/// What stands between the providers' streams and the caller's.
+struct Course<'a> {
+    tools: &'a Tools,
+    looped: Loop,
+    stream: Passing,
+    /// What is said, where it is to be checked.
+    said: Option<OutputText>,
+    /// What must not be seen before it has been checked.
+    held: Option<Vec<Bytes>>,
+    held_bytes: usize,
+}
+
+pub(in crate::proxy::relay) async fn run(
+    app: &Arc<App>,
+    s: &mut Session,
+    ctx: &mut RequestContext,
+    call: &mut Call,
+    watch: &mut Watch,
+    answer: Answer,
+    tools: &Tools,
+) -> Result<(), Stop> {
+    let head = super::super::header(&answer, ctx, call, None)?;
+    ctx.outcome.status = head.status.as_u16();
+    ctx.outcome.streamed = true;
+    let protocol = call.asked.protocol();
+    let mut course = Course {
+        tools,
+        looped: Loop::new(protocol, tools.owned.clone(), tools.options),
+        // The loop itself shows the usage, or hides it.
+        stream: Passing::new(app, call, false),
+        said: tools.checks_output().then(|| OutputText::new(protocol)),
+        held: tools.blocks_output().then(Vec::new),
+        held_bytes: 0,
+    };
+    watch.caller = true;
+    let mut answer = Some(answer);
+    let end = match s.write_response_header(Box::new(head), false).await {
+        Ok(()) => course.run(app, s, ctx, call, watch, &mut answer).await,
+        Err(error) => End::CallerGone(error.into_down()),
+    };
+    let inside_event = !course.stream.is_between_events();
+    finish(app, s, ctx, call, answer, end, inside_event).await
+}
+
+impl Course<'_> {
+    async fn run(
+        &mut self,
+        app: &Arc<App>,
+        s: &mut Session,
+        ctx: &mut RequestContext,
+        call: &mut Call,
+        watch: &mut Watch,
+        current: &mut Option<Answer>,
+    ) -> End {
+        for round in 1.. {
+            let Some(answer) = current.as_mut() else { break };
+            let mut out = Vec::new();
+            if let Err(end) = self.read(app, s, call, watch, answer, &mut out).await {
+                return end;
+            }
+            let ended = self.looped.round_end(&mut out);
+            observe(call, answer, &self.stream);
+            if let Err(end) = self.show(s, &mut out).await {
+                return end;
+            }
+            match ended.ending {
+                tools::Ending::Complete => {}
+                tools::Ending::Failed if self.held.is_none() => return End::Reported,
+                tools::Ending::Failed => return End::Broken("provider_error_event"),
+                tools::Ending::Broken => return End::Broken("connection_broken"),
+            }
+            let calls = match &ended.step {
+                Next::Done => break,
+                Next::Run(calls) | Next::Mixed(calls) => calls,
+            };
+            let goes_on = matches!(ended.step, Next::Run(_));
+            if goes_on && let Err(refused) = self.tools.may_go_on(round) {
+                return refusal(refused);
+            }
+            if let Some(answer) = current.take_if(|_| goes_on) {
+                exchange::give_back(app, answer.up, &answer.peer, true).await;
+            }
+            let results = match self.run_calls(app, s, watch, calls).await {
+                Ok(results) => results,
+                Err(end) => return end,
+            };
+            self.looped.results(&results, &mut out);
+            if let Err(end) = self.show(s, &mut out).await {
+                return end;
+            }
+            if !goes_on {
+                break;
+            }
+            if let Err(refused) = next_round(app, call, &ended.turn, &results).await {
+                return refusal(refused);
+            }
+            match self.ask(app, s, ctx, call, watch).await {
+                Ok(answer) => *current = Some(answer),
+                Err(end) => return end,
+            }
+        }
+        self.end(app, s, ctx, call, watch).await
+    }
+
+    /// The next round's answer.
+    async fn ask(
+        &mut self,
+        app: &Arc<App>,
+        s: &mut Session,
+        ctx: &mut RequestContext,
+        call: &mut Call,
+        watch: &mut Watch,
+    ) -> Result<Answer, End> {
+        watch.alive = self.stream.alive(app);
+        let asked = exchange::run(app, s, ctx, call, watch).await;
+        let answer = asked.map_err(|stop| match stop {
+            Stop::Broken(error) => End::CallerGone(error),
+            // What a provider says is not for a stream that has begun.
+            Stop::Refused(refused) if refused.code.is_providers() => End::Broken("provider_failed"),
+            Stop::Refused(refused) => refusal(*refused),
+        })?;
+        if !answer.is_stream {
+            exchange::give_back(app, answer.up, &answer.peer, false).await;
+            return Err(End::Broken("malformed_response"));
+        }
+        self.stream.meter = Passing::new(app, call, false).meter;
+        Ok(answer)
+    }
+
+    /// Reads one round's stream to its end.
+    async fn read(
+        &mut self,
+        app: &App,
+        s: &mut Session,
+        call: &mut Call,
+        watch: &mut Watch,
+        answer: &mut Answer,
+        out: &mut Vec<Bytes>,
+    ) -> Result<(), End> {
+        let (mut broken, mut is_over) = (None, false);
+        let mut metered = Vec::with_capacity(4);
+        for piece in std::mem::take(&mut answer.first) {
+            self.stream.meter.feed(piece, &mut metered);
+        }
+        loop {
+            self.follow(&mut metered, out);
+            observe(call, answer, &self.stream);
+            if let Err(refused) = call.open.cover_output().await {
+                let _ = self.show(s, out).await;
+                return Err(End::Ours("budget_exceeded", refused));
+            }
+            self.show(s, out).await?;
+            if self.stream.meter.has_hidden_error() || answer.incoming.failure().is_some() {
+                broken = Some("provider_error_event");
+            }
+            if let Some(reason) = broken {
+                let_go(s, &mut self.stream, out).await;
+                return Err(End::Broken(reason));
+            }
+            if is_over {
+                break;
+            }
+            let next = if answer.up.response_done() {
+                None
+            } else {
+                wait(app, s, watch, answer, &self.stream).await?
+            };
+            match next {
+                Some(piece) => {
+                    let meter = &mut self.stream.meter;
+                    broken = take_in(answer, piece, |plain| meter.feed(plain, &mut metered));
+                }
+                None if answer.incoming.translates() => {
+                    is_over = true;
+                    self.stream.meter.feed(answer.incoming.close(), &mut metered);
+                }
+                None => break,
+            }
+        }
+        self.stream.meter.finish(&mut metered);
+        self.follow(&mut metered, out);
+        Ok(())
+    }
+
+    fn follow(&mut self, metered: &mut Vec<Bytes>, out: &mut Vec<Bytes>) {
+        for piece in metered.drain(..) {
+            self.looped.feed(piece, out);
+        }
+    }
+
+    /// Writes what the caller may see, or keeps it until it has been checked.
+    async fn show(&mut self, s: &mut Session, out: &mut Vec<Bytes>) -> Result<(), End> {
+        if let Some(said) = &mut self.said {
+            out.iter().for_each(|piece| said.feed(piece));
+        }
+        let Some(held) = &mut self.held else {
+            self.stream.pass(out);
+            return write(s, out).await.map_err(|error| End::CallerGone(error.into_down()));
+        };
+        self.held_bytes += out.iter().map(Bytes::len).sum::<usize>();
+        held.append(out);
+        if self.held_bytes > MAX_HELD_BYTES {
+            let message = "The answer is too long to be checked by a guardrail that blocks";
+            return Err(refusal(Rejection::new(Code::GuardrailUnavailable, message)));
+        }
+        Ok(())
+    }
+
+    /// Runs the calls that are the gateway's.
+    async fn run_calls(
+        &mut self,
+        app: &App,
+        s: &mut Session,
+        watch: &mut Watch,
+        calls: &[ToolCall],
+    ) -> Result<Vec<ToolResult>, End> {
+        watch.alive = self.stream.alive(app);
+        watch.own(s, self.tools.run(app, calls)).await.map_err(ours)
+    }
+
+    /// The last round is over: checked, recorded, and its end is written.
+    async fn end(
+        &mut self,
+        app: &App,
+        s: &mut Session,
+        ctx: &mut RequestContext,
+        call: &mut Call,
+        watch: &mut Watch,
+    ) -> End {
+        let mut out = Vec::new();
+        if let Some(said) = self.said.take() {
+            watch.alive = self.stream.alive(app);
+            let text = said.finish();
+            let checked = watch.own(s, self.tools.check_text(app, ctx, &text)).await;
+            match checked {
+                Ok(Ok(())) => {}
+                Ok(Err(refused)) if self.held.is_some() => return refusal(refused),
+                // It has been seen already.
+                Ok(Err(_)) => {}
+                Err(failed) => return ours(failed),
+            }
+        }
+        out.append(&mut self.held.take().unwrap_or_default());
+        call.open.end(&Ending::Complete { streamed: true });
+        self.looped.finish(&mut out);
+        self.stream.pass(&mut out);
+        if let Some(name) = &mut self.stream.name {
+            name.finish(&mut out);
+            self.stream.hold_back(&mut out);
+        }
+        if let Err(error) = write(s, &mut out).await {
+            return End::CallerGone(error.into_down());
+        }
+        match settle(app, s, call, watch, &mut self.stream).await {
+            Ok(()) => End::Complete,
+            Err(end) => end,
+        }
+    }
+}
+
+/// The loop ends here by the gateway's will: what was answered is paid.
+fn refusal(refused: Rejection) -> End {
+    End::Ours(refused.code.as_str(), refused)
+}
