@@ -200,10 +200,10 @@ async fn every_gate_speaks_the_callers_dialect(start: Builder) {
             ),
             (
                 &key,
-                json!({"guardrails": [{"profile": "p"}]}),
-                400,
-                "invalid_request_error",
-                "guardrails",
+                json!({"guardrails": [{"profile": "p", "mode": "block"}]}),
+                502,
+                "api_error",
+                "no guardrails service is configured",
             ),
             (
                 MASTER,
