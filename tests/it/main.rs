@@ -73,6 +73,10 @@ mod discovery;
 #[cfg(test)]
 mod search;
 #[cfg(test)]
+mod tools;
+#[cfg(test)]
+mod guardrails;
+#[cfg(test)]
 mod batches;
 #[cfg(test)]
 mod usage;

@@ -1,16 +1,20 @@
 //! A real gateway and its neighbours, and the little that every file of facts shares.
 
 pub(crate) mod agent;
+pub(crate) mod caller;
 pub(crate) mod format;
 pub(crate) mod gateway;
 pub(crate) mod manage;
+pub(crate) mod mcp;
 pub(crate) mod mock;
+pub(crate) mod model;
 pub(crate) mod platform;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod provider;
 pub(crate) mod raw;
 pub(crate) mod sdk;
+pub(crate) mod tls;
 
 use std::time::{Duration, Instant};
 
