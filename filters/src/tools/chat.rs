@@ -1,9 +1,10 @@
 //! The tool loop in OpenAI chat completions.
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::append::{behind, each, free_word};
+use super::append::{behind, each, free_word, readable};
 use super::doc::{Doc, Edits, list, list_of, quoted};
 use super::offer::{Shape, joined, offer_tools};
 use super::{Answered, Offer, Owned, Step, Tally, ToolCall, ToolDef, ToolResult, Turn, Wanted};
@@ -126,9 +127,15 @@ pub(super) fn append(body: &Bytes, turn: &Turn, results: &[ToolResult]) -> Optio
         results,
         |ToolResult { id, text, .. }| json!({"role": "tool", "tool_call_id": id, "content": text}),
     );
-    edits.push_items(messages, &behind(turn, results));
+    edits.push_items(messages, &behind(&readable(turn, arguments_of), results));
     free_word(&doc, &mut edits);
     Some(edits.apply())
+}
+
+/// The arguments of a message's calls.
+fn arguments_of<'a>(message: &Doc<'a>) -> Vec<&'a RawValue> {
+    let calls = message.list("tool_calls").unwrap_or_default();
+    calls.into_iter().filter_map(|call| Doc::of(call)?.doc("function")?.get("arguments")).collect()
 }
 
 /// See [`super::write_answer`].
@@ -148,9 +155,8 @@ fn hide_calls(choice: &Doc<'_>, owned: &Owned, edits: &mut Edits<'_>) {
     let Some(message) = choice.doc("message") else { return };
     let Some(calls) = message.get("tool_calls") else { return };
     let all = list(calls).unwrap_or_default();
-    let is_foreign = |raw: &&&serde_json::value::RawValue| {
-        Doc::of(raw).is_none_or(|call| owned_call(&call, owned).is_none())
-    };
+    let is_foreign =
+        |raw: &&&RawValue| Doc::of(raw).is_none_or(|call| owned_call(&call, owned).is_none());
     let left: Vec<&str> = all.iter().filter(is_foreign).map(|raw| raw.get()).collect();
     if left.len() == all.len() {
         return;

@@ -5,7 +5,7 @@ use memchr::memmem;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::append::{behind, each, free_word};
+use super::append::{behind, each, free_word, readable};
 use super::chat::arguments;
 use super::doc::{Doc, Edits, list, list_of, quoted};
 use super::marks::RESPONSES_ID;
@@ -131,16 +131,23 @@ pub(super) fn append(body: &Bytes, turn: &Turn, results: &[ToolResult]) -> Optio
     if doc.get("conversation").is_some() {
         edits.replace(input, format!("[{}]", behind(&Turn::default(), results)));
     } else if input.get().starts_with('[') {
-        edits.push_items(input, &behind(turn, results));
+        edits.push_items(input, &behind(&readable(turn, arguments_of), results));
     } else {
         let first = match input.get().starts_with('"') {
             true => format!("{{\"role\":\"user\",\"content\":{}}}", input.get()),
             false => input.get().to_owned(),
         };
-        edits.replace(input, format!("[{first},{}]", behind(turn, results)));
+        let said = behind(&readable(turn, arguments_of), results);
+        edits.replace(input, format!("[{first},{said}]"));
     }
     free_word(&doc, &mut edits);
     Some(edits.apply())
+}
+
+/// The arguments of an item that is a call.
+fn arguments_of<'a>(item: &Doc<'a>) -> Vec<&'a RawValue> {
+    let arguments = item.get("arguments").filter(|_| item.is("type", "function_call"));
+    arguments.into_iter().collect()
 }
 
 /// See [`super::write_answer`].

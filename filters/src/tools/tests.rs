@@ -220,7 +220,7 @@ fn rounds() -> [(Protocol, &'static str, &'static str, &'static str); 3] {
             Chat,
             r#"{"messages":[ ],"tool_choice":"required"}"#,
             r#"{"choices":[{"finish_reason":"tool_calls","message":{"role":"assistant","content":"Let me see","refusal":null,"annotations":[],"reasoning_content":"h\u00e9m","reasoning_details":[{"x":1.10}],"tool_calls":[{"id":"t","type":"function","function":{"name":"web_search","arguments":"no json"},"extra_content":{"google":{"thought_signature":"s"}}}]}}],"usage":{"prompt_tokens":1}}"#,
-            r#"{"messages":[ {"role":"assistant","content":"Let me see","reasoning_content":"h\u00e9m","reasoning_details":[{"x":1.10}],"tool_calls":[{"id":"t","type":"function","function":{"name":"web_search","arguments":"no json"},"extra_content":{"google":{"thought_signature":"s"}}}]},{"content":"R","role":"tool","tool_call_id":"t"}],"tool_choice":"auto"}"#,
+            r#"{"messages":[ {"role":"assistant","content":"Let me see","reasoning_content":"h\u00e9m","reasoning_details":[{"x":1.10}],"tool_calls":[{"id":"t","type":"function","function":{"name":"web_search","arguments":"{}"},"extra_content":{"google":{"thought_signature":"s"}}}]},{"content":"R","role":"tool","tool_call_id":"t"}],"tool_choice":"auto"}"#,
         ),
         (
             Messages,
