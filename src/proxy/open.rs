@@ -175,7 +175,9 @@ impl Open {
 
     /// A new attempt begins.
     pub(super) fn begin(&mut self, attempt: &Attempt) {
-        self.position = self.position.saturating_add(1);
+        if !self.rounds.take_goes_on() {
+            self.position = self.position.saturating_add(1);
+        }
         self.entered = Some(self.app.calls.enter(Call {
             id: self.origin.request_id.clone(),
             endpoint: self.origin.endpoint,

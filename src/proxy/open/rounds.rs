@@ -10,6 +10,8 @@ use super::Open;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rounds {
     answered: bool,
+    /// The next call is one more of the same attempt, however often it is asked.
+    goes_on: bool,
     usage: Option<Usage>,
     cost: Option<MicroUsd>,
 }
@@ -18,6 +20,11 @@ impl Rounds {
     /// Whether there are any.
     pub(super) fn were_answered(&self) -> bool {
         self.answered
+    }
+
+    /// Whether the next call is of the same attempt; said once for each.
+    pub(super) fn take_goes_on(&mut self) -> bool {
+        std::mem::take(&mut self.goes_on)
     }
 
     /// Their tokens and those of one more call; `None` where nobody reported any.
@@ -57,14 +64,13 @@ impl Open {
             None => None,
         };
         let usage = self.rounds.plus(self.usage);
-        self.rounds = Rounds { answered: true, usage, cost: self.rounds.cost(cost) };
+        let cost = self.rounds.cost(cost);
+        self.rounds = Rounds { answered: true, goes_on: true, usage, cost };
         // Nothing until it is sent: who leaves now owes the answers they had.
         self.usage = Some(Usage::default());
         self.output_tokens = 0;
         self.covered = self.estimate.output_tokens;
         self.estimate.prompt_tokens = chars.div_ceil(4);
-        // It is the same attempt, however often it is asked.
-        self.position = self.position.saturating_sub(1);
         let may_cost = self.estimate.cost(self.prices());
         let more = self.rounds.cost(Some(may_cost)).unwrap_or(may_cost) - held;
         match self.reservation.as_mut().filter(|_| more > MicroUsd::ZERO) {
