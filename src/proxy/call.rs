@@ -11,7 +11,7 @@ use pingora_core::prelude::Error;
 
 use crate::proxy::attach::Attached;
 use crate::proxy::body;
-use crate::proxy::open::Open;
+use crate::proxy::open::{Ending, Open};
 use crate::proxy::spool::Spooled;
 
 /// What is asked of a provider.
@@ -121,6 +121,20 @@ impl Call {
         {
             self.set_body(rendered.request, rendered.body);
         }
+    }
+
+    /// What the call needs beside a provider does not answer. A platform that gave a plan is told that this was the end of
+    /// it, before the caller is; other books have no word on it.
+    pub(super) async fn fail_unasked(&mut self, refused: &Rejection) {
+        let attempt = &self.plan.attempts[self.at];
+        if refused.code != Code::ToolUnavailable || attempt.id.is_none() {
+            return;
+        }
+        self.open.begin(attempt);
+        let reason = refused.code.as_str().into();
+        let status = refused.code.status().as_u16();
+        self.open.end(&Ending::Failed { reason, status, class: None });
+        self.open.flush_reports().await;
     }
 
     /// Puts another request in the place of the one before.

@@ -43,7 +43,14 @@ pub(super) async fn serve(
     };
     let mut watch = Watch::new(app, ctx.started, true);
     let ready = watch.own(s, Box::pin(proxy::tools::ready(app, ctx, &mut call))).await;
-    match ready.map_err(Failed::into_stop)?? {
+    let ready = match ready.map_err(Failed::into_stop)? {
+        Ok(ready) => ready,
+        Err(refused) => {
+            call.fail_unasked(&refused).await;
+            return Err(refused.into());
+        }
+    };
+    match ready {
         None => answer(app, s, ctx, &mut call).await,
         Some(tools) => Box::pin(answer_with(app, s, ctx, &mut call, tools)).await,
     }
