@@ -261,10 +261,16 @@ fn transport(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Failure
         E::Client(error) => {
             error.status().map_or(Failure::Unreachable, |status| Failure::Status(status.as_u16()))
         }
-        E::UnexpectedServerResponse(_) | E::UnexpectedContentType(_) | E::Deserialize(_) => {
-            Failure::BadAnswer
+        E::UnexpectedServerResponse(said) => {
+            status_in(said).map_or(Failure::BadAnswer, Failure::Status)
         }
+        E::UnexpectedContentType(_) | E::Deserialize(_) => Failure::BadAnswer,
         E::UnexpectedEndOfStream | E::Sse(_) => Failure::BadAnswer,
         _ => Failure::Unreachable,
     }
+}
+
+/// The status that the SDK has put into its words for a refusal; nothing else of them is shown.
+fn status_in(said: &str) -> Option<u16> {
+    said.strip_prefix("HTTP ")?.get(..3)?.parse().ok()
 }
