@@ -139,6 +139,12 @@ impl Search {
 
 /// How a page is read: HTML, PDF and plain text; `None`: it is none of them.
 fn format(mime: Option<&str>, bytes: &[u8]) -> Option<Format> {
+    let is_seen_or_heard = |mime: &str| {
+        ["image/", "audio/", "video/", "font/"].iter().any(|kind| mime.starts_with(kind))
+    };
+    if mime.is_some_and(is_seen_or_heard) {
+        return None;
+    }
     match Format::of(None, mime, bytes)? {
         format @ (Format::Html | Format::Pdf | Format::Text) => Some(format),
         Format::Docx | Format::Pptx | Format::Sheets => None,
