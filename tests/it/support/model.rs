@@ -59,28 +59,22 @@ pub(crate) fn sum(rounds: usize) -> (u64, u64) {
 }
 
 /// One round of a conversation, as the model is asked.
-pub(crate) struct Asked<'a> {
+pub(crate) struct Asked {
     /// What the provider is spoken to in.
     pub(crate) api: Api,
     /// How often the model has called tools in it already.
     pub(crate) round: usize,
-    pub(crate) request: &'a Request,
     body: Value,
 }
 
 /// A model that does what `script` says.
-pub(crate) fn model(script: impl Fn(&Asked<'_>) -> Turn + Send + Sync + 'static) -> Provider {
+pub(crate) fn model(script: impl Fn(&Asked) -> Turn + Send + Sync + 'static) -> Provider {
     provider(move |asked| asked.answer(script(asked)))
 }
 
 /// The same, where the script may do other things than answer.
-pub(crate) fn provider(script: impl Fn(&Asked<'_>) -> Reply + Send + Sync + 'static) -> Provider {
+pub(crate) fn provider(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Provider {
     Provider::start(move |request| script(&Asked::of(request)))
-}
-
-/// The number of the round that a request asks for.
-pub(crate) fn round(request: &Request) -> usize {
-    Asked::of(request).round
 }
 
 /// The tools that a request offers, by name.
@@ -122,8 +116,8 @@ pub(crate) fn results(request: &Request) -> Vec<(String, String)> {
     }
 }
 
-impl<'a> Asked<'a> {
-    fn of(request: &'a Request) -> Self {
+impl Asked {
+    fn of(request: &Request) -> Self {
         let api = Api::ALL.into_iter().find(|api| request.path.starts_with(api.path()));
         let api = api.unwrap_or_else(|| panic!("a model was asked at {}", request.path));
         let body = request.json();
@@ -144,7 +138,7 @@ impl<'a> Asked<'a> {
                 begins + usize::from(is_result.first() == Some(&true))
             }
         };
-        Self { api, round, request, body }
+        Self { api, round, body }
     }
 
     /// The first words of the user's.

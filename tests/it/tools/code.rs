@@ -97,6 +97,7 @@ async fn code_is_run_in_one_session_and_told_in_the_references_words() {
             "{}",
             last.text()
         );
+        service.received(10 * rows).await;
         let asked = service.requests();
         // Eight programs, and a beginning and an end.
         let ours: Vec<&Request> = asked.iter().rev().take(10).rev().collect();
@@ -132,6 +133,7 @@ async fn a_requests_own_hint_wins_and_no_program_is_a_word_to_the_model() {
         "[tool error] code_execution failed: give the program in the argument `code`, as text";
     assert_eq!(told(&model), [said; 2]);
     assert!(model.requests()[0].text().contains("- code_execution: rarely"));
+    service.received(2).await;
     let paths: Vec<String> =
         service.requests().iter().map(|request| request.method.clone()).collect();
     assert_eq!(paths, ["POST", "DELETE"]);
@@ -252,7 +254,7 @@ async fn no_session_is_begun_for_what_is_refused() {
         let mut body = way.ask(code());
         body["model"] = json!("nobody:m");
         let seen = way.api.call(&scene.gateway, &scene.key, &body, way.streams).await;
-        assert_eq!(seen.status, 400, "{}", seen.raw);
+        assert_eq!(seen.status, 402, "a model without a price: {}", seen.raw);
         let seen =
             way.api.call(&scene.gateway, "gw-no-such-key", &way.ask(code()), way.streams).await;
         assert_eq!(seen.status, 401, "{}", seen.raw);

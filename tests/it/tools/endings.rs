@@ -184,7 +184,7 @@ async fn a_stream_lives_while_a_tool_takes_its_time() {
         let sign = if way.api == Api::Messages { "event: ping\n" } else { ": keepalive\n\n" };
         let signs = seen.raw.matches(sign).count();
         assert!((3..20).contains(&signs), "{signs} signs of life, {way:?}: {}", seen.raw);
-        let between = seen.raw.split("Wait").nth(1).expect("what follows").contains(sign);
+        let between = seen.raw.split_once("Wai").is_some_and(|(_, rest)| rest.contains(sign));
         assert!(between, "{way:?}: {}", seen.raw);
     }
 }
@@ -207,7 +207,7 @@ async fn text_reaches_the_caller_before_its_tools_are_run() {
         let body = way.ask(json!({"mcp_servers": [entry("s", &url)]}));
         let mut stream = way.api.open(&scene.gateway, &scene.key, &body).await;
         let mut text = String::new();
-        while !text.contains("once. ") {
+        while !text.contains("ce. ") {
             let piece = tokio::time::timeout(Duration::from_secs(10), stream.chunk()).await;
             text += &String::from_utf8_lossy(
                 &piece.expect("in time").expect("a stream").expect("words"),

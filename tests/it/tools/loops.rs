@@ -58,7 +58,7 @@ async fn a_stream_of_rounds_looks_like_one_answer() {
         let seen = scene.call(way, servers(&server)).await.good();
         assert_eq!(seen.text, "aaab", "{way:?}: {}", seen.raw);
         for gone in ["echo", "tool_use", "function_call", "tool_calls"] {
-            let left = seen.raw.replace("\"tools\":", "");
+            let left = seen.raw.replace("parallel_tool_calls", "");
             assert!(!left.contains(gone), "{gone} of {way:?}: {}", seen.raw);
         }
         match way.api {

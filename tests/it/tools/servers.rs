@@ -99,10 +99,10 @@ async fn of_two_tools_with_one_name_the_second_has_its_servers_in_front() {
         assert_eq!(told(&provider), ["the sum is 3", "the other sum is 3", "the difference is -1"]);
         one.ended(1).await;
         two.ended(1).await;
-        assert_eq!(
-            (one.called(), two.called()),
-            (vec!["add".into()], vec!["add".into(), "sub".into()])
-        );
+        // At the same time, in whichever order they arrive.
+        let mut called = two.called();
+        called.sort();
+        assert_eq!((one.called(), called), (vec!["add".into()], vec!["add".into(), "sub".into()]));
     }
 }
 
