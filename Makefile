@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # The official SDKs the tests run against the gateway. A changed pin reinstalls.
-PYTHON_PINS := openai==3.54.0 anthropic==2.12.0 openapi-spec-validator==0.9.0
+PYTHON_PINS := openai==3.54.0 anthropic==2.12.0 openapi-spec-validator==0.9.0 mcp==2.3.0
 # openai 7 needs Node 22 and Debian 12 has 18, so npm also brings the Node that runs the scripts.
 NODE_PINS   := node@22.23.3 openai@7.57.0 @anthropic-ai/sdk@1.12.0
 

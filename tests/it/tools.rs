@@ -4,8 +4,10 @@ mod addresses;
 mod code;
 mod connected;
 mod endings;
+mod entries;
 mod loops;
 mod money;
+mod policies;
 mod search;
 mod servers;
 

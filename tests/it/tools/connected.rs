@@ -1,32 +1,35 @@
-//! Connected mode: what a workspace says of tools, whose token goes where, and what the platform is told of a loop.
+//! Connected mode: what the platform is told of a loop, and servers of the workspace.
 
 use otari::mock::platform::{Rule, Seen as Told, Then};
 use serde_json::{Value, json};
 
-use super::Way;
+use super::{Way, ways};
 use crate::support::caller::{Api, Seen};
-use crate::support::eventually;
 use crate::support::gateway::{Builder, Gateway};
 use crate::support::mcp::{Real, entry, result_of, scripted, text_result};
-use crate::support::model::{calls, model, offered, provider, results, says, sum, tokens};
+use crate::support::model::{calls, model, offered, provider, results, says, sum};
 use crate::support::platform::{GATEWAY_TOKEN, Platform, USER_TOKEN};
-use crate::support::provider::{Provider, Reply, Request};
+use crate::support::provider::{Provider, Reply};
 
 /// A platform, and a gateway before it. The model `o` is at a provider of OpenAI's kind, `a` of Anthropic's.
-struct Workspace {
-    platform: Platform,
-    gateway: Gateway,
+pub(super) struct Workspace {
+    pub(super) platform: Platform,
+    pub(super) gateway: Gateway,
     looked_at: usize,
 }
 
-const ID: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
+/// Some server of the workspace's.
+pub(super) const ID: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
 
 impl Workspace {
-    async fn new(model: &Provider) -> Self {
+    pub(super) async fn new(model: &Provider) -> Self {
         Self::with(model, |_, start| start).await
     }
 
-    async fn with(model: &Provider, change: impl FnOnce(&Platform, Builder) -> Builder) -> Self {
+    pub(super) async fn with(
+        model: &Provider,
+        change: impl FnOnce(&Platform, Builder) -> Builder,
+    ) -> Self {
         let mut platform = Platform::start().await;
         platform.plan("o", &[("openai", model)]);
         platform.plan("a", &[("anthropic", model)]);
@@ -35,14 +38,14 @@ impl Workspace {
         Self { platform, gateway, looked_at: 0 }
     }
 
-    async fn call(&self, way: Way, fields: Value) -> Seen {
+    pub(super) async fn call(&self, way: Way, fields: Value) -> Seen {
         let mut body = way.ask(fields);
         body["model"] = json!(&way.model[..1]);
         way.api.call(&self.gateway, USER_TOKEN, &body, way.streams).await
     }
 
     /// The next reports; panics when there are more by now.
-    async fn reports(&mut self, count: usize) -> Vec<Told> {
+    pub(super) async fn reports(&mut self, count: usize) -> Vec<Told> {
         let mut all = self.platform.eventually_reports(self.looked_at + count).await;
         let new = all.split_off(self.looked_at);
         assert_eq!(new.len(), count, "{new:#?}");
@@ -51,14 +54,14 @@ impl Workspace {
     }
 
     /// What was asked of the platform beside plans and reports: path and body.
-    fn asked(&self) -> Vec<(String, Value)> {
+    pub(super) fn asked(&self) -> Vec<(String, Value)> {
         let others = self.platform.others();
         let asked = others.iter().filter(|seen| seen.path.contains("/gateway/"));
         asked.map(|seen| (seen.path.replace("/api/v1", ""), seen.json())).collect()
     }
 
     /// Panics unless the protocol was kept and all reports were looked at.
-    async fn finish(mut self) {
+    pub(super) async fn finish(mut self) {
         self.reports(0).await;
         let ended = self.gateway.terminate().await;
         assert!(ended.success(), "{ended}\n{}", self.gateway.log());
@@ -70,9 +73,8 @@ impl Workspace {
     }
 }
 
-use super::ways;
-
-fn way() -> Way {
+/// One way of all.
+pub(super) fn way() -> Way {
     ways().next().expect("some way")
 }
 
@@ -211,255 +213,6 @@ async fn what_ids_cannot_stand_for_is_refused_and_reported_to_nobody() {
     workspace.finish().await;
 }
 
-/// A service that answers as SearXNG does, with nothing but what it is asked.
-fn searxng() -> Provider {
-    Provider::start(|_| {
-        Reply::json(
-            200,
-            &json!({"results": [
-        {"url": "https://a.example/1", "title": "A", "content": "a", "extracted_content": "a"},
-        {"url": "https://b.example/2", "title": "B", "content": "b", "extracted_content": "b"},
-        {"url": "https://www.a.example/3", "title": "C", "content": "c", "extracted_content": "c"}]}),
-        )
-    })
-}
-
-fn searching() -> Provider {
-    model(|asked| match asked.round {
-        0 => calls([("web_search", json!({"query": "cats"}))]),
-        _ => says("ok"),
-    })
-}
-
-fn search(fields: Value) -> Value {
-    let mut entry = json!({"type": "otari_web_search"});
-    for (name, value) in fields.as_object().expect("fields") {
-        entry[name] = value.clone();
-    }
-    json!({"tools": [entry]})
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_workspace_says_whether_and_how_the_web_is_searched() {
-    let (model, service) = (searching(), searxng());
-    let at = format!("http://{}", service.addr());
-    let mut workspace =
-        Workspace::with(&model, |_, start| start.config(&format!("web_search_url: {at}"))).await;
-    let off = "web search is not enabled for this workspace";
-    for policy in [json!({"enabled": false}), json!({}), json!({"enabled": 0}), json!([])] {
-        workspace
-            .platform
-            .edit(|script| script.web_search = vec![Rule::always(Then::json(200, policy))]);
-        for way in ways().filter(|way| way.model == "o:m") {
-            let seen = workspace.call(way, search(json!({}))).await;
-            assert_eq!((seen.status, seen.error.as_deref()), (403, Some(off)), "{}", seen.raw);
-        }
-    }
-    assert_eq!((model.count(), service.count()), (0, 0));
-    let policy = json!({"enabled": true, "provider": "x", "max_results": 1, "purpose_hint": "theirs",
-        "allowed_domains": ["a.example"], "blocked_domains": [], "provider_options": {"language": "en", "safesearch": 1}});
-    workspace
-        .platform
-        .edit(|script| script.web_search = vec![Rule::always(Then::json(200, policy))]);
-    for (fields, urls, query, hint) in [
-        (json!({}), vec!["https://a.example/1"], "&language=en&safesearch=1", "theirs"),
-        (
-            json!({"allowed_domains": [], "max_results": 5, "purpose_hint": "mine", "provider_options": {"language": "de"}}),
-            vec!["https://a.example/1", "https://www.a.example/3"],
-            "&language=de&safesearch=1",
-            "mine",
-        ),
-        (
-            json!({"allowed_domains": ["b.example"], "max_results": 0}),
-            vec!["https://b.example/2"],
-            "&safesearch=1",
-            "theirs",
-        ),
-    ] {
-        for way in ways().filter(|way| way.model == "a:m") {
-            workspace.call(way, search(fields.clone())).await.good();
-            let last = model.requests().pop().expect("a round");
-            let (_, text) = results(&last).remove(0);
-            let found: Vec<&str> =
-                text.lines().filter(|line| line.starts_with("https://")).collect();
-            assert_eq!(found, urls, "{fields}");
-            assert!(last.text().contains(&format!("- web_search: {hint}")), "{}", last.text());
-            let asked = service.requests().pop().expect("a search");
-            assert!(asked.path.contains(query), "{}", asked.path);
-            assert_eq!(asked.header("x-gateway-token"), None, "the service is not the platform's");
-            workspace.reports(1).await;
-        }
-    }
-    let mut paths: Vec<(String, Value)> = workspace.asked();
-    paths.dedup();
-    assert_eq!(paths, [("/gateway/web-search/resolve".into(), json!({}))]);
-    workspace.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_gateways_token_goes_to_the_platforms_own_search_alone() {
-    let model = searching();
-    // A platform's own service is below its base URL; anywhere else is somebody else's.
-    let service = searxng();
-    let base = format!("http://{}/api/v1", service.addr());
-    for (path, expected) in
-        [("/api/v1/search", true), ("/api/v1", true), ("/api/v10", false), ("", false)]
-    {
-        let before = service.count();
-        let platform_base = base.clone();
-        // The platform answers at its own address; only where the search is said to be changes.
-        let workspace = Workspace::with(&model, |platform, start| {
-            let url = if expected {
-                format!("{}{}", platform.base(), path.trim_start_matches("/api/v1"))
-            } else {
-                format!("{}{path}", platform_base.trim_end_matches("/api/v1"))
-            };
-            start.config(&format!("web_search_url: {url}\nweb_search_extract: false"))
-        })
-        .await;
-        let mut workspace = workspace;
-        workspace.platform.edit(|script| {
-            script.web_search = vec![Rule::always(Then::json(200, json!({"enabled": true})))];
-        });
-        workspace.call(way(), search(json!({}))).await.good();
-        workspace.reports(1).await;
-        if expected {
-            // The mock platform knows no searches; what it was shown is what counts.
-            let violations = workspace.platform.violations();
-            assert_eq!(service.count(), before);
-            assert!(
-                !violations.iter().any(|wrong| wrong.contains("authorization")),
-                "{violations:?}"
-            );
-        } else {
-            let asked = service.requests().pop().expect("a search");
-            assert_eq!(asked.header("x-gateway-token"), None, "{path}");
-            workspace.finish().await;
-        }
-    }
-}
-
-fn sandbox() -> Provider {
-    Provider::start(|request| match (request.method.as_str(), request.path.as_str()) {
-        ("POST", "/sessions") => Reply::json(201, &json!({"session_id": "s-1"})),
-        ("DELETE", _) => Reply::bytes(204, "text/plain", ""),
-        _ => Reply::json(
-            200,
-            &json!({"result_block": {"content": {"stdout": "2", "stderr": "", "return_code": 0, "content": []}}}),
-        ),
-    })
-}
-
-fn tireless() -> Provider {
-    model(|_| calls([("code_execution", json!({"code": "print(1 + 1)"}))]))
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_workspace_says_whether_and_how_long_code_is_run() {
-    let (model, service) = (tireless(), sandbox());
-    let at = format!("http://{}", service.addr());
-    let mut workspace =
-        Workspace::with(&model, |_, start| start.config(&format!("sandbox_url: {at}"))).await;
-    let malformed = "Authorization service returned a malformed code-execution policy";
-    for (policy, status, said) in [
-        (json!({"enabled": false}), 403, "code execution is not enabled for this workspace"),
-        (json!({}), 502, malformed),
-        (json!({"enabled": "true"}), 502, malformed),
-        (json!({"enabled": 1}), 502, malformed),
-    ] {
-        workspace
-            .platform
-            .edit(|script| script.code_execution = vec![Rule::always(Then::json(200, policy))]);
-        for way in ways().filter(|way| way.model == "o:m") {
-            let seen =
-                workspace.call(way, json!({"tools": [{"type": "otari_code_execution"}]})).await;
-            assert_eq!((seen.status, seen.error.as_deref()), (status, Some(said)), "{}", seen.raw);
-        }
-    }
-    assert_eq!((model.count(), service.count()), (0, 0));
-    for (most, asked, rounds) in [
-        (json!(3), json!(null), 3),
-        (json!(3), json!(2), 2),
-        (json!(100), json!(null), 10),
-        (json!(true), json!(4), 4),
-    ] {
-        let policy = json!({"enabled": true, "default_purpose_hint": "theirs", "max_iterations": most, "tools": ["x"], "exec_timeout_s": 1});
-        workspace
-            .platform
-            .edit(|script| script.code_execution = vec![Rule::always(Then::json(200, policy))]);
-        for way in ways().filter(|way| way.model == "o:m") {
-            let before = model.count();
-            let fields =
-                json!({"tools": [{"type": "otari_code_execution"}], "max_tool_iterations": asked});
-            let seen = workspace.call(way, fields).await;
-            assert_eq!(
-                seen.error,
-                Some(format!("Exceeded max_tool_iterations={rounds}")),
-                "{way:?}: {}",
-                seen.raw
-            );
-            assert_eq!(model.count() - before, rounds);
-            assert!(model.requests()[before].text().contains("- code_execution: theirs"));
-            let report = workspace.reports(1).await.remove(0);
-            assert_eq!(
-                (report.text("status").as_deref(), report.is_final()),
-                (Some("error"), true)
-            );
-            assert_eq!(report.error_class(), None, "{report:?}");
-        }
-    }
-    let asked = service.requests();
-    assert!(
-        asked.iter().all(|request| request.header("authorization").is_none()),
-        "somebody else's sandbox"
-    );
-    assert!(!asked.iter().any(|request| request.text().contains(USER_TOKEN)));
-    workspace.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_configured_is_refused_before_the_workspace_is_asked() {
-    let model = model(|_| says("never"));
-    let workspace = Workspace::new(&model).await;
-    let ids = json!([ID]);
-    for (fields, said) in [
-        (
-            json!({"tools": [{"type": "otari_web_search"}]}),
-            "otari_web_search tool requested but no search backend",
-        ),
-        (
-            json!({"tools": [{"type": "otari_code_execution"}]}),
-            "otari_code_execution tool requested but no sandbox",
-        ),
-    ] {
-        for way in ways() {
-            let seen = workspace.call(way, fields.clone()).await;
-            assert!(
-                seen.status == 400 && seen.error.unwrap_or_default().starts_with(said),
-                "{}",
-                seen.raw
-            );
-        }
-    }
-    assert_eq!(workspace.asked(), [], "no policy was asked for");
-    drop(ids);
-    workspace.finish().await;
-    let (search, code) = (searxng(), sandbox());
-    let config =
-        format!("web_search_url: http://{}\nsandbox_url: http://{}", search.addr(), code.addr());
-    let workspace = Workspace::with(&model, |_, start| start.config(&config)).await;
-    for fields in [
-        json!({"tools": [{"type": "otari_web_search"}, {"type": "otari_code_execution"}]}),
-        json!({"tools": [{"type": "otari_web_search"}], "mcp_servers": [entry("s", "http://127.0.0.1:1/")]}),
-        json!({"tools": [{"type": "otari_code_execution"}], "mcp_servers": [entry("s", "http://127.0.0.1:1/")]}),
-    ] {
-        let seen = workspace.call(way(), fields).await;
-        assert_eq!(seen.status, 400, "{}", seen.raw);
-    }
-    assert_eq!(workspace.asked(), []);
-    workspace.finish().await;
-}
-
 /// The walk goes on until the first answer of a loop, and not behind it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_stays_with_the_attempt_that_answered_first() {
@@ -504,7 +257,6 @@ async fn a_loop_stays_with_the_attempt_that_answered_first() {
         assert_eq!((first.count(), second.count()), (2 * at, 6 * at), "{way:?}");
     }
     assert_eq!(third.count(), 0);
-    let _ = tokens(0);
     workspace.finish().await;
 }
 
@@ -512,7 +264,7 @@ async fn a_loop_stays_with_the_attempt_that_answered_first() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sandbox_that_is_not_there_is_a_final_error() {
     let model = model(|_| says("never"));
-    let gone = sandbox();
+    let gone = Provider::never_answers();
     let at = format!("http://{}", gone.addr());
     drop(gone);
     let mut workspace =
@@ -533,37 +285,5 @@ async fn a_sandbox_that_is_not_there_is_a_final_error() {
         assert_eq!(told, (Some("error".into()), true, None), "{way:?}");
     }
     assert_eq!(model.count(), 0);
-    workspace.finish().await;
-}
-
-/// Checks come before a workspace is asked for anything.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn guardrails_come_before_tools() {
-    let model = searching();
-    let workspace = Workspace::with(&model, |_, start| {
-        start.config("web_search_url: http://127.0.0.1:1\nguardrails_url: http://127.0.0.1:1")
-    })
-    .await;
-    let block =
-        json!([{"profile": "otari_length", "mode": "block", "validate_kwargs": {"max_chars": 1}}]);
-    for way in ways() {
-        let fields = json!({"guardrails": block, "mcp_server_ids": [ID]});
-        let seen = workspace.call(way, fields).await;
-        assert_eq!(
-            (seen.status, seen.error.as_deref()),
-            (403, Some("Request blocked by guardrail policy.")),
-            "{}",
-            seen.raw
-        );
-        let mut fields = search(json!({}));
-        fields["guardrails"] = block.clone();
-        assert_eq!(workspace.call(way, fields).await.status, 403);
-    }
-    assert_eq!(workspace.asked(), [], "no server was resolved, no policy asked for");
-    assert_eq!(workspace.platform.resolves().len(), 24, "who may call was asked before");
-    let sent: String = model.requests().iter().map(Request::text).collect();
-    assert_eq!(sent, "");
-    let done = eventually("an answer", async || Some(())).await;
-    assert_eq!(done, ());
     workspace.finish().await;
 }

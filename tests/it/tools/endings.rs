@@ -240,3 +240,34 @@ async fn a_result_that_is_too_long_is_cut() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_and_checks_are_counted() {
+    let provider = model(|asked| match asked.round {
+        0 => calls([("add", json!({"a": 1, "b": 1})), ("fails", json!({}))]),
+        _ => says("ok"),
+    });
+    let scene = Scene::with(&provider, |start| start.config("enable_metrics: true")).await;
+    let length = |mode: &str, most: u64| json!({"profile": "otari_length", "mode": mode, "on": ["input", "output"], "validate_kwargs": {"max_chars": most}});
+    for way in ways().take(2) {
+        let server = Real::new("json", way.tag("counted"));
+        let mut fields = servers(&server);
+        fields["guardrails"] =
+            json!([length("block", 9), length("monitor", 1), {"profile": "nobody's"}]);
+        scene.call(way, fields).await.good();
+        let refused = scene.call(way, json!({"guardrails": [length("block", 1)]})).await;
+        assert_eq!(refused.status, 403, "{}", refused.raw);
+    }
+    let metrics = scene.gateway.get("/metrics").await.text();
+    for line in [
+        "gateway_tool_calls_total{outcome=\"success\",tool=\"mcp\"} 2",
+        "gateway_tool_calls_total{outcome=\"error\",tool=\"mcp\"} 2",
+        "gateway_guardrail_checks_total{mode=\"block\",moment=\"input\",verdict=\"valid\"} 2",
+        "gateway_guardrail_checks_total{mode=\"monitor\",moment=\"input\",verdict=\"invalid\"} 2",
+        "gateway_guardrail_checks_total{mode=\"monitor\",moment=\"input\",verdict=\"unknown\"} 2",
+        "gateway_guardrail_checks_total{mode=\"block\",moment=\"input\",verdict=\"invalid\"} 2",
+        "gateway_guardrail_checks_total{mode=\"block\",moment=\"output\",verdict=\"valid\"} 2",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+}

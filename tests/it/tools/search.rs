@@ -12,7 +12,7 @@ use crate::support::provider::{Provider, Reply, Request};
 const ENGINE_KEY: &str = "sk-engine-0123456789abcdef";
 
 /// A model that searches for these, one after the other in one round, and is content.
-fn searching<const N: usize>(queries: [&'static str; N]) -> Provider {
+pub(super) fn searching<const N: usize>(queries: [&'static str; N]) -> Provider {
     model(move |asked| match asked.round {
         0 => calls(queries.map(|query| ("web_search", json!({"query": query})))),
         _ => says("Found."),
@@ -20,7 +20,7 @@ fn searching<const N: usize>(queries: [&'static str; N]) -> Provider {
 }
 
 /// A service that answers as SearXNG does, and has pages of its own.
-fn service() -> Provider {
+pub(super) fn service() -> Provider {
     Provider::start(|request| {
         let host = request.header("host").unwrap_or_default().to_owned();
         let path = request.path.split('?').next().unwrap_or_default();
@@ -81,12 +81,12 @@ fn base(service: &Provider) -> String {
     service.base().trim_end_matches("/v1").to_owned()
 }
 
-async fn scene(model: &Provider, service: &Provider, more: &str) -> Scene {
+pub(super) async fn scene(model: &Provider, service: &Provider, more: &str) -> Scene {
     let config = format!("web_search_url: {}/\n{more}", base(service));
     Scene::with(model, |start| start.config(&config)).await
 }
 
-fn tool(fields: Value) -> Value {
+pub(super) fn tool(fields: Value) -> Value {
     let mut entry = json!({"type": "otari_web_search"});
     for (name, value) in fields.as_object().expect("fields") {
         entry[name] = value.clone();
@@ -94,7 +94,7 @@ fn tool(fields: Value) -> Value {
     json!({"tools": [entry]})
 }
 
-fn told(model: &Provider) -> Vec<String> {
+pub(super) fn told(model: &Provider) -> Vec<String> {
     let last = model.requests().pop().expect("a round");
     results(&last).into_iter().map(|(_, text)| text).collect()
 }
@@ -438,72 +438,5 @@ async fn what_cannot_be_run_is_refused_in_the_references_words() {
             attempts.iter().all(|row| row["attempt_position"] == 0),
             "nobody was asked: {attempts:#?}"
         );
-    }
-}
-
-/// A second entry of the same type is the provider's to refuse.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_first_entry_of_a_type_is_claimed_and_others_pass() {
-    let model = model(|_| says("ok"));
-    let service = service();
-    let scene = scene(&model, &service, "").await;
-    let way = ways().next().expect("some");
-    let foreign = json!([{"type": "web_search"}, {"type": "web_search_preview"}, {"type": "code_execution"},
-        {"type": "function", "function": {"name": "web_search", "parameters": {}}}]);
-    scene.call(way, json!({"tools": foreign})).await.good();
-    assert_eq!(model.requests()[0].json()["tools"], foreign, "nothing of these is the gateway's");
-    scene
-        .call(
-            way,
-            json!({"tools": [{"type": "otari_web_search"}, {"type": "otari_web_search", "n": 2}]}),
-        )
-        .await
-        .good();
-    let sent = model.requests()[1].json();
-    assert_eq!(sent["tools"][0], json!({"type": "otari_web_search", "n": 2}), "{sent}");
-    assert_eq!(sent["tools"][1]["function"]["name"], "web_search");
-}
-
-/// With `web_search_intercept` the providers' own entries are the gateway's, and marks are those of their APIs.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn native_searches_are_taken_over_where_that_is_said() {
-    let model = searching(["cats"]);
-    let service = service();
-    let scene =
-        scene(&model, &service, "web_search_extract: false\nweb_search_intercept: true").await;
-    for way in ways().filter(|way| way.api != Api::Chat) {
-        let kind =
-            if way.api == Api::Messages { "web_search_20250305" } else { "web_search_preview" };
-        let entry = json!({"type": kind, "name": "web_search", "max_uses": 3});
-        let forced = if way.api == Api::Messages {
-            json!({"type": "tool", "name": "web_search"})
-        } else {
-            json!({"type": kind})
-        };
-        let seen = scene.call(way, json!({"tools": [entry], "tool_choice": forced})).await.good();
-        assert_eq!(seen.text, "Found.", "{way:?}");
-        let asked = model.requests();
-        let [first, second] = &asked[asked.len() - 2..] else { panic!("two rounds") };
-        assert_eq!(offered(first), ["web_search"]);
-        assert!(first.json()["tool_choice"].is_object(), "forced: {}", first.text());
-        let free = second.json()["tool_choice"].clone();
-        assert!(!free.to_string().contains("web_search"), "and set free: {}", second.text());
-        let marks = match way.api {
-            Api::Messages => ["server_tool_use", "web_search_tool_result", "https://a.example/"],
-            _ => ["web_search_call", "\"query\":\"cats\"", "completed"],
-        };
-        for mark in marks {
-            assert!(seen.raw.contains(mark), "{mark} in {way:?}: {}", seen.raw);
-        }
-        // What the caller sends back of it does not reach a provider.
-        if way.streams || way.api == Api::Responses {
-            continue;
-        }
-        let mut body = way.ask(json!({"tools": [entry]}));
-        body["messages"] = json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": seen.body["content"]},
-            {"role": "user", "content": "go on"}]);
-        way.api.call(&scene.gateway, &scene.key, &body, false).await.good();
-        let sent: String = model.requests()[asked.len()..].iter().map(Request::text).collect();
-        assert!(!sent.contains("server_tool_use") && !sent.contains("srvtoolu_otari_"), "{sent}");
     }
 }
