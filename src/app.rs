@@ -3,16 +3,17 @@
 mod connected;
 mod standalone;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use otari_filters::control::ControlPlane;
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::{Connector, v1};
 use pingora_core::server::configuration::ServerConf;
 
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::control::journal::JournalError;
 use crate::control::local::RateLimiter;
 use crate::control::platform::Connected;
@@ -31,12 +32,15 @@ use crate::telemetry::logs::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::tools::Kit;
 
-pub use standalone::{Standalone, open_store, rehearse, upstream};
+use standalone::Begin;
+pub use standalone::{Standalone, listers, open_store, rehearse, table, upstream};
 
 /// Everything a request needs; shared by all of them.
 pub struct App {
-    /// What the operator asked for.
+    /// What the operator asked for at start: for what needs a restart to change.
     pub config: Arc<Config>,
+    /// The configuration in force; read it with [`Self::live`].
+    pub current: Live,
     /// What of it can be changed while the gateway runs, as it is now.
     pub settings: Arc<ArcSwap<Settings>>,
     /// The questions a request asks.
@@ -46,7 +50,7 @@ pub struct App {
     /// Calls to providers under way.
     pub calls: Arc<Calls>,
     /// Requests per minute, when limited.
-    pub limiter: Option<RateLimiter>,
+    pub limiter: ArcSwapOption<RateLimiter>,
     /// Series.
     pub metrics: Arc<Metrics>,
     /// Request lines.
@@ -74,6 +78,12 @@ pub struct App {
 }
 
 impl App {
+    /// The configuration as it is now. Whoever needs it for longer than a moment copies what they need: a request keeps
+    /// what it began with.
+    pub fn live(&self) -> Guard<Arc<Config>> {
+        self.current.load()
+    }
+
     /// Which routes there are.
     pub fn surface(&self) -> Surface {
         match self.mode {
@@ -124,6 +134,7 @@ impl App {
         mock: Option<std::net::SocketAddr>,
     ) -> Result<Self, StartError> {
         let config = Arc::new(config);
+        let current: Live = Arc::new(ArcSwap::new(config.clone()));
         let metrics =
             Arc::new(Metrics::new().map_err(|error| StartError::Other(error.to_string()))?);
         let calls = Arc::new(Calls::default());
@@ -136,9 +147,15 @@ impl App {
                 (connected.clone(), Mode::Connected(connected), settings)
             }
             None => {
-                let standalone =
-                    standalone::start(&config, &metrics, &calls, &credentials, &outbound, mock)
-                        .await?;
+                let begin = Begin {
+                    live: &current,
+                    metrics: &metrics,
+                    calls: &calls,
+                    credentials: &credentials,
+                    outbound: &outbound,
+                    mock,
+                };
+                let standalone = standalone::start(&config, begin).await?;
                 let settings = standalone.settings.clone();
                 (standalone.local.clone(), Mode::Standalone(standalone), settings)
             }
@@ -153,7 +170,7 @@ impl App {
             control,
             mode,
             calls,
-            limiter: config.rate_limit_rpm.map(RateLimiter::new),
+            limiter: limiter(config.rate_limit_rpm),
             metrics,
             access,
             connector: Connector::new(Some(ConnectorOptions::from_server_conf(server))),
@@ -165,8 +182,14 @@ impl App {
             readers,
             life: Arc::new(Life::default()),
             config,
+            current,
         })
     }
+}
+
+/// Requests per minute, when they are limited.
+pub fn limiter(rpm: Option<NonZeroU32>) -> ArcSwapOption<RateLimiter> {
+    ArcSwapOption::from(rpm.map(|rpm| Arc::new(RateLimiter::new(rpm))))
 }
 
 /// How long the management API waits for the journal before it answers from what the store has.

@@ -110,8 +110,8 @@ fn not_found(id: &str) -> Rejection {
 fn upstream(app: &Standalone, name: &str) -> Result<Arc<Upstream>, Rejection> {
     let asked = name.trim();
     let lower = asked.to_ascii_lowercase();
-    let named = |name: &str| app.local.providers.iter().find(|it| *it.upstream.instance == *name);
-    if let Some(found) = named(asked).or_else(|| named(&lower)) {
+    let table = app.local.table.load();
+    if let Some(found) = table.provider(asked).or_else(|| table.provider(&lower)) {
         return Ok(found.upstream.clone());
     }
     let message = if providers::find(&lower).is_some() {

@@ -2,8 +2,10 @@
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 use otari_filters::prices::Prices;
@@ -16,6 +18,7 @@ mod expand;
 mod places;
 mod node;
 mod yaml;
+mod written;
 mod layers;
 mod log;
 mod database;
@@ -51,6 +54,7 @@ pub use price_file::{FilePrice, load_prices};
 pub use problem::{ConfigError, Place, Problem};
 pub use search::SearchTool;
 pub use tools::{Sandbox, SearchBackend, Searching, Tools};
+pub use written::{Change, Written};
 
 /// Reads and checks everything `sources` say: flags, then `DATABASE_URL` and `OTARI_*`, the file, `GATEWAY_*`, the
 /// defaults.
@@ -58,11 +62,23 @@ pub use tools::{Sandbox, SearchBackend, Searching, Tools};
 /// # Errors
 /// Every problem of the file and the variables at once, each with its place. No message holds a secret.
 pub fn load(sources: &Sources) -> Result<Config, ConfigError> {
+    load_written(sources).map(|(config, _)| config)
+}
+
+/// As [`load`]; and what was written, to compare a later reading with.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_written(sources: &Sources) -> Result<(Config, Written), ConfigError> {
     let mut report = problem::Report::default();
     let fields = layers::Fields::collect(sources, &mut report);
+    let written = Written::of(&fields);
     let config = check::check(fields, sources, &mut report);
-    report.finish().map(|warnings| Config { warnings, ..config })
+    report.finish().map(|warnings| (Config { warnings, ..config }, written))
 }
+
+/// The configuration in force: replaced as a whole when it is read again. What needs a restart stays as it was at start.
+pub type Live = Arc<ArcSwap<Config>>;
 
 /// Everything `config.yml`, the environment and the flags say, checked.
 #[derive(Clone, Debug)]
@@ -159,6 +175,9 @@ pub struct Config {
 
     /// Sizes and times.
     pub limits: Limits,
+
+    /// How often the files of the configuration are looked at for changes; `None`: only at `SIGHUP`.
+    pub reload_interval: Option<Duration>,
 }
 
 /// Files that callers upload: `files_*`.

@@ -127,7 +127,11 @@ pub async fn prepare(
     store: &dyn Store,
     everything: &mut Everything,
 ) -> Result<Option<String>, StoreError> {
-    seed_prices(config, store, everything).await?;
+    let known: HashSet<String> =
+        everything.prices.iter().map(|price| price.model_key.clone()).collect();
+    // A row under the older spelling, `provider/model`, is a price of the model too.
+    let is_known = |key: &str| known.contains(key) || known.contains(&key.replacen(':', "/", 1));
+    everything.prices.extend(seed_prices(config, store, is_known).await?);
     if !config.bootstrap_api_key || !everything.keys.is_empty() {
         return Ok(None);
     }
@@ -158,17 +162,18 @@ pub async fn prepare(
     Ok(Some(token))
 }
 
-/// Writes a configured price only when the model has none: prices set through the API must survive a restart.
-async fn seed_prices(
+/// Writes a configured price only when the model has none: prices set through the API must survive a restart. Returns
+/// what was written.
+///
+/// # Errors
+/// When the store does not answer.
+pub async fn seed_prices(
     config: &Config,
     store: &dyn Store,
-    everything: &mut Everything,
-) -> Result<(), StoreError> {
-    let known: HashSet<String> =
-        everything.prices.iter().map(|price| price.model_key.clone()).collect();
-    // A row under the older spelling, `provider/model`, is a price of the model too.
-    let is_known = |key: &str| known.contains(key) || known.contains(&key.replacen(':', "/", 1));
+    is_known: impl Fn(&str) -> bool,
+) -> Result<Vec<PriceRow>, StoreError> {
     let now = clock::now();
+    let mut seeded = Vec::new();
     for seed in config.pricing.iter().filter(|seed| !is_known(&seed.model_key)) {
         let row = PriceRow {
             model_key: seed.model_key.clone(),
@@ -177,7 +182,7 @@ async fn seed_prices(
             created_at: now,
             updated_at: now,
         };
-        everything.prices.push(store.price_put(&row).await?);
+        seeded.push(store.price_put(&row).await?);
     }
-    Ok(())
+    Ok(seeded)
 }

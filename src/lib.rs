@@ -5,6 +5,7 @@ pub mod demo;
 pub mod app;
 pub mod first_run;
 pub mod server;
+pub mod reload;
 pub mod life;
 pub mod period;
 pub mod routes;

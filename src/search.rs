@@ -17,7 +17,7 @@ use crate::outbound::{self, Call, Outbound};
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 
 /// All tools, in the order of the configuration.
-pub struct Tools(Box<[Tool]>);
+pub struct Tools(Box<[Arc<Tool>]>);
 
 /// A configured tool.
 pub struct Tool {
@@ -88,14 +88,14 @@ impl SearchError {
 impl Tools {
     /// Those of the configuration.
     pub fn new(configured: &[SearchTool]) -> Self {
-        Self(configured.iter().map(Tool::new).collect())
+        Self(configured.iter().map(|tool| Arc::new(Tool::new(tool))).collect())
     }
 
     /// The tool of this name, or the only one when none is named.
     ///
     /// # Errors
     /// `invalid_value`, in the words of the reference gateway.
-    pub fn pick(&self, name: Option<&str>) -> Result<&Tool, Rejection> {
+    pub fn pick(&self, name: Option<&str>) -> Result<&Arc<Tool>, Rejection> {
         let refused = |message: String| Err(Rejection::new(Code::InvalidValue, message));
         let names: Vec<&str> = self.0.iter().map(|tool| &*tool.name).collect();
         let names = names.join(", ");

@@ -16,7 +16,7 @@ use pingora_core::services::listening::Service;
 
 use crate::app::{App, Mode, Standalone, StartError};
 use crate::batches::{Runner, Watcher};
-use crate::config::{Config, LogLevel};
+use crate::config::{Config, Written};
 use crate::control::platform::Connected;
 use crate::credentials::Credentials;
 use crate::demo::Kind;
@@ -24,8 +24,10 @@ use crate::mock;
 use crate::mock::platform::Platform;
 use crate::proxy::Gateway;
 use crate::proxy::inner::InnerCalls;
-use crate::telemetry::logs::AccessLog;
+use crate::reload::{Reloader, Reread};
+use crate::telemetry::logs::{self, AccessLog};
 use otari_filters::providers::Family;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What runs beside the gateway.
 #[derive(Default)]
@@ -34,18 +36,27 @@ pub struct Beside {
     pub demo: Option<Kind>,
 }
 
+/// What it serves with.
+pub struct Given {
+    /// As it was read.
+    pub config: Config,
+    /// To say later what changed.
+    pub written: Written,
+    /// To read it again.
+    pub reread: Reread,
+}
+
 /// Serves until a signal ends the process; returns only when it cannot start.
 ///
 /// # Errors
 /// Says what to do.
-pub fn run(config: Config, beside: Beside) -> Result<(), StartError> {
+pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
+    let Given { config, written, reread } = given;
     let listener = Listener::bind(&config)?;
     let mock = MockListener::for_config(&config)?;
     let conf = server_conf(&config);
-    let access = Arc::new(AccessLog::new(
-        config.log_format,
-        matches!(config.log_level, LogLevel::Trace | LogLevel::Debug | LogLevel::Info),
-    ));
+    let access = AccessLog::new(config.log_format, logs::has_lines(config.log_level));
+    let access = Arc::new(access);
     // The store's connections live on this runtime; it outlives every service.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -53,6 +64,12 @@ pub fn run(config: Config, beside: Beside) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(|error| StartError::Other(format!("cannot start a runtime: {error}")))?;
+    // From here on a hang-up is no reason to die.
+    let hangup = {
+        let _here = runtime.enter();
+        signal(SignalKind::hangup())
+    };
+    let hangup = hangup.map_err(|error| StartError::Other(format!("no signals: {error}")))?;
     let mock_address = mock.as_ref().map(|(address, _)| *address);
     let app =
         Arc::new(runtime.block_on(App::start(config, access.clone(), &conf, mock_address))?);
@@ -83,6 +100,9 @@ pub fn run(config: Config, beside: Beside) -> Result<(), StartError> {
             server.add_service(background_service("reports", ReportService(mode.clone())));
         }
     }
+    let reloader = Reloader::new(app.clone(), reread, written);
+    let reloader = ReloadService { reloader, hangup: Mutex::new(Some(hangup)) };
+    server.add_service(background_service("reload", reloader));
     let credentials = CredentialsService(app.credentials.clone());
     server.add_service(background_service("credentials", credentials));
     if let Some((_, mock)) = mock {
@@ -212,6 +232,23 @@ impl BackgroundService for DiscoveryService {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         tokio::select! {
             () = self.0.local.discovery.run() => {}
+            _ = shutdown.changed() => {}
+        }
+    }
+}
+
+/// Reads the configuration again when told to, until the gateway leaves.
+struct ReloadService {
+    reloader: Reloader,
+    hangup: Mutex<Option<Signal>>,
+}
+
+#[async_trait]
+impl BackgroundService for ReloadService {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let Some(hangup) = self.hangup.lock().take() else { return };
+        tokio::select! {
+            () = self.reloader.run(hangup) => {}
             _ = shutdown.changed() => {}
         }
     }

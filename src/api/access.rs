@@ -48,7 +48,7 @@ pub(super) fn list(
     let aliases = app.local.directory.aliases();
     let is_provider = |name: &str| app.local.is_provider(name);
     let is_alias = |name: &str| aliases.any(name).is_some();
-    let is_policy = |name: &str| app.local.policy(name).is_some();
+    let is_policy = |name: &str| app.local.has_policy(name);
     AllowList::read(&texts, is_provider, is_alias, is_policy)
         .map(Some)
         .map_err(|faults| Rejection::new(Code::InvalidValue, faults.join("; ")))

@@ -61,7 +61,8 @@ impl<'a> From<&'a AliasRow> for Alias<'a> {
 /// By name; of one name the configuration's first, then everybody's, then those of users.
 pub(super) async fn list(app: &Standalone) -> Result<Answer, Rejection> {
     let rows = app.store.alias_all().await?;
-    let configured = app.config.aliases.iter().map(|(name, target)| Alias {
+    let config = app.live();
+    let configured = config.aliases.iter().map(|(name, target)| Alias {
         name,
         target,
         source: "config",
@@ -91,7 +92,7 @@ pub(super) async fn put(app: &Standalone, request: Request<'_>) -> Result<Answer
     let shadows = shadows.then(|| {
         format!("Alias '{name}' is defined in config.yml; a stored one cannot take its place")
     });
-    let taken = app.local.policy(&name).map(|_| {
+    let taken = app.local.has_policy(&name).then(|| {
         format!("Alias name '{name}' is the name of a routing policy; choose another one")
     });
     let unread = target.as_ref().err().map(String::as_str);
@@ -152,7 +153,7 @@ pub(super) fn refuse_price(app: &Standalone, body: &Map<String, Value>) -> Resul
     let name = body.get("model_key").and_then(Value::as_str).unwrap_or_default();
     let message = if let Some(target) = app.local.directory.aliases().any(name) {
         format!("'{name}' is an alias and has no price of its own; set the price of '{target}'")
-    } else if app.local.policy(name).is_some() {
+    } else if app.local.has_policy(name) {
         format!(
             "'{name}' is a routing policy and has no price of its own; set the prices of its targets"
         )

@@ -134,7 +134,7 @@ fn fixed(name: HeaderName, value: &'static str) -> (HeaderName, HeaderValue) {
 }
 
 fn is_enabled(app: &App) -> Result<(), Rejection> {
-    if app.config.enable_docs {
+    if app.live().enable_docs {
         return Ok(());
     }
     let message = "Not Found: set enable_docs to true to serve /docs and /openapi.json";

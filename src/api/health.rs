@@ -118,7 +118,7 @@ pub(super) async fn readiness(app: &App) -> Result<Answer, Rejection> {
 
 /// The page for Prometheus, when it is switched on.
 pub(super) fn metrics(app: &App) -> Result<Answer, Rejection> {
-    if !app.config.enable_metrics {
+    if !app.live().enable_metrics {
         let message = "Not Found: set enable_metrics to true to serve /metrics";
         return Err(Rejection::new(Code::NotFound, message));
     }

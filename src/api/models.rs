@@ -213,7 +213,7 @@ pub(super) async fn get(
     let caller = caller(request)?;
     // Only a provider that decides is asked, and only for somebody who may call it.
     if let Some(instance) = app.local.lister(caller, id) {
-        app.local.discovery.refresh(Some(instance)).await;
+        app.local.discovery.refresh(Some(&*instance)).await;
     }
     let Some(model) = app.local.model(caller, id) else {
         return Err(Rejection::new(Code::NotFound, format!("Model '{id}' not found")));

@@ -130,7 +130,7 @@ fn model_key(app: &Standalone, read: &mut Fields<'_>) -> String {
 
 /// Whether the name is that of a configured provider, or of one the gateway knows.
 fn is_provider(app: &Standalone, name: &str) -> bool {
-    app.local.providers.iter().any(|configured| *configured.upstream.instance == *name)
+    app.local.table.load().provider(name).is_some()
         || otari_filters::providers::find(name).is_some()
 }
 

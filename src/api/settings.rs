@@ -69,10 +69,10 @@ struct NewMasterKey<'a> {
 }
 
 pub(super) fn get(app: &Standalone) -> Result<Answer, Rejection> {
-    let now = app.settings.load();
+    let (now, config) = (app.settings.load(), app.live());
     let value = |key: &str| {
         let setting = SETTINGS.iter().find(|setting| setting.key == key);
-        setting.map_or(Value::Null, |setting| (setting.value)(&app.config, &now))
+        setting.map_or(Value::Null, |setting| (setting.value)(&config, &now))
     };
     let one = |setting: &Setting| {
         let (options, minimum, exclusive_minimum) = match setting.kind {
@@ -84,7 +84,7 @@ pub(super) fn get(app: &Standalone) -> Result<Answer, Rejection> {
         };
         One {
             key: setting.key,
-            value: (setting.value)(&app.config, &now),
+            value: (setting.value)(&config, &now),
             r#type: setting.kind.name(),
             settable: setting.is_settable,
             group: setting.group,
@@ -116,7 +116,7 @@ pub(super) async fn update(app: &Standalone, request: Request<'_>) -> Result<Ans
     if !changes.is_empty() {
         app.store.setting_put(&changes, clock::now()).await?;
         let stored = app.store.setting_all().await?;
-        app.local.set(Settings::new(&app.config, &stored));
+        app.local.set(Settings::new(&app.live(), &stored));
     }
     get(app)
 }

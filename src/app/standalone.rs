@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use otari_filters::providers::Family;
 use otari_filters::upstream::{BadDraft, Draft, Upstream};
 use tokio::sync::Notify;
 
 use super::StartError;
-use crate::config::{Config, CredentialSource, Database, ProviderConfig};
+use crate::config::{Config, CredentialSource, Database, Live, ProviderConfig};
 use crate::control::directory::Directory;
 use crate::control::discovery::Discovery;
 use crate::control::follow::Follower;
@@ -20,7 +20,7 @@ use crate::control::housekeeping::Housekeeper;
 use crate::control::journal::Journal;
 use crate::control::leases::Leases;
 use crate::control::ledger::Ledger;
-use crate::control::local::{Configured, Local};
+use crate::control::local::{Changing, Configured, Local, Table};
 use crate::control::settings::Settings;
 use crate::control::writer::{Touched, Writer};
 use crate::credentials::Credentials;
@@ -35,8 +35,12 @@ use crate::telemetry::metrics::Metrics;
 
 /// What only standalone mode has; the management API works on it.
 pub struct Standalone {
-    /// What the operator asked for.
+    /// What the operator asked for at start: for what needs a restart to change.
     pub config: Arc<Config>,
+    /// The configuration in force; read it with [`Self::live`].
+    pub current: Live,
+    /// Where the built-in provider listens, when it was configured at start.
+    pub mock: Option<SocketAddr>,
     /// What of it can be changed while the gateway runs, as it is now.
     pub settings: Arc<ArcSwap<Settings>>,
     /// The answers to a request's questions.
@@ -56,7 +60,7 @@ pub struct Standalone {
     /// Calls to providers beside the hot path.
     pub outbound: Outbound,
     /// Web search.
-    pub search: Tools,
+    pub search: ArcSwap<Tools>,
     /// Woken when there are items of a batch to run.
     pub batch_work: Notify,
     /// How many rows refusals may leave.
@@ -65,6 +69,24 @@ pub struct Standalone {
     pub bootstrap_key: Option<String>,
     /// Master key made at the first start; shown once.
     pub first_master_key: Option<String>,
+}
+
+impl Standalone {
+    /// The configuration as it is now.
+    pub fn live(&self) -> Guard<Arc<Config>> {
+        self.current.load()
+    }
+}
+
+/// What standalone mode is made with, beside the configuration.
+pub(super) struct Begin<'a> {
+    pub(super) live: &'a Live,
+    pub(super) metrics: &'a Arc<Metrics>,
+    pub(super) calls: &'a Arc<Calls>,
+    pub(super) credentials: &'a Credentials,
+    pub(super) outbound: &'a Outbound,
+    /// Where the built-in provider listens.
+    pub(super) mock: Option<SocketAddr>,
 }
 
 /// Opens the database the configuration names. Does not touch its schema.
@@ -90,20 +112,12 @@ pub async fn open_store(database: &Database) -> Result<Arc<dyn Store>, StoreErro
 /// When a part of it cannot be; nothing is served then.
 pub(super) async fn start(
     config: &Arc<Config>,
-    metrics: &Arc<Metrics>,
-    calls: &Arc<Calls>,
-    credentials: &Credentials,
-    outbound: &Outbound,
-    mock: Option<SocketAddr>,
+    begin: Begin<'_>,
 ) -> Result<Arc<Standalone>, StartError> {
+    let Begin { live, metrics, calls, credentials, outbound, mock } = begin;
     let begun = Instant::now();
     // Whatever may fail comes before the keys that are shown once.
-    let providers = config
-        .providers
-        .iter()
-        .map(|provider| configured(provider, config, mock))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(StartError::Other)?;
+    let table = table(config, mock, |_| None).map_err(StartError::Other)?;
     let Past { store, journal, writer, touched } = catch_up(config, metrics).await?;
     let files = Files::new(config, store.clone(), metrics.clone(), credentials);
     let files = Arc::new(files.map_err(StartError::Other)?);
@@ -118,9 +132,7 @@ pub(super) async fn start(
     let settings = Arc::new(ArcSwap::from_pointee(Settings::new(config, &everything.settings)));
     let (directory, ledger) = into_memory(config, &everything, store.shared().is_some());
     let leases = Arc::new(Leases::new(store.clone(), ledger.clone(), config.budget_lease_ttl));
-    let discovery = Arc::new(discovery(config, &providers, outbound, &settings));
-    let tools = config.search_tools.iter();
-    let search_tools = tools.map(|tool| (tool.provider.as_str(), tool.name.as_str().into()));
+    let discovery = Arc::new(discovery(config, &table, outbound, &settings));
     let local = Arc::new(Local {
         directory,
         ledger,
@@ -129,19 +141,20 @@ pub(super) async fn start(
         touched,
         metrics: metrics.clone(),
         master: ArcSwap::from_pointee(master),
-        providers,
-        policies: config.policies.clone(),
+        table: ArcSwap::from_pointee(table),
+        changing: Changing::default(),
         discovery,
-        search_tools: search_tools.collect(),
         settings: settings.clone(),
     });
     local.set(Settings::new(config, &everything.settings));
-    let follower = Follower { store: store.clone(), local: local.clone(), config: config.clone() };
+    let follower = Follower { store: store.clone(), local: local.clone(), live: live.clone() };
     // It joined after that, if others share the database.
     local.leases.renew(begun);
-    let housekeeper = Housekeeper::new(store.clone(), metrics.clone(), config.usage_retention_days);
+    let housekeeper = Housekeeper::new(store.clone(), metrics.clone(), live.clone());
     Ok(Arc::new(Standalone {
         config: config.clone(),
+        current: live.clone(),
+        mock,
         settings,
         local,
         store,
@@ -151,7 +164,7 @@ pub(super) async fn start(
         files,
         calls: calls.clone(),
         outbound: outbound.clone(),
-        search: Tools::new(&config.search_tools),
+        search: ArcSwap::from_pointee(Tools::new(&config.search_tools)),
         batch_work: Notify::new(),
         refusals: Refusals::default(),
         bootstrap_key,
@@ -162,14 +175,21 @@ pub(super) async fn start(
 /// The lists of the providers' models.
 fn discovery(
     config: &Config,
-    providers: &[Configured],
+    table: &Table,
     outbound: &Outbound,
     settings: &Arc<ArcSwap<Settings>>,
 ) -> Discovery {
+    Discovery::new(listers(config, table), outbound.clone(), settings.clone())
+}
+
+/// Who may be asked for a list of models, and whether there is anything to ask them with.
+pub fn listers<'a>(
+    config: &'a Config,
+    table: &'a Table,
+) -> impl Iterator<Item = (Arc<Upstream>, bool)> + use<'a> {
     let has_credential =
         config.providers.iter().map(|provider| provider.credential != CredentialSource::Missing);
-    let upstreams = providers.iter().map(|provider| provider.upstream.clone());
-    Discovery::new(upstreams.zip(has_credential), outbound.clone(), settings.clone())
+    table.providers.iter().map(|provider| provider.upstream.clone()).zip(has_credential)
 }
 
 /// The database with everything in it that earlier processes of this gateway left.
@@ -270,14 +290,31 @@ fn into_memory(
     (Arc::new(directory), Arc::new(ledger))
 }
 
-/// A provider of the configuration, ready to be called.
-fn configured(
-    provider: &ProviderConfig,
+/// Where calls may lead, ready to be called. `known` has the upstream of a provider that is as it was: what others know
+/// of it stays good.
+///
+/// # Errors
+/// Which key cannot be used.
+pub fn table(
     config: &Config,
     mock: Option<SocketAddr>,
-) -> Result<Configured, String> {
-    let upstream = upstream(provider, config, mock)?;
-    Ok(Configured { upstream: Arc::new(upstream), models: provider.models.clone() })
+    known: impl Fn(&ProviderConfig) -> Option<Arc<Upstream>>,
+) -> Result<Table, String> {
+    let configured = |provider: &ProviderConfig| {
+        let upstream = match known(provider) {
+            Some(upstream) => upstream,
+            None => Arc::new(upstream(provider, config, mock)?),
+        };
+        Ok(Configured { upstream, models: provider.models.clone() })
+    };
+    let tools = config.search_tools.iter();
+    Ok(Table {
+        providers: config.providers.iter().map(configured).collect::<Result<_, String>>()?,
+        policies: config.policies.clone(),
+        search_tools: tools
+            .map(|tool| (tool.provider.as_str(), tool.name.as_str().into()))
+            .collect(),
+    })
 }
 
 /// Where a provider of the configuration is and how it is spoken to.

@@ -102,7 +102,7 @@ impl Order<'_> {
             ended_at: has_ended(&state.status).then_some(now),
             status: state.status,
             total: total.max(state.total),
-            next_poll_at: now.checked_add(app.config.batches.poll_interval).ok(),
+            next_poll_at: now.checked_add(app.live().batches.poll_interval).ok(),
             ..self.row(now)
         }
     }

@@ -79,7 +79,7 @@ impl Runner {
 
     /// Works until told to leave.
     pub async fn run(&self, mut leave: watch::Receiver<bool>) {
-        let limit = self.app.config.batches.concurrency;
+        let limit = self.app.live().batches.concurrency;
         if limit == 0 {
             return;
         }

@@ -49,7 +49,7 @@ impl Watcher {
     async fn look(&self) -> Result<bool, Rejection> {
         let app = &*self.0;
         let now = clock::now();
-        let next = now.checked_add(app.config.batches.poll_interval).unwrap_or(Timestamp::MAX);
+        let next = now.checked_add(app.live().batches.poll_interval).unwrap_or(Timestamp::MAX);
         let due = app.store.batch_due(now, next, AT_ONCE).await?;
         let is_full = i64::try_from(due.len()).is_ok_and(|count| count == AT_ONCE);
         for row in due {

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use super::{Command, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, InitDb, Migrate};
 use super::{import, init, manage, providers};
 use crate::app::{StartError, open_store, rehearse};
-use crate::config::{self, Config, Flags, Sources};
+use crate::config::{self, Config, ConfigError, Flags, Sources};
 use crate::mock::platform::{BASE_PATH, Platform, Script};
-use crate::server::{self, Beside};
+use crate::server::{self, Beside, Given};
 use crate::store::{StoreError, Upgrade};
 use crate::telemetry::logs;
 use crate::{demo, documents, mock};
@@ -28,10 +28,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     // One crypto provider for every client and listener; a second call, in tests, changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let code = match command {
-        Command::Serve(serve) => {
-            let sources = Sources::from_process(serve.config.clone(), serve.flags());
-            start(&sources, Beside::default())
-        }
+        Command::Serve(serve) => start(
+            move || Sources::from_process(serve.config.clone(), serve.flags()),
+            Beside::default(),
+        ),
         Command::Check(check) => {
             let sources = Sources::from_process(check.file(), Flags::default());
             super::check(&sources, &mut io::stdout().lock()).unwrap_or(EXIT_FAILED)
@@ -73,7 +73,12 @@ fn load(file: Option<PathBuf>, flags: Flags) -> Result<Config, u8> {
 }
 
 fn load_from(sources: &Sources) -> Result<Config, u8> {
-    config::load(sources).map_err(|error| {
+    said(config::load(sources))
+}
+
+/// Says what is wrong on standard error.
+fn said<T>(loaded: Result<T, ConfigError>) -> Result<T, u8> {
+    loaded.map_err(|error| {
         let mut err = io::stderr().lock();
         for warning in &error.warnings {
             let _ = writeln!(err, "warning: {warning}");
@@ -95,13 +100,14 @@ fn load_standalone(target: &InitDb) -> Result<Config, u8> {
     Err(EXIT_CONFIG)
 }
 
-fn start(sources: &Sources, beside: Beside) -> u8 {
-    let config = match load_from(sources) {
-        Ok(config) => config,
+fn start(sources: impl Fn() -> Sources + Send + Sync + 'static, beside: Beside) -> u8 {
+    let (config, written) = match said(config::load_written(&sources())) {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
     logs::start(config.log_format, config.log_level);
-    match server::run(config, beside) {
+    let given = Given { config, written, reread: Box::new(sources) };
+    match server::run(given, beside) {
         Ok(()) => EXIT_OK,
         Err(error) => {
             complain(&error);
@@ -123,13 +129,16 @@ fn run_demo(options: &super::Demo) -> u8 {
                 port: Some(options.port),
                 ..Flags::default()
             };
-            let sources = match &demo.kind {
-                demo::Kind::Standalone { .. } => Sources::from_process(Some(demo.file), flags),
-                demo::Kind::Connected(peers) => {
-                    Sources { file: Some(demo.file), flags, env: peers.env() }
-                }
+            let env = match &demo.kind {
+                demo::Kind::Standalone { .. } => None,
+                demo::Kind::Connected(peers) => Some(peers.env()),
             };
-            start(&sources, Beside { demo: Some(demo.kind) })
+            let (file, flags) = (Some(demo.file), flags);
+            let sources = move || match &env {
+                None => Sources::from_process(file.clone(), flags.clone()),
+                Some(env) => Sources { file: file.clone(), flags: flags.clone(), env: env.clone() },
+            };
+            start(sources, Beside { demo: Some(demo.kind) })
         }
         Err(error) => {
             complain(&format!("the demo folder cannot be prepared: {error}"));

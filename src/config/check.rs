@@ -93,12 +93,18 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         batches: batches(fields, report),
         attachments: attachments::read(fields, report),
         limits: limits(fields, report),
+        reload_interval: reload_interval(fields, report),
     }
 }
 
 fn budget_lease_ttl(fields: &Fields, report: &mut Report) -> Duration {
     // Longer than a restart of the gateway or the database takes.
     Duration::from_secs(fields.whole("budget_lease_ttl_s", 5..=86_400, 120, report))
+}
+
+/// Short enough not to be waited for, and a look is one `stat` a file.
+fn reload_interval(fields: &Fields, report: &mut Report) -> Option<Duration> {
+    Some(fields.seconds_or_zero("reload_interval_s", 5, report)).filter(|every| !every.is_zero())
 }
 
 fn batches(fields: &Fields, report: &mut Report) -> BatchConfig {

@@ -110,6 +110,7 @@ pub(super) const KEYS: &[(&str, Shape)] = {
         ("streaming_keepalive_interval_ms", Scalar),
         ("lame_duck_s", Scalar),
         ("drain_s", Scalar),
+        ("reload_interval_s", Scalar),
         ("upstream_pool_size", Scalar),
         ("circuit_breaker_failures", Scalar),
         ("circuit_breaker_cooldown_s", Scalar),
@@ -214,6 +215,11 @@ impl Fields {
             self.outranked_url = None;
         }
         self.nodes.remove(key)
+    }
+
+    /// Everything that was given.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, &Node)> {
+        self.nodes.iter().map(|(key, node)| (*key, node))
     }
 
     /// What was given for `key`.

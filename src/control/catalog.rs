@@ -10,7 +10,7 @@ use otari_filters::providers::list::Listed;
 use otari_filters::resolve;
 use otari_filters::route::Policy;
 
-use super::local::{Configured, Local};
+use super::local::{Configured, Local, Table};
 use crate::clock;
 
 /// A model as it is listed.
@@ -36,14 +36,14 @@ impl Local {
     /// of policies stay: a policy leads to several, and each of them can be asked for by itself.
     pub fn models(&self, caller: &Caller) -> Vec<Model> {
         let (mut models, user_id) = (self.named(caller), user(caller));
-        let aliases = self.directory.aliases();
+        let (aliases, table) = (self.directory.aliases(), self.table.load());
         let mut hidden = Vec::new();
-        let policies = self.policies.iter().filter(|policy| {
+        let policies = table.policies.iter().filter(|policy| {
             // Where there is an alias of this name, the name leads there.
             aliases.target(user_id, &policy.name).is_none()
         });
         let policies: Vec<Model> =
-            policies.filter_map(|policy| self.listed(caller, policy, &models)).collect();
+            policies.filter_map(|policy| self.listed(caller, &table, policy, &models)).collect();
         for (name, target) in aliases.visible_to(user_id) {
             // Forbidden, or nobody's: then the alias leads nowhere for this caller.
             let Some(model) = models.get(&**target).cloned() else { continue };
@@ -58,39 +58,41 @@ impl Local {
     /// One model, in either spelling, an alias or a policy; `None` when there is none that this caller may call.
     pub fn model(&self, caller: &Caller, id: &str) -> Option<Model> {
         let mut models = self.named(caller);
-        let aliases = self.directory.aliases();
+        let (aliases, table) = (self.directory.aliases(), self.table.load());
         if let Some(target) = aliases.target(user(caller), id) {
             return models.remove(&**target).map(|model| alias(id, model));
         }
-        if let Some(policy) = self.policy(id) {
-            return self.listed(caller, policy, &models);
+        if let Some(policy) = table.policy(id) {
+            return self.listed(caller, &table, policy, &models);
         }
         if let Some(model) = models.remove(id) {
             return Some(model);
         }
         // The other spelling, or a bare name.
-        let (provider, model) = self.find(id).ok()?;
+        let (provider, model) = self.find(&table, id).ok()?;
         models.remove(&format!("{}:{model}", provider.upstream.instance))
     }
 
     /// The provider whose list decides whether there is a model of this name; `None`: nobody's, or this caller may not
     /// call it.
-    pub fn lister(&self, caller: &Caller, id: &str) -> Option<&str> {
+    pub fn lister(&self, caller: &Caller, id: &str) -> Option<Box<str>> {
+        let table = self.table.load();
         let target = self.directory.aliases().target(user(caller), id).cloned();
-        let (provider, model) = self.find(target.as_deref().unwrap_or(id)).ok()?;
+        let (provider, model) = self.find(&table, target.as_deref().unwrap_or(id)).ok()?;
         let instance = &*provider.upstream.instance;
-        self.permits(caller, user(caller), instance, model).then_some(instance)
+        self.permits(caller, user(caller), instance, model).then(|| instance.into())
     }
 
     /// A policy as it is listed: at the price of its first target; `None` when the caller may have none of them.
     fn listed(
         &self,
         caller: &Caller,
+        table: &Table,
         policy: &Policy,
         models: &BTreeMap<String, Model>,
     ) -> Option<Model> {
         let (allowed, user_id) = (self.allowed(caller, user(caller)), user(caller));
-        let target = self.first_target(policy, user_id, allowed.as_deref())?;
+        let target = self.first_target(table, policy, user_id, allowed.as_deref())?;
         let instance = &*target.upstream.instance;
         let known = models.get(&format!("{instance}:{}", target.billed_model));
         let model = known.cloned().unwrap_or_else(|| Model {
@@ -106,13 +108,15 @@ impl Local {
 
     /// What prices, the configuration and providers name, by id.
     fn named(&self, caller: &Caller) -> BTreeMap<String, Model> {
-        let allowed = self.allowed(caller, user(caller));
+        let (allowed, table) = (self.allowed(caller, user(caller)), self.table.load());
         let mut models = BTreeMap::new();
         for (id, prices, created_s) in self.directory.priced() {
             let (owner, model) = resolve::split(&id).unwrap_or(("unknown", &id));
             // A search is not a model.
-            let is_tool =
-                self.search_tools.iter().any(|(engine, tool)| (*engine, &**tool) == (owner, model));
+            let is_tool = table
+                .search_tools
+                .iter()
+                .any(|(engine, tool)| (*engine, &**tool) == (owner, model));
             if !is_tool && allowed.as_ref().is_none_or(|list| list.permits(owner, model)) {
                 let owner = owner.to_owned();
                 let model = Model {
@@ -126,7 +130,7 @@ impl Local {
                 models.insert(id.into_string(), model);
             }
         }
-        for provider in &self.providers {
+        for provider in &table.providers {
             let instance = &*provider.upstream.instance;
             let permits =
                 |model: &str| allowed.as_ref().is_none_or(|list| list.permits(instance, model));

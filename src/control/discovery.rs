@@ -21,7 +21,8 @@ use crate::outbound::{self, ListError, Outbound};
 use entry::{Entry, Need};
 pub use entry::{Failed, Known};
 
-/// Lists that are fetched at once: more than anybody has providers, so that none waits for one that hangs.
+/// Lists that are fetched at once, and that wait to be: more than anybody has providers, so that none waits for one that
+/// hangs.
 const AT_ONCE: usize = 128;
 /// Between two looks at what will soon be too old.
 const LOOK: Duration = Duration::from_secs(1);
@@ -30,7 +31,7 @@ const STALE_AT_MOST: Duration = Duration::from_secs(3_600);
 
 /// All lists, in the order of the configured providers.
 pub struct Discovery {
-    entries: Box<[Arc<Entry>]>,
+    entries: ArcSwap<Vec<Arc<Entry>>>,
     outbound: Outbound,
     settings: Arc<ArcSwap<Settings>>,
     queue: mpsc::Sender<Arc<Entry>>,
@@ -61,11 +62,23 @@ impl Discovery {
         outbound: Outbound,
         settings: Arc<ArcSwap<Settings>>,
     ) -> Self {
-        let entries: Box<[_]> = providers
-            .map(|(upstream, has_credential)| Arc::new(Entry::new(upstream, has_credential)))
-            .collect();
-        let (queue, queued) = mpsc::channel(entries.len().max(1));
-        Self { entries, outbound, settings, queue, queued: Mutex::new(Some(queued)) }
+        let (queue, queued) = mpsc::channel(AT_ONCE);
+        let entries = ArcSwap::default();
+        let new = Self { entries, outbound, settings, queue, queued: Mutex::new(Some(queued)) };
+        new.replace(providers);
+        new
+    }
+
+    /// Other providers take the place of those so far. What is known of one that stays is kept.
+    pub fn replace(&self, providers: impl Iterator<Item = (Arc<Upstream>, bool)>) {
+        let before = self.entries.load_full();
+        let entry = |(upstream, has_credential): (Arc<Upstream>, bool)| {
+            let known = before.iter().find(|entry| {
+                Arc::ptr_eq(&entry.upstream, &upstream) && entry.has_credential == has_credential
+            });
+            known.cloned().unwrap_or_else(|| Arc::new(Entry::new(upstream, has_credential)))
+        };
+        self.entries.store(Arc::new(providers.map(entry).collect()));
     }
 
     /// Whether the provider is known to have this model. Waits for nobody.
@@ -80,7 +93,7 @@ impl Discovery {
     pub fn wonder(&self) {
         let settings = self.settings.load();
         if settings.model_discovery {
-            for entry in &self.entries {
+            for entry in self.entries.load().iter() {
                 if matches!(entry.need(&settings, Instant::now()), Need::Wait) {
                     self.begin(entry);
                 }
@@ -94,7 +107,7 @@ impl Discovery {
         if !settings.model_discovery {
             return None;
         }
-        let shown = |entry: &Arc<Entry>| entry.shown(&settings, Instant::now());
+        let shown = |entry: Arc<Entry>| entry.shown(&settings, Instant::now());
         self.entry(instance).and_then(shown)
     }
 
@@ -113,7 +126,7 @@ impl Discovery {
                 has_credential: entry.has_credential,
             }
         };
-        self.entries.iter().map(status).collect()
+        self.entries.load().iter().map(status).collect()
     }
 
     /// Has every list that is not known, or only that of `instance`, fetched, and waits for them: at most as long as a
@@ -124,8 +137,8 @@ impl Discovery {
             return;
         }
         let now = Instant::now();
-        let wanted = self
-            .entries
+        let entries = self.entries.load_full();
+        let wanted = entries
             .iter()
             .filter(|entry| instance.is_none_or(|only| *entry.upstream.instance == *only));
         let mut waits = Vec::new();
@@ -173,22 +186,23 @@ impl Discovery {
         let settings = self.settings.load();
         if settings.model_discovery {
             let now = Instant::now();
-            self.entries.iter().filter(|entry| entry.is_due(&settings, now)).for_each(|entry| {
-                self.begin(entry);
-            });
+            let entries = self.entries.load();
+            let due = entries.iter().filter(|entry| entry.is_due(&settings, now));
+            due.for_each(|entry| self.begin(entry));
         }
     }
 
     /// Has the list fetched, unless it is being fetched.
     fn begin(&self, entry: &Arc<Entry>) {
-        // There is room for all of them, and each is there once.
+        // Each is there once, and there is room for more than anybody has.
         if entry.begin() && self.queue.try_send(entry.clone()).is_err() {
             entry.end(Err(ListError::Failed(outbound::Error::Timeout)));
         }
     }
 
-    fn entry(&self, instance: &str) -> Option<&Arc<Entry>> {
-        self.entries.iter().find(|entry| *entry.upstream.instance == *instance)
+    fn entry(&self, instance: &str) -> Option<Arc<Entry>> {
+        let entries = self.entries.load();
+        entries.iter().find(|entry| *entry.upstream.instance == *instance).cloned()
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use otari_filters::control::Scope;
 use tokio::sync::{Notify, mpsc};
 
-use crate::config::Config;
+use crate::config::Live;
 use crate::control::local::Local;
 use crate::control::settings::{MASTER_KEY_HASH, MasterKey, Settings};
 use crate::store::{Beat, Change, Kind, Notice, SettingRow, Shared, Store, StoreError};
@@ -29,7 +29,7 @@ pub struct Follower {
     /// What is kept in step.
     pub local: Arc<Local>,
     /// What stored aliases and settings are laid over.
-    pub config: Arc<Config>,
+    pub live: Live,
 }
 
 /// When something was last done, and whether changes were missed.
@@ -228,7 +228,7 @@ impl Follower {
             },
             Kind::Alias => {
                 let stored = self.store.alias_all().await?;
-                self.local.directory.set_aliases(&self.config.aliases, &stored);
+                self.local.directory.set_aliases(&self.live.load().aliases, &stored);
             }
             Kind::Setting => self.put_settings(&self.store.setting_all().await?),
         }
@@ -239,7 +239,7 @@ impl Follower {
         let _turn = self.local.ledger.turn().await;
         let everything = self.store.everything().await?;
         self.local.directory.replace(&everything);
-        self.local.directory.set_aliases(&self.config.aliases, &everything.aliases);
+        self.local.directory.set_aliases(&self.live.load().aliases, &everything.aliases);
         self.put_settings(&everything.settings);
         for scope in self.local.ledger.follow(&everything) {
             self.give_back(&scope).await;
@@ -249,9 +249,10 @@ impl Follower {
 
     /// Settings, and a master key that another gateway has rotated. A configured key is nobody's to change.
     fn put_settings(&self, stored: &[SettingRow]) {
-        self.local.set(Settings::new(&self.config, stored));
+        let config = self.live.load();
+        self.local.set(Settings::new(&config, stored));
         let generated = stored.iter().find(|row| row.key == MASTER_KEY_HASH);
-        if let Some(row) = generated.filter(|_| self.config.master_key.is_none()) {
+        if let Some(row) = generated.filter(|_| config.master_key.is_none()) {
             self.local.master.store(Arc::new(MasterKey::stored(&row.value)));
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::clock;
+use crate::config::Live;
 use crate::store::analytics::Condensed;
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
@@ -26,14 +27,14 @@ const MAX_BACKOFF: Duration = Duration::from_secs(600);
 pub struct Housekeeper {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
-    /// `None`: rows are kept for ever.
-    retention_days: Option<u32>,
+    /// Says how long rows are kept.
+    live: Live,
 }
 
 impl Housekeeper {
-    /// A housekeeper for this store; `retention_days` as configured.
-    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>, retention_days: Option<u32>) -> Self {
-        Self { store, metrics, retention_days }
+    /// A housekeeper for this store; `live` says how long rows are kept.
+    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>, live: Live) -> Self {
+        Self { store, metrics, live }
     }
 
     /// Works for as long as it is polled. Dropping it between two steps loses nothing.
@@ -63,7 +64,7 @@ impl Housekeeper {
     }
 
     async fn expire(&self) -> Result<(), StoreError> {
-        let Some(days) = self.retention_days else { return Ok(()) };
+        let Some(days) = self.live.load().usage_retention_days else { return Ok(()) };
         let limit = oldest_kept(clock::now(), days);
         let mut removed = 0;
         let result = loop {

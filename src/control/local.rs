@@ -1,6 +1,7 @@
 //! The four questions answered from memory: who calls, who pays, where to, may they.
 
 mod routes;
+mod table;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -19,9 +20,7 @@ use otari_filters::money::MicroUsd;
 use otari_filters::providers::Family;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::resolve::{self, Instance, Lists};
-use otari_filters::route::Policy;
 use otari_filters::settle::{Entry, Finished};
-use otari_filters::upstream::Upstream;
 use papaya::HashMap;
 use parking_lot::Mutex;
 
@@ -34,6 +33,7 @@ use crate::control::ledger::{Decision, Ledger};
 use crate::control::settings::{MasterKey, Settings};
 use crate::control::writer::Touched;
 use crate::telemetry::metrics::Metrics;
+pub use table::{Changing, Configured, Table};
 
 /// Windows of idle users are dropped when so many calls were counted.
 const PRUNE_EVERY: u64 = 1000;
@@ -54,25 +54,14 @@ pub struct Local {
     pub metrics: Arc<Metrics>,
     /// The master key; replaced when it is rotated.
     pub master: ArcSwap<MasterKey>,
-    /// Configured providers, in order.
-    pub providers: Vec<Configured>,
-    /// Names that stand for several targets.
-    pub policies: Vec<Policy>,
+    /// Where calls may lead; replaced as a whole when the configuration is read again.
+    pub table: ArcSwap<Table>,
+    /// Lets no request see one half of a change.
+    pub changing: Changing,
     /// What providers say they have.
     pub discovery: Arc<Discovery>,
-    /// Engines and names of the tools for web search: a price or a list of models may name them.
-    pub search_tools: Vec<(&'static str, Box<str>)>,
     /// What can be changed while the gateway runs.
     pub settings: Arc<ArcSwap<Settings>>,
-}
-
-/// A provider as configured, ready to be called.
-#[derive(Debug)]
-pub struct Configured {
-    /// How it is reached.
-    pub upstream: Arc<Upstream>,
-    /// Model ids the configuration declares.
-    pub models: Vec<String>,
 }
 
 impl Local {
@@ -100,8 +89,9 @@ impl Local {
 
     /// Whether the name is that of a configured provider, or of one the gateway knows.
     pub fn is_provider(&self, name: &str) -> bool {
-        self.providers.iter().any(|configured| *configured.upstream.instance == *name)
-            || self.search_tools.iter().any(|(engine, _)| *engine == name)
+        let table = self.table.load();
+        table.provider(name).is_some()
+            || table.search_tools.iter().any(|(engine, _)| *engine == name)
             || otari_filters::providers::find(name).is_some()
     }
 
@@ -120,8 +110,12 @@ impl Local {
     }
 
     /// The provider and the model's name there.
-    pub(super) fn find<'a>(&self, selector: &'a str) -> Result<(&Configured, &'a str), Rejection> {
-        let instances: Vec<Instance<'_>> = self
+    pub(super) fn find<'a, 't>(
+        &self,
+        table: &'t Table,
+        selector: &'a str,
+    ) -> Result<(&'t Configured, &'a str), Rejection> {
+        let instances: Vec<Instance<'_>> = table
             .providers
             .iter()
             .map(|provider| Instance {
@@ -131,9 +125,8 @@ impl Local {
             .collect();
         let lists = |instance: &Instance<'_>, model: &str| {
             let is_configured = self.directory.has_price(&format!("{}:{model}", instance.name))
-                || self.providers.iter().any(|provider| {
-                    *provider.upstream.instance == *instance.name
-                        && provider.models.iter().any(|declared| declared == model)
+                || table.provider(instance.name).is_some_and(|provider| {
+                    provider.models.iter().any(|declared| declared == model)
                 });
             match is_configured {
                 true => Lists::Configured,
@@ -142,7 +135,7 @@ impl Local {
             }
         };
         match resolve::find(selector, &instances, lists) {
-            Ok((at, model)) => Ok((&self.providers[at], model)),
+            Ok((at, model)) => Ok((&table.providers[at], model)),
             Err(refused) => {
                 if refused.code == Code::ModelNotFound {
                     self.discovery.wonder();
@@ -267,7 +260,8 @@ impl ControlPlane for Local {
         user_id: Option<&str>,
         wanted: Wanted<'_>,
     ) -> Result<Plan, Rejection> {
-        self.plan(caller, user_id.unwrap_or_default(), wanted)
+        let payer = user_id.unwrap_or_default();
+        self.changing.read(|| self.plan(caller, payer, wanted))
     }
 
     async fn reserve(&self, claim: Claim<'_>) -> Result<Reservation, Rejection> {

@@ -57,7 +57,7 @@ pub(super) async fn load(
     body: &Bytes,
 ) -> Result<Option<Box<Attached>>, Rejection> {
     let Some(world) = Household::of(app, ctx, request.protocol) else { return Ok(None) };
-    let most = app.config.limits.max_request_bytes;
+    let most = app.live().limits.max_request_bytes;
     let loaded = Attachments::load(request, body, &world, most).await?;
     Ok(loaded.map(|attachments| Box::new(Attached { attachments, rendered: None })))
 }
@@ -78,11 +78,14 @@ pub(super) async fn fit(
     };
     if let Some(world) = Household::of(app, ctx, request.protocol) {
         let kind = attempt.upstream.kind;
-        let said = &app.config.attachments.capabilities;
-        let native = said.of(&attempt.upstream.instance, kind, &attempt.model);
+        let native = app.live().attachments.capabilities.of(
+            &attempt.upstream.instance,
+            kind,
+            &attempt.model,
+        );
         // What descriptions of images cost is in rows of their own.
         attached.attachments.read_for(native, &world, &app.readers).await;
-        let most = app.config.limits.max_request_bytes;
+        let most = app.live().limits.max_request_bytes;
         attached.rendered = attached.attachments.render(native, most)?;
     }
     let chars = attached.rendered.as_ref().map(|rendered| rendered.request.prompt_chars);

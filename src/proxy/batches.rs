@@ -41,7 +41,7 @@ pub(super) async fn serve(
     let Mode::Standalone(mode) = &app.mode else {
         return Err(Rejection::internal("a route of the other mode was found").into());
     };
-    let body = body::read(s, &app.config.limits).await?;
+    let body = body::read(s, &app.live().limits).await?;
     body::check_type(s, &body)?;
     let head = s.req_header();
     let query = head.uri.query().unwrap_or_default();
@@ -89,7 +89,7 @@ async fn create(
     let mut new = api::read_new(request)?;
     if let Some(id) = &new.input_file_id {
         let user = app.control.bill(caller, new.user.as_deref())?.user_id;
-        let at_most = app.config.limits.max_request_bytes;
+        let at_most = app.live().limits.max_request_bytes;
         let file = mode.files.read(user.as_deref(), id, at_most).await.map_err(Rejection::from)?;
         let file = file.ok_or_else(|| Rejection::new(Code::NotFound, "File not found"))?;
         (new.model, new.items) = api::read_lines(&file.bytes)?;
@@ -147,7 +147,7 @@ async fn pass_gates(
     let billed = app.control.bill(caller, new.user.as_deref())?;
     let user_id = billed.user_id.ok_or_else(|| Rejection::internal("nobody pays"))?;
     ctx.user_id = Some(user_id.clone());
-    if let Some(limiter) = &app.limiter {
+    if let Some(limiter) = &*app.limiter.load() {
         let admitted = limiter.admit(&user_id, Instant::now());
         ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
     }

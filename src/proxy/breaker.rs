@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use otari_filters::upstream::Upstream;
 use papaya::HashMap;
 use parking_lot::Mutex;
@@ -27,20 +28,31 @@ struct State {
 /// All of them.
 #[derive(Debug)]
 pub struct Breakers {
-    rule: Option<CircuitBreaker>,
+    rule: ArcSwap<Option<CircuitBreaker>>,
     failing: HashMap<u64, Arc<Mutex<State>>>,
 }
 
 impl Breakers {
     /// `None`: nothing is ever passed over.
     pub fn new(rule: Option<CircuitBreaker>) -> Self {
-        Self { rule, failing: HashMap::new() }
+        Self { rule: ArcSwap::from_pointee(rule), failing: HashMap::new() }
+    }
+
+    /// From now on by this rule. Without one, whatever was passed over is not any more.
+    pub fn follow(&self, rule: Option<CircuitBreaker>) {
+        self.rule.store(Arc::new(rule));
+        if rule.is_none() {
+            self.failing.pin().clear();
+        }
     }
 
     /// Whether a call may go there now. After the cool-down it may once; the others wait for what becomes of it, at
     /// most for another cool-down.
     pub(super) fn admits(&self, upstream: &Upstream, now: Instant) -> bool {
-        let Some(rule) = self.rule.filter(|_| !self.failing.is_empty()) else { return true };
+        if self.failing.is_empty() {
+            return true;
+        }
+        let Some(rule) = **self.rule.load() else { return true };
         let Some(state) = self.failing.pin().get(&upstream.fingerprint).cloned() else {
             return true;
         };
@@ -78,7 +90,7 @@ impl Breakers {
 
     /// It failed, and not because of what it was asked. Says whether it is passed over from now on.
     pub(super) fn fails(&self, upstream: &Upstream, now: Instant) -> bool {
-        let Some(rule) = self.rule else { return false };
+        let Some(rule) = **self.rule.load() else { return false };
         let failing = self.failing.pin();
         if failing.len() >= MAX_KEPT {
             // Whoever still fails comes back.

@@ -260,7 +260,7 @@ fn note_failure(app: &App, call: &Call, upstream: &Upstream, failed: &FailedAtte
 
 /// How long to wait before the same provider is tried again; `None`: not at all.
 fn pause(app: &App, failed: &FailedAttempt, repeats: u32, waited: Duration) -> Option<Duration> {
-    let repeatable = failed.repeatable || (failed.status.is_none() && app.config.retry_after_sent);
+    let repeatable = failed.repeatable || (failed.status.is_none() && app.live().retry_after_sent);
     let asked = failed.rejection.retry_after_s.map(Duration::from_secs);
     let backoff = FIRST_BACKOFF * 2_u32.saturating_pow(repeats - 1);
     // Callers who failed together must not come back together.
@@ -280,11 +280,14 @@ async fn try_once(
 ) -> Result<Answer, Failed> {
     let upstream = &*attempt.upstream;
     let proof = authorize(app, s, watch, upstream).await?;
-    let limits = &app.config.limits;
-    let known = app.addresses.find(upstream, limits.connect_timeout, Instant::now()).await?;
+    let (connect_timeout, idle_timeout) = {
+        let limits = &app.live().limits;
+        (limits.connect_timeout, limits.idle_timeout)
+    };
+    let known = app.addresses.find(upstream, connect_timeout, Instant::now()).await?;
     let (mut up, peer, reused) = connect::connect(app, s, watch, &known.peers).await?;
     up.set_read_timeout(None);
-    up.set_write_timeout(Some(limits.idle_timeout));
+    up.set_write_timeout(Some(idle_timeout));
     call.open.mark_sent();
     let sending = connect::send(s, watch, up, &peer, upstream, outgoing, &proof);
     let (mut up, sent) = sending.await;

@@ -71,7 +71,7 @@ pub(super) async fn upload(
         refuse_blocked(standalone, &owner)?;
         ctx.user_id = Some(owner);
     }
-    let limits = &app.config.limits;
+    let limits = app.live().limits.clone();
     let bounds = Bounds {
         max_bytes: max_bytes.saturating_add(FORM_ROOM),
         silence: limits.request_body_timeout,
@@ -208,7 +208,7 @@ pub(super) async fn content(
     let reading = standalone.files.open(&file, part).await.map_err(Rejection::from)?;
     ctx.outcome.status = status.as_u16();
     s.write_response_header(Box::new(answer), false).await?;
-    let left = (ctx.started + app.config.limits.request_timeout) - Instant::now();
+    let left = (ctx.started + app.live().limits.request_timeout) - Instant::now();
     match tokio::time::timeout(left, pass(standalone, s, reading)).await {
         Ok(passed) => passed,
         Err(_) => Err(broken("the download took longer than request_timeout_s allows")),

@@ -64,7 +64,7 @@ pub(super) async fn pass(
     let billed = app.control.bill(&caller, asks.user);
     let billed = billed.map_err(|refused| name_user(refused, ctx.protocol))?;
     ctx.user_id = billed.user_id.clone();
-    if let (Some(limiter), Some(user_id), None) = (&app.limiter, &billed.user_id, ctx.own) {
+    if let (Some(limiter), Some(user_id), None) = (&*app.limiter.load(), &billed.user_id, ctx.own) {
         let admitted = limiter.admit(user_id, Instant::now());
         ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
     }

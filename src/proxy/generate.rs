@@ -27,7 +27,7 @@ pub(super) async fn serve(
     ctx: &mut RequestContext,
     protocol: Protocol,
 ) -> Result<(), Stop> {
-    let body = body::read(s, &app.config.limits).await?;
+    let body = body::read(s, &app.live().limits).await?;
     body::check_type(s, &body)?;
     // What this gateway put into earlier answers means nothing to a provider.
     let body = tools::strip_marks(protocol, &body).unwrap_or(body);
@@ -63,7 +63,7 @@ pub(super) async fn count_tokens(
     s: &mut Session,
     ctx: &mut RequestContext,
 ) -> Result<(), Stop> {
-    let body = body::read(s, &app.config.limits).await?;
+    let body = body::read(s, &app.live().limits).await?;
     body::check_type(s, &body)?;
     let request = messages::count_tokens(&body)?;
     ctx.outcome.model = Some(request.model.as_str().into());
@@ -179,5 +179,5 @@ fn estimate(app: &App, request: &Request) -> Estimate {
     let default = app.settings.load().budget_estimate_default_output_tokens;
     let whole =
         Estimate::new(request.prompt_chars, request.declared_output, default, request.choices);
-    if request.stream { whole.first_step(app.config.stream_hold_output_tokens) } else { whole }
+    if request.stream { whole.first_step(app.live().stream_hold_output_tokens) } else { whole }
 }

@@ -45,7 +45,7 @@ pub struct Ask {
 
 /// Makes a call and reads the answer whole. A call that comes to no answer has the status 0.
 pub async fn ask(app: &Arc<App>, ask: Ask) -> InnerAnswer {
-    let within = app.config.limits.request_timeout + MARGIN;
+    let within = app.live().limits.request_timeout + MARGIN;
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     let Ask { caller, protocol, body, own } = ask;
     let serving = Box::pin(async move {

@@ -264,7 +264,7 @@ impl Open {
         if self.output_tokens <= self.covered {
             return Ok(());
         }
-        let step = self.app.config.stream_hold_output_tokens.max(1);
+        let step = self.app.live().stream_hold_output_tokens.max(1);
         let steps = (self.output_tokens - self.covered).div_ceil(step);
         let more = steps.saturating_mul(step);
         let price =

@@ -76,7 +76,7 @@ async fn read(
     kind: Kind,
 ) -> Result<(Operation, Bytes), Stop> {
     if kind != Kind::Transcription {
-        let body = body::read(s, &app.config.limits).await?;
+        let body = body::read(s, &app.live().limits).await?;
         body::check_type(s, &body)?;
         let asked = operations::Asked::read(kind, &body, s.req_header().uri.query())?;
         return Ok((Operation { asked, upload: None }, body));
@@ -93,7 +93,7 @@ async fn receive(
     s: &mut Session,
     started: Instant,
 ) -> Result<(operations::Form, Option<Spooled>), Stop> {
-    let limits = &app.config.limits;
+    let limits = app.live().limits.clone();
     let bounds = Bounds {
         max_bytes: MAX_AUDIO_BYTES + MAX_BESIDE,
         silence: limits.request_body_timeout,

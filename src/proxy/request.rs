@@ -38,7 +38,8 @@ pub(super) async fn admit(
 
 /// Bounds what Pingora leaves unbounded on a caller's connection.
 fn prepare(app: &App, s: &mut Session, ctx: &mut RequestContext) {
-    let limits = &app.config.limits;
+    let config = app.live();
+    let limits = &config.limits;
     let session = &mut s.downstream_session;
     // A connection that idles is closed; while draining every connection is, after its answer.
     let keepalive = (!app.life.is_draining()).then_some(limits.downstream_keepalive.as_secs());
@@ -141,7 +142,7 @@ async fn manage(
     route: &'static Route,
     id: Option<&str>,
 ) -> Result<(), Stop> {
-    let body = body::read(s, &app.config.limits).await?;
+    let body = body::read(s, &app.live().limits).await?;
     body::check_type(s, &body)?;
     let head = s.req_header();
     let query = head.uri.query().unwrap_or_default();

@@ -43,7 +43,7 @@ pub(super) async fn serve(
     let Mode::Standalone(standalone) = &app.mode else {
         return Err(Rejection::internal("a route of the other mode was found").into());
     };
-    let body = body::read(s, &app.config.limits).await?;
+    let body = body::read(s, &app.live().limits).await?;
     body::check_type(s, &body)?;
     let named = tool.zip(ctx.route).map(|(sent, route)| api::variable(route, sent)).transpose()?;
     let body = match serde_json::from_slice(&body) {
@@ -70,31 +70,31 @@ pub(super) async fn serve(
 }
 
 /// Who pays, within their rate; which tool; whether they may, and can pay for it.
-async fn pass_gates<'a>(
+async fn pass_gates(
     app: &Arc<App>,
-    standalone: &'a Standalone,
+    standalone: &Standalone,
     ctx: &mut RequestContext,
     query: &Query,
     tool: Option<&str>,
-) -> Result<(&'a Tool, Open), Stop> {
+) -> Result<(Arc<Tool>, Open), Stop> {
     let caller = ctx.caller.clone().ok_or_else(|| Rejection::internal("no caller"))?;
     let billed = app.control.bill(&caller, query.user.as_deref())?;
     let payer = billed.user_id.ok_or_else(|| Rejection::internal("nobody pays for a search"))?;
     ctx.user_id = Some(payer.clone());
-    if let Some(limiter) = &app.limiter {
+    if let Some(limiter) = &*app.limiter.load() {
         let admitted = limiter.admit(&payer, Instant::now());
         ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
     }
-    let tool = standalone.search.pick(tool.or(query.tool.as_deref()))?;
+    let tool = standalone.search.load().pick(tool.or(query.tool.as_deref()))?.clone();
     ctx.outcome.model = Some(tool.name.clone());
     ctx.outcome.provider = Some(tool.engine.as_str().into());
-    let upstream = tool.upstream()?;
+    let upstream = tool.upstream()?.clone();
     if !standalone.local.permits(&caller, &payer, tool.engine.as_str(), &tool.name) {
         let key = format!("{}:{}", tool.engine.as_str(), tool.name);
         let message = format!("Model '{key}' is not permitted for this API key.");
         return Err(Rejection::new(Code::ModelNotPermitted, message).into());
     }
-    let attempt = attempt(standalone, upstream, tool);
+    let attempt = attempt(standalone, &upstream, &tool);
     let flat = attempt.prices.as_ref().map(|prices| cost(&[(1, prices.input)]));
     let claim = Claim {
         caller: &caller,
@@ -104,7 +104,8 @@ async fn pass_gates<'a>(
         free: flat == Some(MicroUsd::ZERO),
     };
     let reservation = app.control.reserve(claim).await?;
-    Ok((tool, Open::new(app, ctx, &caller, &payer, tool, flat, reservation)))
+    let open = Open::new(app, ctx, &caller, &payer, &tool, flat, reservation);
+    Ok((tool, open))
 }
 
 /// The tool as budgets and prices see it: a model of its engine.

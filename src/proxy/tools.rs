@@ -219,7 +219,7 @@ pub(super) async fn next_round(
 ) -> Result<(), Rejection> {
     let protocol = call.asked.protocol();
     let body = tools::append(protocol, &call.body, turn, results)?;
-    let most = app.config.limits.max_request_bytes;
+    let most = app.live().limits.max_request_bytes;
     if body.len() > most {
         let message = format!(
             "The results of the tools have made the conversation longer than {most} bytes (max_request_bytes)"

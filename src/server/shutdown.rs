@@ -62,7 +62,7 @@ impl BackgroundService for Drain {
         }
         let app = &self.0;
         app.life.start_draining();
-        let limits = &app.config.limits;
+        let limits = app.live().limits.clone();
         let open = app.life.in_flight();
         tracing::info!(requests = open, up_to_s = limits.drain.as_secs(), "draining");
         let second = any_signal();

@@ -3,11 +3,13 @@
 
 use std::cell::Cell;
 use std::io::{IsTerminal as _, Write as _};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use otari_filters::money::MicroUsd;
 use parking_lot::Mutex;
+use tracing_subscriber::EnvFilter;
 
 use crate::clock;
 use crate::config::{LogFormat, LogLevel};
@@ -30,20 +32,46 @@ fn is_json(format: LogFormat) -> bool {
 
 /// Starts logging to standard error.
 pub fn start(format: LogFormat, level: LogLevel) {
-    // Pingora logs every disconnect and pool event; what matters of them is in our own lines.
-    let level = level.as_str();
-    let filter = format!(
-        "{level},pingora_core=warn,pingora_proxy=warn,h2=warn,tokio_postgres=warn,refinery_core=warn"
-    );
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter(level)).with_writer(std::io::stderr);
     // A second start, in tests, keeps the first.
     let _ = if is_json(format) {
-        builder.json().flatten_event(true).try_init()
+        let builder = builder.json().flatten_event(true).with_filter_reloading();
+        let filter = builder.reload_handle();
+        let _ = RELEVEL.set(Box::new(move |level| drop(filter.reload(self::filter(level)))));
+        builder.try_init()
     } else {
-        builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()
+        let builder = builder.with_target(false).with_ansi(std::io::stderr().is_terminal());
+        let builder = builder.with_filter_reloading();
+        let filter = builder.reload_handle();
+        let _ = RELEVEL.set(Box::new(move |level| drop(filter.reload(self::filter(level)))));
+        builder.try_init()
     };
+}
+
+/// Pingora logs every disconnect and pool event; what matters of them is in our own lines.
+fn filter(level: LogLevel) -> EnvFilter {
+    let level = level.as_str();
+    EnvFilter::new(format!(
+        "{level},pingora_core=warn,pingora_proxy=warn,h2=warn,tokio_postgres=warn,refinery_core=warn"
+    ))
+}
+
+type Relevel = Box<dyn Fn(LogLevel) + Send + Sync>;
+
+/// The log is the process's, and so is its level.
+static RELEVEL: OnceLock<Relevel> = OnceLock::new();
+
+/// Logs this and worse from now on.
+pub fn set_level(level: LogLevel) {
+    if let Some(relevel) = RELEVEL.get() {
+        relevel(level);
+    }
+}
+
+/// Whether the line of each request is logged at this level.
+pub fn has_lines(level: LogLevel) -> bool {
+    matches!(level, LogLevel::Trace | LogLevel::Debug | LogLevel::Info)
 }
 
 /// What the line of one request says.
@@ -87,7 +115,7 @@ pub struct Line<'a> {
 #[derive(Debug)]
 pub struct AccessLog {
     json: bool,
-    on: bool,
+    on: AtomicBool,
     shards: [Mutex<Vec<u8>>; SHARDS],
     dropped: AtomicUsize,
 }
@@ -102,12 +130,22 @@ impl AccessLog {
     /// `on`: the log level includes info.
     pub fn new(format: LogFormat, on: bool) -> Self {
         let shards = std::array::from_fn(|_| Mutex::new(Vec::new()));
-        Self { json: is_json(format), on, shards, dropped: AtomicUsize::new(0) }
+        Self {
+            json: is_json(format),
+            on: AtomicBool::new(on),
+            shards,
+            dropped: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether lines are written from now on.
+    pub fn switch(&self, on: bool) {
+        self.on.store(on, Ordering::Relaxed);
     }
 
     /// Queues a line; never waits for the reader of the log.
     pub fn push(&self, line: &Line<'_>) {
-        if !self.on {
+        if !self.on.load(Ordering::Relaxed) {
             return;
         }
         let mut shard = self.shards[SHARD.with(|at| *at)].lock();

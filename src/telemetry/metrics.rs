@@ -11,6 +11,8 @@ use prometheus::{
     IntGauge, Opts, Registry, TextEncoder,
 };
 
+use crate::clock;
+
 /// The reference's buckets, in seconds; also used for dollars and rows.
 const BUCKETS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -43,8 +45,58 @@ pub struct Metrics {
     tools: ToolMetrics,
     /// Files that callers upload.
     pub files: FileMetrics,
+    /// Readings of the configuration while the gateway runs.
+    pub reload: ReloadMetrics,
     /// The way of usage records to the store.
     pub journal: JournalMetrics,
+}
+
+/// Readings of the configuration while the gateway runs.
+pub struct ReloadMetrics {
+    success: IntGauge,
+    timestamp: IntGauge,
+    outcomes: IntCounterVec,
+}
+
+impl ReloadMetrics {
+    fn new(add: &Registrar<'_>) -> prometheus::Result<Self> {
+        let new = Self {
+            success: add.gauge(
+                "gateway_config_reload_success",
+                "Whether the last reading of the configuration could be put into effect",
+            )?,
+            timestamp: add.gauge(
+                "gateway_config_reload_timestamp_seconds",
+                "When the configuration was last read and put into effect",
+            )?,
+            outcomes: add.counters(
+                "gateway_config_reloads_total",
+                "Readings of the configuration while the gateway runs, by outcome",
+                &["outcome"],
+            )?,
+        };
+        new.started();
+        Ok(new)
+    }
+
+    /// The configuration of the start is in effect.
+    fn started(&self) {
+        self.success.set(1);
+        self.timestamp.set(clock::now().as_second());
+        for outcome in ["success", "failure"] {
+            self.outcomes.with_label_values(&[outcome]);
+        }
+    }
+
+    /// What became of a reading.
+    pub fn ended(&self, succeeded: bool) {
+        self.success.set(i64::from(succeeded));
+        let outcome = if succeeded { "success" } else { "failure" };
+        self.outcomes.with_label_values(&[outcome]).inc();
+        if succeeded {
+            self.timestamp.set(clock::now().as_second());
+        }
+    }
 }
 
 /// Files that callers upload.
@@ -340,6 +392,7 @@ impl Metrics {
             )?,
             tools: ToolMetrics::new(&add)?,
             files: FileMetrics::new(&add)?,
+            reload: ReloadMetrics::new(&add)?,
             journal: JournalMetrics::new(&add)?,
             registry,
         })

@@ -7,7 +7,7 @@ use otari_filters::rejection::{Code, Rejection};
 use otari_filters::route::Policy;
 use otari_filters::upstream::Upstream;
 
-use super::Local;
+use super::{Local, Table};
 
 impl Local {
     /// What a request may try.
@@ -21,33 +21,35 @@ impl Local {
         wanted: Wanted<'_>,
     ) -> Result<Plan, Rejection> {
         let allowed = if wanted.is_own { None } else { self.allowed(caller, payer) };
+        let table = &**self.table.load();
         // A name of the caller's own wins over one that is everybody's.
         let policy = match self.directory.alias(payer, wanted.model) {
             Some(_) => None,
-            None => self.policy(wanted.model),
+            None => table.policy(wanted.model),
         };
         if let Some(policy) = policy {
-            return self.by_policy(policy, payer, allowed.as_deref(), wanted);
+            return self.by_policy(table, policy, payer, allowed.as_deref(), wanted);
         }
-        let one = self.target(payer, allowed.as_deref(), wanted.model, wanted)?;
+        let one = self.target(table, payer, allowed.as_deref(), wanted.model, wanted)?;
         Ok(Plan { attempts: vec![one], ..Plan::default() })
     }
 
-    /// The routing policy of this name.
-    pub fn policy(&self, name: &str) -> Option<&Policy> {
-        self.policies.iter().find(|policy| *policy.name == *name)
+    /// Whether there is a routing policy of this name.
+    pub fn has_policy(&self, name: &str) -> bool {
+        self.table.load().policy(name).is_some()
     }
 
     /// The first target of a policy that this caller may have, whatever API they speak.
     pub(in crate::control) fn first_target(
         &self,
+        table: &Table,
         policy: &Policy,
         payer: &str,
         allowed: Option<&AllowList>,
     ) -> Option<Attempt> {
         policy.targets().find_map(|selector| {
             let target = self.directory.alias(payer, selector);
-            let (provider, model) = self.find(target.as_deref().unwrap_or(selector)).ok()?;
+            let (provider, model) = self.find(table, target.as_deref().unwrap_or(selector)).ok()?;
             let attempt = self.attempt(provider, model);
             let (instance, model) = (&attempt.upstream.instance, &attempt.billed_model);
             allowed.is_none_or(|list| list.permits(instance, model)).then_some(attempt)
@@ -57,6 +59,7 @@ impl Local {
     /// The targets of a policy that this caller may have, in the order of this request's draw.
     fn by_policy(
         &self,
+        table: &Table,
         policy: &Policy,
         payer: &str,
         allowed: Option<&AllowList>,
@@ -65,7 +68,7 @@ impl Local {
         let needs_price = self.settings.load().require_pricing;
         let (mut attempts, mut refused, mut unpriced) = (Vec::new(), None, None);
         for choice in policy.order(&mut draw, wanted.no_router) {
-            match self.target(payer, allowed, choice.selector, wanted) {
+            match self.target(table, payer, allowed, choice.selector, wanted) {
                 Ok(target) => {
                     let position = u32::try_from(attempts.len()).unwrap_or(u32::MAX);
                     let reason = Some(choice.reason);
@@ -90,13 +93,14 @@ impl Local {
     /// Where one selector leads, if this caller may go there.
     fn target(
         &self,
+        table: &Table,
         payer: &str,
         allowed: Option<&AllowList>,
         selector: &str,
         wanted: Wanted<'_>,
     ) -> Result<Attempt, Rejection> {
         let target = self.directory.alias(payer, selector);
-        let found = self.find(target.as_deref().unwrap_or(selector));
+        let found = self.find(table, target.as_deref().unwrap_or(selector));
         let found = found.map(|(provider, name)| self.attempt(provider, name));
         if let Some(allowed) = allowed {
             // A name that leads nowhere is not permitted either: the refusal says nothing of what there is.

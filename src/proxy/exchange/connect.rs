@@ -61,7 +61,7 @@ pub(super) async fn connect(
         // At most twice per address: with HTTP/2, then without it.
         for _ in 0..2 {
             // The peer bounds this itself, TLS included; our own bound is a net below it.
-            let until = Instant::now() + app.config.limits.connect_timeout * 3;
+            let until = Instant::now() + app.live().limits.connect_timeout * 3;
             let connecting = Box::pin(open(app, peer));
             let error = match watch.step(s, until, connecting).await {
                 Step::Got(Ok((session, reused))) => return Ok((session, peer.clone(), reused)),

@@ -46,7 +46,7 @@ pub(in crate::proxy) struct Watch {
 impl Watch {
     /// `caller`: see the field.
     pub(in crate::proxy) fn new(app: &App, started: Instant, caller: bool) -> Self {
-        let deadline = started + app.config.limits.request_timeout;
+        let deadline = started + app.live().limits.request_timeout;
         Self { stop: app.life.stopped(), caller, deadline, alive: None }
     }
 

@@ -110,7 +110,7 @@ impl Passing {
     /// What keeps the connection of a waiting caller alive; nothing inside an event that has half left: it would end up
     /// in its data.
     fn alive(&self, app: &App) -> Option<Alive> {
-        let every = app.config.limits.streaming_keepalive_interval;
+        let every = app.live().limits.streaming_keepalive_interval;
         let may = every > Duration::ZERO && self.is_between_events();
         let sign = match self.protocol {
             Protocol::Messages => PING,
