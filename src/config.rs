@@ -175,9 +175,6 @@ pub struct Config {
 
     /// Sizes and times.
     pub limits: Limits,
-
-    /// How often the files of the configuration are looked at for changes; `None`: only at `SIGHUP`.
-    pub reload_interval: Option<Duration>,
 }
 
 /// Files that callers upload: `files_*`.
@@ -449,6 +446,8 @@ pub struct Limits {
     pub lame_duck: Duration,
     /// After that: how long open requests may go on.
     pub drain: Duration,
+    /// How often the files of the configuration are looked at for changes; zero: they are read again at `SIGHUP` only.
+    pub reload_interval: Duration,
     /// Idle provider connections kept per thread.
     pub upstream_pool_size: usize,
 }

@@ -98,7 +98,8 @@ impl Reloader {
         let mut watch = Watch::new(self.files());
         let mut pause = None;
         loop {
-            let every = pause.take().or(self.app.live().reload_interval);
+            let interval = self.app.live().limits.reload_interval;
+            let every = pause.take().or((!interval.is_zero()).then_some(interval));
             let look = async {
                 match every {
                     Some(every) => tokio::time::sleep(every).await,

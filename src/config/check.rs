@@ -93,18 +93,12 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         batches: batches(fields, report),
         attachments: attachments::read(fields, report),
         limits: limits(fields, report),
-        reload_interval: reload_interval(fields, report),
     }
 }
 
 fn budget_lease_ttl(fields: &Fields, report: &mut Report) -> Duration {
     // Longer than a restart of the gateway or the database takes.
     Duration::from_secs(fields.whole("budget_lease_ttl_s", 5..=86_400, 120, report))
-}
-
-/// Short enough not to be waited for, and a look is one `stat` a file.
-fn reload_interval(fields: &Fields, report: &mut Report) -> Option<Duration> {
-    Some(fields.seconds_or_zero("reload_interval_s", 5, report)).filter(|every| !every.is_zero())
 }
 
 fn batches(fields: &Fields, report: &mut Report) -> BatchConfig {
@@ -253,6 +247,8 @@ fn limits(fields: &Fields, report: &mut Report) -> Limits {
         )),
         lame_duck: fields.seconds_or_zero("lame_duck_s", 0, report),
         drain: fields.seconds_or_zero("drain_s", 30, report),
+        // Short enough not to be waited for, and a look is one `stat` a file.
+        reload_interval: fields.seconds_or_zero("reload_interval_s", 5, report),
         upstream_pool_size: size(fields.whole("upstream_pool_size", 1..=65_536, 512, report)),
     }
 }

@@ -80,7 +80,6 @@ pub(super) fn next(old: &Config, new: &Config) -> Config {
         },
         circuit_breaker: new.circuit_breaker,
         attachments: new.attachments.clone(),
-        reload_interval: new.reload_interval,
         ..old.clone()
     };
     if new.platform.is_none() {
@@ -96,7 +95,7 @@ pub(super) fn next(old: &Config, new: &Config) -> Config {
         next.budget_estimate_default_output_tokens = new.budget_estimate_default_output_tokens;
         next.stream_missing_usage_policy = new.stream_missing_usage_policy;
         next.usage_retention_days = new.usage_retention_days;
-        next.models = new.models.clone();
+        next.models = new.models;
     }
     next
 }

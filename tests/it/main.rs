@@ -89,6 +89,8 @@ mod aliases;
 #[cfg(test)]
 mod settings;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod usage_reports;
 #[cfg(test)]
 mod usage_refusals;

@@ -358,10 +358,15 @@ impl Gateway {
 
     /// Asks it to stop, and does not wait.
     pub(crate) fn signal_term(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends it this signal.
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.as_ref().expect("a running gateway").id().to_string();
         // The shell's own `kill`: a slim Debian has no /bin/kill.
-        let sent = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIGTERM could not be sent to {pid}");
+        let sent = Command::new("sh").args(["-c", "kill -$1 \"$0\"", &pid, name]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} could not be sent to {pid}");
     }
 
     /// Asks it to stop and waits until it has; returns how it ended.

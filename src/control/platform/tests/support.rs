@@ -224,6 +224,7 @@ pub(super) fn limits() -> Limits {
         streaming_keepalive_interval: second,
         lame_duck: second,
         drain: second,
+        reload_interval: Duration::ZERO,
         upstream_pool_size: 1,
     }
 }
