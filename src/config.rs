@@ -18,6 +18,7 @@ mod expand;
 mod places;
 mod node;
 mod yaml;
+mod supervisor;
 mod written;
 mod layers;
 mod log;
@@ -53,6 +54,7 @@ pub use otari_filters::secret::Secret;
 pub use price_file::{FilePrice, load_prices};
 pub use problem::{ConfigError, Place, Problem};
 pub use search::SearchTool;
+pub use supervisor::Supervisor;
 pub use tools::{Sandbox, SearchBackend, Searching, Tools};
 pub use written::{Change, Written};
 

@@ -34,7 +34,19 @@ pub struct Reloader {
     app: Arc<App>,
     sources: Arc<Reread>,
     read: Mutex<Read>,
+    told: Told,
 }
+
+/// Whoever is told that a reading begins and ends.
+pub trait Telling: Send + Sync {
+    /// It begins.
+    fn reloading(&self);
+    /// It has ended, and calls are served.
+    fn ready(&self, status: &str);
+}
+
+/// See [`Telling`].
+pub type Told = Box<dyn Telling>;
 
 /// What was read.
 struct Read {
@@ -88,9 +100,9 @@ impl fmt::Display for Reloaded {
 
 impl Reloader {
     /// Reads `sources` again for `app`, which was started with `written`.
-    pub fn new(app: Arc<App>, sources: Reread, written: Written) -> Self {
+    pub fn new(app: Arc<App>, sources: Reread, written: Written, told: Told) -> Self {
         let read = Mutex::new(Read { first: written.clone(), last: written });
-        Self { app, sources: Arc::new(sources), read }
+        Self { app, sources: Arc::new(sources), read, told }
     }
 
     /// Reads again whenever told to, or a file changes, for as long as it is polled.
@@ -135,10 +147,15 @@ impl Reloader {
     pub async fn reload(&self) {
         let file = self.app.config.file.as_ref();
         let file = file.map_or("the configuration".to_owned(), |file| file.display().to_string());
+        self.told.reloading();
         let read = tokio::time::timeout(AT_MOST, self.read_again()).await;
         let read =
             read.unwrap_or_else(|_| Err(Refused::Other("it could not be read in time".into())));
         self.app.metrics.reload.ended(read.is_ok());
+        self.told.ready(match &read {
+            Ok(_) => "serving",
+            Err(_) => "serving; the configuration is wrong and was not read again",
+        });
         match read {
             Ok(reloaded) => {
                 for note in &reloaded.notes {

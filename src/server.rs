@@ -1,6 +1,7 @@
 //! Pingora's server around the gateway: listeners, services, background work, draining.
 
 mod announce;
+mod notify;
 mod shutdown;
 
 use std::net::{SocketAddr, TcpListener};
@@ -16,7 +17,7 @@ use pingora_core::services::listening::Service;
 
 use crate::app::{App, Mode, Standalone, StartError};
 use crate::batches::{Runner, Watcher};
-use crate::config::{Config, Written};
+use crate::config::{Config, Supervisor, Written};
 use crate::control::platform::Connected;
 use crate::credentials::Credentials;
 use crate::demo::Kind;
@@ -26,6 +27,8 @@ use crate::proxy::Gateway;
 use crate::proxy::inner::InnerCalls;
 use crate::reload::{Reloader, Reread};
 use crate::telemetry::logs::{self, AccessLog};
+pub use notify::Notify;
+use notify::Watchdog;
 use otari_filters::providers::Family;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -44,6 +47,8 @@ pub struct Given {
     pub written: Written,
     /// To read it again.
     pub reread: Reread,
+    /// Whoever started it.
+    pub supervisor: Supervisor,
 }
 
 /// Serves until a signal ends the process; returns only when it cannot start.
@@ -51,7 +56,8 @@ pub struct Given {
 /// # Errors
 /// Says what to do.
 pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
-    let Given { config, written, reread } = given;
+    let Given { config, written, reread, supervisor } = given;
+    let notify = Notify::new(&supervisor);
     let listener = Listener::bind(&config)?;
     let mock = MockListener::for_config(&config)?;
     let conf = server_conf(&config);
@@ -100,7 +106,7 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
             server.add_service(background_service("reports", ReportService(mode.clone())));
         }
     }
-    let reloader = Reloader::new(app.clone(), reread, written);
+    let reloader = Reloader::new(app.clone(), reread, written, Box::new(notify.clone()));
     let reloader = ReloadService { reloader, hangup: Mutex::new(Some(hangup)) };
     server.add_service(background_service("reload", reloader));
     let credentials = CredentialsService(app.credentials.clone());
@@ -115,10 +121,14 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
         let platform = PlatformListener::new(peers.platform, Platform::new(peers.script));
         server.add_service(background_service("mock platform", platform));
     }
-    let announcer = announce::Announcer::new(app.clone(), listener.address, hints);
+    let announcer = announce::Announcer::new(app.clone(), listener.address, hints, notify.clone());
+    let address = announcer.reach();
+    let every = supervisor.watchdog;
+    let watchdog = Watchdog { notify: notify.clone(), every, address, life: app.life.clone() };
+    server.add_service(background_service("watchdog", watchdog));
     server.add_service(background_service("announce", announcer));
     server.add_service(background_service("drain", shutdown::Drain(app.clone())));
-    let signals = shutdown::Signals::new(app.life.clone(), app.config.limits.lame_duck);
+    let signals = shutdown::Signals::new(app.life.clone(), app.config.limits.lame_duck, notify);
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
     drop(listener);
     drop(runtime);

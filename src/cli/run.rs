@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::{Command, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, InitDb, Migrate};
 use super::{import, init, manage, providers};
 use crate::app::{StartError, open_store, rehearse};
-use crate::config::{self, Config, ConfigError, Flags, Sources};
+use crate::config::{self, Config, ConfigError, Flags, Sources, Supervisor};
 use crate::mock::platform::{BASE_PATH, Platform, Script};
 use crate::server::{self, Beside, Given};
 use crate::store::{StoreError, Upgrade};
@@ -101,12 +101,14 @@ fn load_standalone(target: &InitDb) -> Result<Config, u8> {
 }
 
 fn start(sources: impl Fn() -> Sources + Send + Sync + 'static, beside: Beside) -> u8 {
-    let (config, written) = match said(config::load_written(&sources())) {
+    let read = sources();
+    let (config, written) = match said(config::load_written(&read)) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
     logs::start(config.log_format, config.log_level);
-    let given = Given { config, written, reread: Box::new(sources) };
+    let supervisor = Supervisor::read(&read.env, std::process::id());
+    let given = Given { config, written, reread: Box::new(sources), supervisor };
     match server::run(given, beside) {
         Ok(()) => EXIT_OK,
         Err(error) => {

@@ -1,7 +1,7 @@
 //! The first screen: what runs, where, on what, and how to call it.
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,13 @@ use async_trait::async_trait;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 
+use super::Notify;
 use crate::app::{App, Mode, Standalone};
 use crate::config::{CredentialSource, ProviderConfig};
 use crate::control::default_prices;
 use crate::control::settings::MasterKey;
 use crate::demo::Kind;
+use crate::reload::Telling as _;
 
 /// The listener is asked for so long.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,23 +43,33 @@ pub(super) struct Announcer {
     app: Arc<App>,
     address: SocketAddr,
     hints: Option<Hints>,
+    notify: Notify,
     started: Instant,
 }
 
 impl Announcer {
-    pub(super) fn new(app: Arc<App>, address: SocketAddr, hints: Option<Hints>) -> Self {
-        Self { app, address, hints, started: Instant::now() }
+    pub(super) fn new(
+        app: Arc<App>,
+        address: SocketAddr,
+        hints: Option<Hints>,
+        notify: Notify,
+    ) -> Self {
+        Self { app, address, hints, notify, started: Instant::now() }
+    }
+
+    /// The address under which this machine reaches it.
+    pub(super) fn reach(&self) -> SocketAddr {
+        let ip = match self.address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        SocketAddr::new(ip, self.address.port())
     }
 
     /// The address a person on this machine can open.
     fn url(&self) -> String {
-        let ip = match self.address {
-            SocketAddr::V4(at) if at.ip().is_unspecified() => "127.0.0.1".to_owned(),
-            SocketAddr::V6(at) if at.ip().is_unspecified() => "[::1]".to_owned(),
-            SocketAddr::V4(at) => at.ip().to_string(),
-            SocketAddr::V6(at) => format!("[{}]", at.ip()),
-        };
-        format!("http://{ip}:{}", self.address.port())
+        format!("http://{}", self.reach())
     }
 
     fn lines(&self, url: &str) -> Vec<String> {
@@ -231,9 +243,9 @@ impl BackgroundService for Announcer {
         // First of all: its digest is stored, and nobody else will ever know it.
         self.show_master_key();
         let url = self.url();
-        let reach = url.strip_prefix("http://").unwrap_or(&url).to_owned();
+        let reach = self.reach();
         let until = Instant::now() + LISTEN_TIMEOUT;
-        while tokio::net::TcpStream::connect(&*reach).await.is_err() {
+        while tokio::net::TcpStream::connect(reach).await.is_err() {
             if Instant::now() > until {
                 tracing::error!(%url, "the listener does not answer");
                 return;
@@ -246,6 +258,7 @@ impl BackgroundService for Announcer {
         for line in self.lines(&url) {
             tracing::info!("{line}");
         }
+        self.notify.ready("serving");
         tracing::info!("ready in {} ms", self.started.elapsed().as_millis());
         self.show_key(&url);
     }

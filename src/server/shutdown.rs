@@ -8,6 +8,7 @@ use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::Notify;
 use crate::app::{App, Mode};
 use crate::life::Life;
 
@@ -23,11 +24,12 @@ const POLL: Duration = Duration::from_millis(10);
 pub(super) struct Signals {
     life: Arc<Life>,
     lame_duck: Duration,
+    notify: Notify,
 }
 
 impl Signals {
-    pub(super) fn new(life: Arc<Life>, lame_duck: Duration) -> Self {
-        Self { life, lame_duck }
+    pub(super) fn new(life: Arc<Life>, lame_duck: Duration, notify: Notify) -> Self {
+        Self { life, lame_duck, notify }
     }
 }
 
@@ -35,6 +37,7 @@ impl Signals {
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
         any_signal().await;
+        self.notify.stopping("open calls may end");
         // Balancers see 503 and turn away while the port still answers.
         self.life.start_draining();
         tokio::time::sleep(self.lame_duck).await;

@@ -91,6 +91,8 @@ mod settings;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
+mod service;
+#[cfg(test)]
 mod usage_reports;
 #[cfg(test)]
 mod usage_refusals;

@@ -1,0 +1,129 @@
+//! What systemd is told: ready, reloading, stopping, alive. Without it there is nobody to tell, and nothing happens.
+
+use std::net::SocketAddr;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora_core::server::ShutdownWatch;
+use pingora_core::services::background::BackgroundService;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::config::Supervisor;
+use crate::life::Life;
+use crate::reload::Telling;
+
+/// Tells systemd what the process is doing.
+#[derive(Clone, Debug, Default)]
+pub struct Notify(Option<Arc<UnixAddr>>);
+
+impl Notify {
+    /// Speaks to `supervisor`, if there is one.
+    pub fn new(supervisor: &Supervisor) -> Self {
+        let address = supervisor.socket.as_ref().and_then(|socket| {
+            let address = match socket.strip_prefix('@') {
+                Some(name) => UnixAddr::from_abstract_name(name),
+                None => UnixAddr::from_pathname(socket),
+            };
+            let said = "NOTIFY_SOCKET is no address: the supervisor is told nothing";
+            address.inspect_err(|error| tracing::warn!(%error, "{said}")).ok()
+        });
+        Self(address.map(Arc::new))
+    }
+
+    /// It leaves.
+    pub fn stopping(&self, status: &str) {
+        self.say(&format!("STOPPING=1\nSTATUS={status}"));
+    }
+
+    fn say(&self, what: &str) {
+        let Some(address) = &self.0 else { return };
+        let sent = UnixDatagram::unbound().and_then(|socket| {
+            // Whoever does not listen must not stop us.
+            socket.set_nonblocking(true)?;
+            socket.send_to_addr(what.as_bytes(), address)
+        });
+        if let Err(error) = sent {
+            tracing::warn!(%error, "the supervisor could not be told");
+        }
+    }
+}
+
+impl Telling for Notify {
+    fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+        self.say(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={micros}\nSTATUS=reading the configuration"
+        ));
+    }
+
+    fn ready(&self, status: &str) {
+        self.say(&format!("READY=1\nSTATUS={status}"));
+    }
+}
+
+/// Shows that calls are served, by making one, as often as the supervisor wants to hear of it.
+pub(super) struct Watchdog {
+    pub(super) notify: Notify,
+    pub(super) every: Option<Duration>,
+    pub(super) address: SocketAddr,
+    pub(super) life: Arc<Life>,
+}
+
+#[async_trait]
+impl BackgroundService for Watchdog {
+    async fn start(&self, _: ShutdownWatch) {
+        // Twice in its time, so that one answer may be late.
+        let Some(every) = self.every.map(|every| every / 2) else { return };
+        loop {
+            // While it leaves the port may be closed, and the time to leave is limited anyway.
+            let is_alive = self.life.is_draining()
+                || tokio::time::timeout(every, answers(self.address)).await.is_ok_and(|done| done);
+            if is_alive {
+                self.notify.say("WATCHDOG=1");
+            } else {
+                tracing::warn!("the gateway does not answer itself: the watchdog is not told");
+            }
+            tokio::time::sleep(every).await;
+        }
+    }
+}
+
+/// Whether the port answers, with whatever status.
+async fn answers(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect(address).await else { return false };
+    let ask = b"GET /health/liveness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let mut begin = [0; 9];
+    stream.write_all(ask).await.is_ok()
+        && stream.read_exact(&mut begin).await.is_ok()
+        && begin.starts_with(b"HTTP/1.1 ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_supervisor_is_told_through_its_socket() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let supervisor = Supervisor { socket: path.to_str().map(str::to_owned), watchdog: None };
+        let notify = Notify::new(&supervisor);
+        let heard = || {
+            let mut bytes = [0; 200];
+            let got = socket.recv(&mut bytes).unwrap();
+            String::from_utf8(bytes[..got].to_vec()).unwrap()
+        };
+        notify.ready("serving");
+        assert_eq!(heard(), "READY=1\nSTATUS=serving");
+        notify.reloading();
+        assert!(heard().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        Notify::default().stopping("nobody hears it");
+    }
+}

@@ -1,0 +1,157 @@
+//! As a service: what systemd is told, and the files that go with it.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::gateway::Gateway;
+use crate::support::provider::Provider;
+use crate::support::{DEADLINE, ask, priced};
+
+fn conf(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Whether this program is on this machine; what is not run is said.
+fn is_there(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        eprintln!("{program} is not on this machine: not checked");
+    }
+    found
+}
+
+/// What the supervisor hears until a message begins so; `WATCHDOG=1` may come at any time.
+fn heard(socket: &UnixDatagram, begin: &str) -> String {
+    let mut all = Vec::new();
+    loop {
+        let mut bytes = [0; 4096];
+        let got = socket.recv(&mut bytes).unwrap_or_else(|_| panic!("{begin} after {all:?}"));
+        let message = String::from_utf8(bytes[..got].to_vec()).unwrap();
+        if message.starts_with(begin) {
+            return message;
+        }
+        all.push(message);
+        assert!(all.len() < 1000, "{begin} after {all:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_supervisor_is_told_of_every_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let provider = Provider::streams(["ok"]);
+    let start = Gateway::start()
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "200000")
+        .config("reload_interval_s: 0");
+    let mut gateway = priced(start, &provider).await;
+    assert_eq!(heard(&socket, "READY=1"), "READY=1\nSTATUS=serving");
+    // Again and again, and not only once.
+    for _ in 0..3 {
+        heard(&socket, "WATCHDOG=1");
+    }
+    gateway.signal("HUP");
+    let reloading = heard(&socket, "RELOADING=1");
+    assert!(reloading.contains("\nMONOTONIC_USEC="), "{reloading}");
+    heard(&socket, "READY=1");
+    std::fs::write(gateway.folder().join("config.yml"), "port: none\n").unwrap();
+    gateway.signal("HUP");
+    heard(&socket, "RELOADING=1");
+    let ready = heard(&socket, "READY=1");
+    assert!(ready.contains("the configuration is wrong"), "{ready}");
+    let key = gateway.key("u").await;
+    gateway.chat(&key, &ask()).await.expect(200);
+    gateway.signal_term();
+    heard(&socket, "STOPPING=1");
+    assert!(gateway.ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watchdog_of_another_process_is_told_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(600))).unwrap();
+    let _gateway = Gateway::start()
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "200000")
+        .env("WATCHDOG_PID", "1")
+        .await;
+    heard(&socket, "READY=1");
+    assert!(socket.recv(&mut [0; 100]).is_err(), "nothing else is said");
+}
+
+#[test]
+fn systemd_reads_the_unit_and_finds_it_safe() {
+    if !is_there("systemd-analyze") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("otari.service");
+    std::fs::write(
+        &file,
+        conf("otari.service").replace("/usr/bin/otari", env!("CARGO_BIN_EXE_otari")),
+    )
+    .unwrap();
+    let verified = Command::new("systemd-analyze").arg("verify").arg(&file).output().unwrap();
+    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(verified.status.success() && said.trim().is_empty(), "{said}");
+    // The number is ten times the exposure that it may have at most: 2.0.
+    let judged = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--threshold=20", "--no-pager"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&judged.stdout).into_owned();
+    assert!(judged.status.success(), "{}", said.lines().last().unwrap_or_default());
+}
+
+/// Every word of a text that begins like a series of the gateway.
+fn series(text: &str) -> Vec<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("gateway_")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_scrape_example_and_its_alerts_fit_the_metrics() {
+    let scrape: Value = serde_yaml::from_str(&conf("prometheus.yml")).unwrap();
+    let job = &scrape["scrape_configs"][0];
+    assert_eq!((&job["job_name"], &job["metrics_path"]), (&"otari".into(), &"/metrics".into()));
+    assert_eq!(scrape["rule_files"][0], "otari-alerts.yml");
+    let alerts = conf("otari-alerts.yml");
+    let read: Value = serde_yaml::from_str(&alerts).unwrap();
+    let rules = read["groups"][0]["rules"].as_array().unwrap();
+    assert!(rules.iter().all(|rule| rule["alert"].is_string() && rule["expr"].is_string()));
+    let expressions: Vec<&str> = rules.iter().filter_map(|rule| rule["expr"].as_str()).collect();
+
+    let provider = Provider::streams(["ok"]);
+    let gateway = priced(Gateway::start().config("enable_metrics: true"), &provider).await;
+    let key = gateway.key("u").await;
+    gateway.chat(&key, &ask()).await.expect(200);
+    let shown = gateway.get("/metrics").await.expect(200).text();
+    // Some are only there once something went wrong: those are in the source.
+    let source = include_str!("../../src/telemetry/metrics.rs");
+    let mut asked: Vec<&str> = expressions.iter().flat_map(|text| series(text)).collect();
+    assert!(asked.len() >= 6, "{asked:?}");
+    asked.retain(|name| !shown.contains(&format!("\n{name}")));
+    for name in &asked {
+        assert!(source.contains(&format!("\"{name}\"")), "{name} is no series of the gateway");
+    }
+    assert!(asked.len() <= 2, "most are always there: {asked:?}");
+
+    if is_there("promtool") {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf");
+        let checked = Command::new("promtool")
+            .args(["check", "config"])
+            .arg(folder.join("prometheus.yml"))
+            .output()
+            .unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    }
+}
