@@ -1,6 +1,7 @@
 //! Pingora's server around the gateway: listeners, services, background work, draining.
 
 mod announce;
+mod inherit;
 mod notify;
 mod shutdown;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use pingora_core::listeners::TcpSocketOptions;
-use pingora_core::server::configuration::ServerConf;
+use pingora_core::server::configuration::{Opt, ServerConf};
 use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 use pingora_core::services::listening::Service;
@@ -27,6 +28,7 @@ use crate::proxy::Gateway;
 use crate::proxy::inner::InnerCalls;
 use crate::reload::{Reloader, Reread};
 use crate::telemetry::logs::{self, AccessLog};
+use inherit::Handover;
 pub use notify::Notify;
 use notify::Watchdog;
 use otari_filters::providers::Family;
@@ -58,7 +60,11 @@ pub struct Given {
 pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     let Given { config, written, reread, supervisor } = given;
     let notify = Notify::new(&supervisor);
-    let listener = Listener::bind(&config)?;
+    let is_held = supervisor.sockets > 0;
+    let listener = if is_held { Listener::held(&config)? } else { Listener::bind(&config)? };
+    let handover = is_held
+        .then(|| Handover::new(&config.journal_dir, listener.address.to_string()))
+        .transpose()?;
     let mock = MockListener::for_config(&config)?;
     let conf = server_conf(&config);
     let access = AccessLog::new(config.log_format, logs::has_lines(config.log_level));
@@ -70,12 +76,11 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(|error| StartError::Other(format!("cannot start a runtime: {error}")))?;
-    // From here on a hang-up is no reason to die.
-    let hangup = {
-        let _here = runtime.enter();
-        signal(SignalKind::hangup())
+    // The demo ends with its terminal.
+    let hangup = match beside.demo {
+        Some(_) => None,
+        None => Some(hangup(&runtime)?),
     };
-    let hangup = hangup.map_err(|error| StartError::Other(format!("no signals: {error}")))?;
     let mock_address = mock.as_ref().map(|(address, _)| *address);
     let app =
         Arc::new(runtime.block_on(App::start(config, access.clone(), &conf, mock_address))?);
@@ -85,32 +90,15 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
         .spawn(move || log.run())
         .map_err(|error| StartError::Other(format!("cannot start a thread: {error}")))?;
 
-    let mut server = Server::new_with_opt_and_conf(None, conf);
-    server.bootstrap();
+    let mut server = bootstrapped(conf, handover)?;
     let proxy = pingora_proxy::http_proxy(&server.configuration, Gateway(app.clone()));
     let mut gateway = Service::new("gateway".to_owned(), proxy);
     gateway.add_tcp_with_settings(&listener.address.to_string(), listener.options());
     server.add_service(gateway);
-    match &app.mode {
-        Mode::Standalone(mode) => {
-            server.add_service(background_service("journal", JournalService(mode.clone())));
-            server.add_service(background_service("follow", FollowService(mode.clone())));
-            server.add_service(background_service("discovery", DiscoveryService(mode.clone())));
-            let housekeeping = HousekeepingService(mode.clone());
-            server.add_service(background_service("housekeeping", housekeeping));
-            server.add_service(background_service("files", FilesService(mode.clone())));
-            let batches = BatchService { app: app.clone(), mode: mode.clone() };
-            server.add_service(background_service("batches", batches));
-        }
-        Mode::Connected(mode) => {
-            server.add_service(background_service("reports", ReportService(mode.clone())));
-        }
-    }
+    add_mode(&mut server, &app);
     let reloader = Reloader::new(app.clone(), reread, written, Box::new(notify.clone()));
-    let reloader = ReloadService { reloader, hangup: Mutex::new(Some(hangup)) };
+    let reloader = ReloadService { reloader, hangup: Mutex::new(hangup) };
     server.add_service(background_service("reload", reloader));
-    let credentials = CredentialsService(app.credentials.clone());
-    server.add_service(background_service("credentials", credentials));
     if let Some((_, mock)) = mock {
         server.add_service(background_service("mock", mock));
     }
@@ -133,6 +121,50 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     drop(listener);
     drop(runtime);
     Ok(())
+}
+
+/// From here on a hang-up is no reason to die: the configuration is read again.
+fn hangup(runtime: &tokio::runtime::Runtime) -> Result<Signal, StartError> {
+    let _here = runtime.enter();
+    signal(SignalKind::hangup()).map_err(|error| StartError::Other(format!("no signals: {error}")))
+}
+
+/// A server that has the socket which is handed over, if there is one.
+fn bootstrapped(mut conf: ServerConf, handover: Option<Handover>) -> Result<Server, StartError> {
+    let Some(handover) = handover else {
+        let mut server = Server::new_with_opt_and_conf(None, conf);
+        server.bootstrap();
+        return Ok(server);
+    };
+    conf.upgrade_sock = handover.path();
+    let options = Opt { upgrade: true, ..Opt::default() };
+    let mut server = Server::new_with_opt_and_conf(Some(options), conf);
+    let sending = handover.send()?;
+    server.bootstrap();
+    // It ends as soon as the socket is sent, and Pingora has it.
+    let _ = sending.join();
+    Ok(server)
+}
+
+/// What the mode does beside requests.
+fn add_mode(server: &mut Server, app: &Arc<App>) {
+    match &app.mode {
+        Mode::Standalone(mode) => {
+            server.add_service(background_service("journal", JournalService(mode.clone())));
+            server.add_service(background_service("follow", FollowService(mode.clone())));
+            server.add_service(background_service("discovery", DiscoveryService(mode.clone())));
+            let housekeeping = HousekeepingService(mode.clone());
+            server.add_service(background_service("housekeeping", housekeeping));
+            server.add_service(background_service("files", FilesService(mode.clone())));
+            let batches = BatchService { app: app.clone(), mode: mode.clone() };
+            server.add_service(background_service("batches", batches));
+        }
+        Mode::Connected(mode) => {
+            server.add_service(background_service("reports", ReportService(mode.clone())));
+        }
+    }
+    let credentials = CredentialsService(app.credentials.clone());
+    server.add_service(background_service("credentials", credentials));
 }
 
 /// Threads, pools and grace, from our own configuration.
@@ -158,24 +190,20 @@ struct Listener {
 }
 
 impl Listener {
+    /// The address that somebody else listens on for us.
+    fn held(config: &Config) -> Result<Self, StartError> {
+        if config.listen.port == 0 {
+            let why = "a socket of systemd needs the port that it listens on as `port`";
+            return Err(StartError::Other(why.into()));
+        }
+        Ok(Self { address: Self::address(config)?, placeholder: None })
+    }
+
     /// Finds out whether the address can be bound, so that a mistake is said at once: Pingora would try for half a
     /// minute.
     fn bind(config: &Config) -> Result<Self, StartError> {
-        let (host, port) = (&config.listen.host, config.listen.port);
-        let failed = |error: std::io::Error| {
-            StartError::Other(format!(
-                "cannot listen on {host}:{port}: {error}. Set host and port, or stop what holds the port"
-            ))
-        };
-        let text = if host.contains(':') && !host.starts_with('[') {
-            format!("[{host}]:{port}")
-        } else {
-            format!("{host}:{port}")
-        };
-        let address = std::net::ToSocketAddrs::to_socket_addrs(&text)
-            .map_err(failed)?
-            .next()
-            .ok_or_else(|| failed(std::io::Error::other("the name has no address")))?;
+        let failed = |error| Self::failed(config, &error);
+        let (port, address) = (config.listen.port, Self::address(config)?);
         if port != 0 {
             TcpListener::bind(address).map_err(failed)?;
             return Ok(Self { address, placeholder: None });
@@ -183,6 +211,28 @@ impl Listener {
         let placeholder = placeholder(address).map_err(failed)?;
         let address = placeholder.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
         Ok(Self { address, placeholder: Some(placeholder) })
+    }
+
+    fn failed(config: &Config, error: &std::io::Error) -> StartError {
+        let (host, port) = (&config.listen.host, config.listen.port);
+        StartError::Other(format!(
+            "cannot listen on {host}:{port}: {error}. Set host and port, or stop what holds the port"
+        ))
+    }
+
+    /// The address of `host` and `port`.
+    fn address(config: &Config) -> Result<SocketAddr, StartError> {
+        let failed = |error| Self::failed(config, &error);
+        let (host, port) = (&config.listen.host, config.listen.port);
+        let text = if host.contains(':') && !host.starts_with('[') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        };
+        std::net::ToSocketAddrs::to_socket_addrs(&text)
+            .map_err(failed)?
+            .next()
+            .ok_or_else(|| failed(std::io::Error::other("the name has no address")))
     }
 
     fn options(&self) -> TcpSocketOptions {
@@ -247,7 +297,7 @@ impl BackgroundService for DiscoveryService {
     }
 }
 
-/// Reads the configuration again when told to, until the gateway leaves.
+/// Reads the configuration again when told to, until the gateway leaves. Without a signal it never is.
 struct ReloadService {
     reloader: Reloader,
     hangup: Mutex<Option<Signal>>,

@@ -113,7 +113,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        let supervisor = Supervisor { socket: path.to_str().map(str::to_owned), watchdog: None };
+        let supervisor =
+            Supervisor { socket: path.to_str().map(str::to_owned), ..Supervisor::default() };
         let notify = Notify::new(&supervisor);
         let heard = || {
             let mut bytes = [0; 200];

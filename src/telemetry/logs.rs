@@ -49,11 +49,12 @@ pub fn start(format: LogFormat, level: LogLevel) {
     };
 }
 
-/// Pingora logs every disconnect and pool event; what matters of them is in our own lines.
+/// Pingora logs every disconnect and pool event, and a socket that is a moment away as an error; what matters of them is in
+/// our own lines.
 fn filter(level: LogLevel) -> EnvFilter {
-    let level = level.as_str();
+    let (level, pingora) = (level.as_str(), "pingora_core");
     EnvFilter::new(format!(
-        "{level},pingora_core=warn,pingora_proxy=warn,h2=warn,tokio_postgres=warn,refinery_core=warn"
+        "{level},{pingora}=warn,{pingora}::server::transfer_fd=off,pingora_proxy=warn,h2=warn,tokio_postgres=warn,refinery_core=warn"
     ))
 }
 

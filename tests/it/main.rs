@@ -93,6 +93,8 @@ mod reload;
 #[cfg(test)]
 mod service;
 #[cfg(test)]
+mod upgrade_binary;
+#[cfg(test)]
 mod usage_reports;
 #[cfg(test)]
 mod usage_refusals;

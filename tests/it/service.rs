@@ -99,7 +99,10 @@ fn systemd_reads_the_unit_and_finds_it_safe() {
         conf("otari.service").replace("/usr/bin/otari", env!("CARGO_BIN_EXE_otari")),
     )
     .unwrap();
-    let verified = Command::new("systemd-analyze").arg("verify").arg(&file).output().unwrap();
+    let socket = folder.path().join("otari.socket");
+    std::fs::write(&socket, conf("otari.socket")).unwrap();
+    let verified = Command::new("systemd-analyze").arg("verify").args([&file, &socket]).output();
+    let verified = verified.unwrap();
     let said = String::from_utf8_lossy(&verified.stderr).into_owned();
     assert!(verified.status.success() && said.trim().is_empty(), "{said}");
     // The number is ten times the exposure that it may have at most: 2.0.
