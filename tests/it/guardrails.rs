@@ -327,6 +327,12 @@ async fn built_in_checks_need_no_service() {
             assert!(!seen.raw.contains(bad), "what was found is not repeated: {}", seen.raw);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn options_of_built_in_checks_are_checked() {
+    let model = talking();
+    let scene = Scene::new(&model, |start| start).await;
     for (profile, options, part) in [
         ("otari_regex", json!({}), "give validate_kwargs.patterns"),
         ("otari_regex", json!({"patterns": ["("]}), "a pattern cannot be used"),

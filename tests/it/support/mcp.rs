@@ -1,7 +1,7 @@
 //! MCP servers: real ones, by the official Python SDK, and one that does what a script says.
 
 use std::io::{BufRead, BufReader};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ pub(crate) const TOKEN: &str = "mcp-token-0123456789";
 struct Process {
     port: u16,
     lines: Mutex<Vec<Value>>,
-    _input: ChildStdin,
+    _child: Child,
 }
 
 fn process() -> &'static Process {
@@ -40,8 +40,7 @@ fn process() -> &'static Process {
             }
         });
         let port = first["port"].as_u64().and_then(|port| u16::try_from(port).ok());
-        let input = child.stdin.take().expect("a pipe");
-        Process { port: port.expect("a port"), lines: Mutex::new(Vec::new()), _input: input }
+        Process { port: port.expect("a port"), lines: Mutex::new(Vec::new()), _child: child }
     })
 }
 

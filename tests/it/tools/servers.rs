@@ -248,10 +248,8 @@ fn lying(lie: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Provider {
     })
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_fails_is_told_to_the_model_which_goes_on() {
-    let provider = calling([("one", json!({})), ("two", json!({}))]);
-    let scene = Scene::new(&provider).await;
+/// Ways in which a call may fail or succeed oddly, each with the beginning of what the model is told.
+fn lies() -> Vec<(&'static str, Provider)> {
     let error = |request: &Request, message: &str| {
         Reply::json(
             200,
@@ -261,7 +259,7 @@ async fn a_call_that_fails_is_told_to_the_model_which_goes_on() {
     let unreadable = "[tool error] one failed: its answer could not be read";
     let ten = "y".repeat(10 << 20);
     let more = ten.clone();
-    let cases: Vec<(&str, Provider)> = vec![
+    vec![
         (
             "[tool error] one failed: it answered with status 500",
             lying(|_| Reply::bytes(500, "text/plain", "at 10.0.0.7")),
@@ -314,8 +312,14 @@ async fn a_call_that_fails_is_told_to_the_model_which_goes_on() {
             }),
         ),
         ("over events", lying(|request| event_of(request, text_result("over events")))),
-    ];
-    for (at, (said, server)) in cases.into_iter().enumerate() {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_fails_is_told_to_the_model_which_goes_on() {
+    let provider = calling([("one", json!({})), ("two", json!({}))]);
+    let scene = Scene::new(&provider).await;
+    for (at, (said, server)) in lies().into_iter().enumerate() {
         let url = format!("{}/mcp", server.base());
         for way in
             ways().filter(|way| way.model == "o:m").take(if at == 8 || at == 9 { 2 } else { 6 })
