@@ -1,5 +1,7 @@
 //! Prometheus series, named as the reference's. Labels come from closed sets only.
 
+mod reload;
+
 use std::time::Duration;
 
 use otari_filters::guardrails::Judged;
@@ -11,7 +13,7 @@ use prometheus::{
     IntGauge, Opts, Registry, TextEncoder,
 };
 
-use crate::clock;
+pub use reload::ReloadMetrics;
 
 /// The reference's buckets, in seconds; also used for dollars and rows.
 const BUCKETS: [f64; 14] =
@@ -49,54 +51,6 @@ pub struct Metrics {
     pub reload: ReloadMetrics,
     /// The way of usage records to the store.
     pub journal: JournalMetrics,
-}
-
-/// Readings of the configuration while the gateway runs.
-pub struct ReloadMetrics {
-    success: IntGauge,
-    timestamp: IntGauge,
-    outcomes: IntCounterVec,
-}
-
-impl ReloadMetrics {
-    fn new(add: &Registrar<'_>) -> prometheus::Result<Self> {
-        let new = Self {
-            success: add.gauge(
-                "gateway_config_reload_success",
-                "Whether the last reading of the configuration could be put into effect",
-            )?,
-            timestamp: add.gauge(
-                "gateway_config_reload_timestamp_seconds",
-                "When the configuration was last read and put into effect",
-            )?,
-            outcomes: add.counters(
-                "gateway_config_reloads_total",
-                "Readings of the configuration while the gateway runs, by outcome",
-                &["outcome"],
-            )?,
-        };
-        new.started();
-        Ok(new)
-    }
-
-    /// The configuration of the start is in effect.
-    fn started(&self) {
-        self.success.set(1);
-        self.timestamp.set(clock::now().as_second());
-        for outcome in ["success", "failure"] {
-            self.outcomes.with_label_values(&[outcome]);
-        }
-    }
-
-    /// What became of a reading.
-    pub fn ended(&self, succeeded: bool) {
-        self.success.set(i64::from(succeeded));
-        let outcome = if succeeded { "success" } else { "failure" };
-        self.outcomes.with_label_values(&[outcome]).inc();
-        if succeeded {
-            self.timestamp.set(clock::now().as_second());
-        }
-    }
 }
 
 /// Files that callers upload.
