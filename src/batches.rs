@@ -1,10 +1,12 @@
 //! Batches of calls: those of providers that have such an API are passed on to it, the others are run here, item by item,
 //! at low priority.
 //!
-//! A batch is its maker's: nobody else sees it, the operator apart. What it used is charged once, when its results are
-//! first read to their end, by a caller or by the service that asks after batches nobody asks after.
+//! A batch is its maker's: nobody else sees it, the operator apart. One that is passed on holds what all its items may
+//! cost from its creation on; the items of the others hold it one by one. What it used is charged once, when its results
+//! are first read to their end, by a caller or by the service that asks after batches nobody asks after.
 
 mod accounts;
+mod held;
 mod lines;
 mod make;
 mod manage;
@@ -28,6 +30,7 @@ use crate::app::Standalone;
 use crate::store::BatchRow;
 
 pub use accounts::{CREATED, FETCHED, Tally, record};
+pub use held::Held;
 pub use lines::{Lines, Results};
 pub use make::{Order, make};
 pub use manage::{cancel, find, get, list, results};

@@ -131,6 +131,8 @@ pub(super) async fn start(
             .map_err(failed)?;
     let settings = Arc::new(ArcSwap::from_pointee(Settings::new(config, &everything.settings)));
     let (directory, ledger) = into_memory(config, &everything, store.shared().is_some());
+    // Batches that were passed on hold what they may cost, whichever process passed them on.
+    ledger.restore(&store.batch_holds().await.map_err(failed)?);
     let leases = Arc::new(Leases::new(store.clone(), ledger.clone(), config.budget_lease_ttl));
     let discovery = Arc::new(discovery(config, &table, outbound, &settings));
     let local = Arc::new(Local {

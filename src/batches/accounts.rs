@@ -127,14 +127,15 @@ impl Tally {
             cost: self.cost,
         };
         let charged = app.store.batch_account(&row.provider, &row.id, &accounted, &record).await;
-        if !matches!(charged, Ok(true)) {
+        let Ok(Some(held)) = charged else {
             if let Some(reservation) = reservation {
                 app.local.release(reservation);
             }
-            return Ok(charged?);
-        }
-        // The store knows; what it said of spend so far is in memory by itself.
+            return Ok(charged?.is_some());
+        };
+        // The store knows; what it said of spend so far is in memory by itself. Between the two the hold still counts.
         app.local.ledger.settle(&record, reservation.as_ref());
+        app.local.ledger.let_go(&held);
         let is_listed = app.local.directory.has_price(&format!("{}:{}", row.provider, row.model));
         app.local.metrics.usage(
             &row.provider,

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use otari_filters::batches::{Api, Document, Draft, ENDPOINT, Item, OWNER, has_ended, hours};
+use otari_filters::batches::{Api, Document, Draft, ENDPOINT, Item, Made, OWNER, has_ended, hours};
 use otari_filters::control::{Attempt, Caller, ControlPlane as _};
+use otari_filters::money::MicroUsd;
 use otari_filters::rejection::{Code, Rejection};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::remote::{NoUpload, Remote};
-use super::{own_document, shown, state_of};
+use super::{Held, own_document, shown, state_of};
 use crate::app::Standalone;
 use crate::clock;
 use crate::store::{BatchRow, NewItem};
@@ -39,15 +39,20 @@ pub struct Order<'a> {
     pub input_file_id: Option<String>,
 }
 
-/// Makes it; returns it as the caller sees it.
+/// Makes it; returns it as the caller sees it. `held`: what is held for it so far.
 ///
 /// # Errors
-/// What the caller is told: faulty items, a model without a price, what the provider says.
-pub async fn make(app: &Standalone, order: &Order<'_>) -> Result<Map<String, Value>, Rejection> {
+/// What the caller is told: faulty items, a budget that has not so much left, a model without a price, what the provider
+/// says.
+pub async fn make(
+    app: &Standalone,
+    order: &Order<'_>,
+    held: Held,
+) -> Result<Map<String, Value>, Rejection> {
     let upstream = &*order.attempt.upstream;
     if let Some(api) = Api::of(upstream.kind) {
         let remote = Remote { outbound: &app.outbound, upstream, api };
-        match order.pass_on(app, remote).await {
+        match order.pass_on(app, remote, held).await {
             Ok(shown) => return Ok(shown),
             Err(NoUpload::Refused(refused)) => return Err(*refused),
             // Servers that speak OpenAI's API but for its files: what they cannot do is done here.
@@ -63,13 +68,20 @@ impl Order<'_> {
         &self,
         app: &Standalone,
         remote: Remote<'_>,
+        mut held: Held,
     ) -> Result<Map<String, Value>, NoUpload> {
         let api = remote.api;
         let mut items = Vec::new();
+        let default_output = app.settings.load().budget_estimate_default_output_tokens;
+        let prices = self.attempt.prices.as_deref();
+        let mut estimate = MicroUsd::ZERO;
         for (position, (custom_id, body)) in self.items.iter().enumerate() {
             let item = Item { position, custom_id, body };
-            api.append(custom_id, &self.write(app, Some(api), item)?, &mut items);
+            let made = self.write(app, Some(api), item)?;
+            estimate += made.estimate(default_output).cost(prices);
+            api.append(custom_id, &made.body, &mut items);
         }
+        held.cover(self.attempt, estimate).await?;
         if api.has_files() {
             items = remote.upload(items.into()).await?.into();
         }
@@ -81,14 +93,17 @@ impl Order<'_> {
         let body = api.create(&items, &self.attempt.model, &self.window, Some(&metadata));
         let document = remote.create(body).await?;
         let row = self.passed_on(app, &document);
-        if let Err(error) = app.store.batch_create(&row, &[]).await {
+        let holds = held.to_keep();
+        if let Err(error) = app.store.batch_create(&row, &[], &holds).await {
             // Nobody would pay for it.
             if let Err(refused) = remote.cancel(document.id(), Some(&row.model)).await {
                 tracing::error!(id = row.id, provider = row.provider, %refused,
                     "a batch runs at its provider that could be neither kept nor cancelled");
             }
+            held.not_kept(&holds, &error);
             return Err(Rejection::from(error).into());
         }
+        held.kept(&holds);
         Ok(shown(document, &row.provider, Some(&row)))
     }
 
@@ -125,7 +140,7 @@ impl Order<'_> {
                 body.insert("user".into(), (*self.user_id).into());
             }
             let item = Item { position, custom_id, body: &body };
-            let body = self.write(app, None, item)?;
+            let body = self.write(app, None, item)?.body;
             let body = String::from_utf8(body.into()).map_err(Rejection::internal)?;
             items.push(NewItem { custom_id: custom_id.clone(), body });
         }
@@ -136,7 +151,7 @@ impl Order<'_> {
             expires_at: now.checked_add(SignedDuration::from_hours(hours)).ok(),
             ..self.row(now)
         };
-        app.store.batch_create(&row, &items).await?;
+        app.store.batch_create(&row, &items, &[]).await?;
         app.batch_work.notify_one();
         Ok(shown(own_document(&row), &row.provider, Some(&row)))
     }
@@ -173,12 +188,7 @@ impl Order<'_> {
     }
 
     /// One item's body.
-    fn write(
-        &self,
-        app: &Standalone,
-        api: Option<Api>,
-        item: Item<'_>,
-    ) -> Result<Bytes, Rejection> {
+    fn write(&self, app: &Standalone, api: Option<Api>, item: Item<'_>) -> Result<Made, Rejection> {
         let upstream = &self.attempt.upstream;
         let draft = Draft {
             api,
@@ -191,6 +201,6 @@ impl Order<'_> {
             Caller::Master => Ok(false),
             caller => app.local.bill(caller, Some(user)).map(|billed| billed.keeps_label),
         };
-        draft.write(item, keeps_user).map(|made| made.body)
+        draft.write(item, keeps_user)
     }
 }

@@ -10,7 +10,7 @@ use otari_filters::rejection::{Code, Rejection};
 use super::accounts::{self, Tally};
 use super::lines::{Lines, Results};
 use super::remote::Remote;
-use super::{manage, upstream};
+use super::{held, manage, upstream};
 use crate::app::Standalone;
 use crate::clock;
 use crate::store::BatchRow;
@@ -64,6 +64,7 @@ impl Watcher {
     async fn ask(&self, row: BatchRow) -> Result<(), Rejection> {
         let app = &*self.0;
         let stop = |row: BatchRow| async move {
+            held::release(app, &row).await?;
             app.store.batch_poll_at(&row.provider, &row.id, None).await.map_err(Rejection::from)
         };
         let is_old = row.created_at.checked_add(GIVE_UP_AFTER).is_ok_and(|at| at < clock::now());
@@ -84,6 +85,7 @@ impl Watcher {
             return Ok(());
         }
         if accounts::prices(app, &row, &upstream).is_none() {
+            held::release(app, &row).await?;
             let at = clock::now().checked_add(UNPRICED_PAUSE).ok();
             return Ok(app.store.batch_poll_at(&row.provider, &row.id, at).await?);
         }

@@ -6,6 +6,7 @@
 
 mod account;
 mod ceilings;
+mod kept;
 mod shared;
 
 use std::sync::Arc;

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use crate::api::Request;
 use crate::api::batches as api;
 use crate::app::{App, Mode, Standalone};
-use crate::batches::{self, Asker, CREATED, Order, Results, Tally};
+use crate::batches::{self, Asker, CREATED, Held, Order, Results, Tally};
 use crate::proxy::call::Stop;
 use crate::proxy::reply::{self, JSON, Reply};
 use crate::proxy::{RequestContext, body, refusals};
@@ -103,9 +103,10 @@ async fn create(
         }
     };
     ctx.outcome.provider = Some(attempt.upstream.instance.clone());
+    let (payer, counts) = (reservation.user_id.clone(), reservation.counts);
     let order = Order {
         caller,
-        user_id: reservation.user_id.clone(),
+        user_id: payer.clone(),
         selector: &new.model,
         attempt: &attempt,
         items: new.items,
@@ -113,12 +114,19 @@ async fn create(
         metadata: new.metadata,
         input_file_id: new.input_file_id,
     };
-    let made = batches::make(mode, &order).await;
+    let made = batches::make(mode, &order, Held::new(mode.local.clone(), reservation)).await;
+    if let Err(refused) = &made
+        && refused.code == Code::BudgetExceeded
+    {
+        refusals::note(app, ctx, CREATED, Operation::Chat, refused).await;
+        return made;
+    }
     let instance = &attempt.upstream.instance;
     let mut record = batches::record(CREATED, &attempt.billed_model, Some(instance), ctx.started);
     record.id = ctx.id.clone();
     record.request_group_id = ctx.id.clone();
-    record.user_id = Some(reservation.user_id.clone());
+    record.user_id = Some(payer);
+    record.counts_toward_budget = counts;
     record.api_key_id = caller.key_id().cloned();
     if let Err(refused) = &made {
         let reason = format!("{}: {}", refused.code.as_str(), refused.message);
@@ -129,10 +137,8 @@ async fn create(
     }
     // A body that is refused says nothing of the provider.
     let is_callers = made.as_ref().is_err_and(|refused| refused.code == Code::InvalidFields);
-    if is_callers {
-        app.control.release(reservation);
-    } else {
-        app.control.settle(Finished { record, reservation: Some(reservation), report: None });
+    if !is_callers {
+        app.control.settle(Finished { record, reservation: None, report: None });
     }
     made
 }
@@ -158,7 +164,7 @@ async fn pass_gates(
         resolved => resolved,
     };
     let attempts = resolved.as_ref().map_or(&[][..], |plan| plan.attempts.as_slice());
-    // What it will cost is not known: it is asked whether anything is left at all.
+    // Whether anything is left at all; what its items may cost is held when they have been read.
     let claim =
         Claim { caller, user_id: &user_id, attempts, estimate: MicroUsd::ZERO, free: false };
     let reservation = app.control.reserve(claim).await?;

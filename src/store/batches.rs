@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use otari_filters::control::Scope;
 use otari_filters::money::MicroUsd;
 use otari_filters::settle::UsageRecord;
 use serde_json::{Map, Value};
@@ -155,11 +156,45 @@ pub struct Accounted {
     pub cost: MicroUsd,
 }
 
+/// What a batch that was passed on holds of one budget, from its creation until it is charged. It is in the database, and
+/// so outlives whoever made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchHold {
+    /// Whose budget.
+    pub scope: Scope,
+    /// How much.
+    pub amount: MicroUsd,
+    /// It comes out of this gateway's lease, which shrinks by so much; when it is given back: it went there.
+    pub leased: bool,
+}
+
+impl BatchHold {
+    /// Whether `record` takes its cost out of this gateway's lease on the same budget.
+    pub(super) fn is_drawn_by(&self, record: &UsageRecord) -> bool {
+        match &self.scope {
+            Scope::User(id) => record.leased && record.user_id.as_ref() == Some(id),
+            Scope::Ceiling(id) => {
+                record.ceilings.iter().any(|charge| charge.leased && charge.id == *id)
+            }
+        }
+    }
+}
+
 /// What a store does with batches.
 #[async_trait]
 pub trait Batches: Send + Sync {
-    /// Inserts a batch and its items, all or nothing. `Conflict` names the id that exists.
-    async fn batch_create(&self, batch: &BatchRow, items: &[NewItem]) -> Result<(), StoreError>;
+    /// Inserts a batch, its items and what it holds, all or nothing. `Conflict` names the id that exists; `Unavailable`
+    /// when a lease that it holds out of is this gateway's no more.
+    async fn batch_create(
+        &self,
+        batch: &BatchRow,
+        items: &[NewItem],
+        holds: &[BatchHold],
+    ) -> Result<(), StoreError>;
+    /// Everything that batches hold, each of them by itself.
+    async fn batch_holds(&self) -> Result<Vec<BatchHold>, StoreError>;
+    /// Gives back what a batch holds: it will not be charged. Returns it; nothing the second time.
+    async fn batch_release(&self, provider: &str, id: &str) -> Result<Vec<BatchHold>, StoreError>;
     /// Batches of this id, of one provider or of all.
     async fn batch_find(
         &self,
@@ -228,15 +263,16 @@ pub trait Batches: Send + Sync {
         next: Timestamp,
         limit: i64,
     ) -> Result<Vec<BatchRow>, StoreError>;
-    /// Charges a batch, unless that was done: its row of usage, the spend and the mark, all or nothing. `false`: it was
-    /// done.
+    /// Charges a batch, unless that was done: its row of usage, the spend, the mark and the end of what it held, all or
+    /// nothing. What the record takes out of this gateway's lease comes back to that lease first. Returns what it held;
+    /// `None`: it was done.
     async fn batch_account(
         &self,
         provider: &str,
         id: &str,
         accounted: &Accounted,
         record: &UsageRecord,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<Option<Vec<BatchHold>>, StoreError>;
     /// Removes batches that the gateway ran and that ended before an instant, at most so many; says how many.
     async fn batch_expire(&self, before: Timestamp, at_most: i64) -> Result<u64, StoreError>;
 }

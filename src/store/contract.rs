@@ -115,6 +115,7 @@ facts! {
     batches::cancelled_and_late_batches_end_with_what_they_have,
     batches::a_provider_is_asked_by_one_gateway_at_a_time,
     batches::a_batch_is_charged_once,
+    batches::what_a_batch_holds_is_kept_until_it_is_charged,
     reports::sums_say_what_the_rows_say,
     reports::a_removed_row_leaves_the_sums,
     reports::deep_pages_are_the_pages_they_would_be,

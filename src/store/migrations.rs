@@ -22,6 +22,7 @@ pub(super) const SQLITE: &[Step] = &[
     ("V4__usage_rollups", include_str!("migrations/sqlite/V4__usage_rollups.sql")),
     ("V5__files", include_str!("migrations/sqlite/V5__files.sql")),
     ("V6__batches", include_str!("migrations/sqlite/V6__batches.sql")),
+    ("V7__batch_holds", include_str!("migrations/sqlite/V7__batch_holds.sql")),
 ];
 
 /// PostgreSQL's steps: the same names in the same order.
@@ -32,6 +33,7 @@ pub(super) const POSTGRES: &[Step] = &[
     ("V4__usage_rollups", include_str!("migrations/postgres/V4__usage_rollups.sql")),
     ("V5__files", include_str!("migrations/postgres/V5__files.sql")),
     ("V6__batches", include_str!("migrations/postgres/V6__batches.sql")),
+    ("V7__batch_holds", include_str!("migrations/postgres/V7__batch_holds.sql")),
 ];
 
 /// What a database says about its schema.

@@ -13,6 +13,7 @@ mod shared;
 mod prices;
 mod aliases;
 mod files;
+mod batch_holds;
 mod batches;
 mod settings;
 mod apply;

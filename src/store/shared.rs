@@ -121,7 +121,7 @@ pub trait Shared: Send + Sync {
     async fn leave(&self) -> Result<(), StoreError>;
 
     /// Enlarges a lease, and starts a new period first when the old one is over. In one transaction:
-    /// `spend + sum of leases <= max_budget` holds before and after.
+    /// `spend + sum of leases + what batches hold <= max_budget` is true before and after.
     async fn take(&self, take: &Take) -> Result<Taken, StoreError>;
     /// Makes a lease smaller, and tells whoever asked that it was all there was to give. `serial` numbers these steps
     /// by themselves, so that giving never waits for taking.
@@ -130,9 +130,9 @@ pub trait Shared: Send + Sync {
     async fn recall(&self, scope: &Scope) -> Result<(), StoreError>;
     /// Publishes what is held in each scope, for the others to show.
     async fn publish(&self, held: &[(Scope, MicroUsd)]) -> Result<(), StoreError>;
-    /// What the other gateways hold in a scope, as last published.
+    /// What the other gateways hold in a scope, as last published, and what batches do.
     async fn held_elsewhere(&self, scope: &Scope) -> Result<MicroUsd, StoreError>;
-    /// How many scopes that were ever leased have spend and leases above their cap.
+    /// How many scopes that were ever leased have spend, leases and batches above their cap.
     async fn over_cap(&self) -> Result<i64, StoreError>;
 
     /// What was changed since the last call, by anybody; each change at least once. `None`: too long ago to know, read

@@ -10,6 +10,7 @@ mod ceilings;
 mod prices;
 mod aliases;
 mod files;
+mod batch_holds;
 mod batches;
 mod settings;
 mod apply;

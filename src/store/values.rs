@@ -4,12 +4,30 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
+use otari_filters::control::Scope;
 use otari_filters::money::MicroUsd;
 use otari_filters::settle::UsageRecord;
 use serde_json::{Map, Value};
 
 use super::StoreError;
 use super::analytics::plan::Grain;
+
+/// The words of a `scope` column and the one beside it.
+pub(super) fn word(scope: &Scope) -> (&'static str, &str) {
+    match scope {
+        Scope::User(id) => ("user", id),
+        Scope::Ceiling(id) => ("ceiling", id),
+    }
+}
+
+/// The scope of such words.
+pub(super) fn scope(word: &str, id: &str) -> Option<Scope> {
+    match word {
+        "user" => Some(Scope::User(id.into())),
+        "ceiling" => Some(Scope::Ceiling(id.into())),
+        _ => None,
+    }
+}
 
 /// The largest amount of `NUMERIC(18,6)`, in micro-dollars. SQLite keeps to it too: two of them still fit an `i64`.
 pub(super) const MAX_AMOUNT: i64 = 999_999_999_999_999_999;

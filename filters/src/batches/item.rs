@@ -9,6 +9,7 @@ use crate::protocol::{
     top::{GATEWAY_FIELDS, STEERING_FIELDS},
 };
 use crate::rejection::{Code, Rejection};
+use crate::reserve::Estimate;
 use crate::secret::Secret;
 use crate::translate;
 use crate::translate::Wire;
@@ -45,6 +46,19 @@ pub struct Made {
     pub body: Bytes,
     /// Whom the caller named in it.
     pub user: Option<String>,
+    /// Characters of its prompt.
+    pub prompt_chars: u64,
+    /// How long each answer may be, where it says so.
+    pub declared_output: Option<u64>,
+    /// How many answers it asks for.
+    pub choices: u64,
+}
+
+impl Made {
+    /// What it may use; `default_output`: of answers whose length it does not limit.
+    pub fn estimate(&self, default_output: u64) -> Estimate {
+        Estimate::new(self.prompt_chars, self.declared_output, default_output, self.choices)
+    }
 }
 
 /// Fields that only a chat completion has.
@@ -112,7 +126,8 @@ impl Draft<'_> {
                 request.write_same(&bytes, &rewrite).concat().into()
             }
         };
-        Ok(Made { body: made, user })
+        let Request { prompt_chars, declared_output, choices, .. } = request;
+        Ok(Made { body: made, user, prompt_chars, declared_output, choices })
     }
 
     /// A chat completion as a message.

@@ -261,7 +261,7 @@ pub(in crate::store) const HOLDS: [(&str, &str); 2] =
     [("users", "reserved"), ("scoped_budgets", "reserved_spend")];
 
 /// Tables of our steps that the reference has not, whatever it may have under these names.
-pub(in crate::store) const OURS_ALONE: [&str; 8] = [
+pub(in crate::store) const OURS_ALONE: [&str; 9] = [
     "gateways",
     "budget_leases",
     "changes",
@@ -270,4 +270,5 @@ pub(in crate::store) const OURS_ALONE: [&str; 8] = [
     "usage_rollup_marks",
     "otari_batches",
     "otari_batch_items",
+    "otari_batch_holds",
 ];

@@ -1,14 +1,15 @@
 //! Facts about batches and their items.
 
+use otari_filters::control::Scope;
 use otari_filters::money::MicroUsd;
 
 use super::rows::{all, at, metadata, record, spend, user};
 use crate::store::{
-    Accounted, BatchFilter, BatchItemRow, BatchRow, BatchState, ItemLease, ItemOutcome, NewItem,
-    Store, StoreError, UsageFilter,
+    Accounted, BatchFilter, BatchHold, BatchItemRow, BatchRow, BatchState, ItemLease, ItemOutcome,
+    NewItem, Store, StoreError, UsageFilter,
 };
 
-fn batch(id: &str) -> BatchRow {
+pub(super) fn batch(id: &str) -> BatchRow {
     BatchRow {
         provider: "p".into(),
         id: id.into(),
@@ -78,14 +79,14 @@ pub(super) async fn a_batch_comes_back_as_it_was_written(store: &dyn Store) {
     };
     let bare = BatchRow { user_id: None, api_key_id: None, metadata: None, ..batch("b2") };
     for row in [full, bare] {
-        store.batch_create(&row, &[]).await.unwrap();
+        store.batch_create(&row, &[], &[]).await.unwrap();
         assert_eq!(store.batch_find(&row.id, None).await.unwrap(), std::slice::from_ref(&row));
         assert_eq!(store.batch_find(&row.id, Some("q")).await.unwrap(), []);
-        let taken = store.batch_create(&row, &items(1)).await;
+        let taken = store.batch_create(&row, &items(1), &[]).await;
         assert!(matches!(taken, Err(StoreError::Conflict(id)) if id == row.id));
     }
     let other = BatchRow { provider: "q".into(), ..batch("b2") };
-    store.batch_create(&other, &[]).await.unwrap();
+    store.batch_create(&other, &[], &[]).await.unwrap();
     assert_eq!(store.batch_find("b2", None).await.unwrap().len(), 2, "an id is its provider's");
     let known = store.batch_known("p", &["b1".into(), "b2".into(), "x".into()]).await.unwrap();
     assert_eq!(known.len(), 2);
@@ -99,7 +100,7 @@ pub(super) async fn batches_are_listed_newest_first_by_owner(store: &dyn Store) 
             upstream_id: (number == 3).then(|| "x".into()),
             ..batch(&format!("b{number}"))
         };
-        store.batch_create(&row, &[]).await.unwrap();
+        store.batch_create(&row, &[], &[]).await.unwrap();
     }
     let list = async |filter: BatchFilter| {
         let rows = store.batch_list(&BatchFilter { limit: 10, ..filter }).await.unwrap();
@@ -115,7 +116,7 @@ pub(super) async fn batches_are_listed_newest_first_by_owner(store: &dyn Store) 
 }
 
 pub(super) async fn an_item_is_leased_by_one_and_ended_once(store: &dyn Store) {
-    store.batch_create(&batch("b1"), &items(3)).await.unwrap();
+    store.batch_create(&batch("b1"), &items(3), &[]).await.unwrap();
     let mine = store.batch_take(&lease("g1", 1, 2)).await.unwrap();
     assert_eq!(places(&mine), [("b1", 0), ("b1", 1)]);
     assert_eq!((mine[0].attempts, &mine[0].outcome), (1, &None));
@@ -152,8 +153,8 @@ pub(super) async fn an_item_is_leased_by_one_and_ended_once(store: &dyn Store) {
 
 pub(super) async fn batches_take_turns_and_providers_may_be_avoided(store: &dyn Store) {
     let other = BatchRow { provider: "q".into(), created_at: at(1), ..batch("b2") };
-    store.batch_create(&batch("b1"), &items(3)).await.unwrap();
-    store.batch_create(&other, &items(3)).await.unwrap();
+    store.batch_create(&batch("b1"), &items(3), &[]).await.unwrap();
+    store.batch_create(&other, &items(3), &[]).await.unwrap();
     let taken = store.batch_take(&lease("g", 2, 2)).await.unwrap();
     assert_eq!(places(&taken), [("b1", 0), ("b2", 0)]);
     let avoid = ItemLease { avoid: vec!["p".into()], ..lease("g", 2, 2) };
@@ -168,7 +169,7 @@ pub(super) async fn batches_take_turns_and_providers_may_be_avoided(store: &dyn 
 
 pub(super) async fn cancelled_and_late_batches_end_with_what_they_have(store: &dyn Store) {
     for id in ["b1", "b2"] {
-        store.batch_create(&batch(id), &items(3)).await.unwrap();
+        store.batch_create(&batch(id), &items(3), &[]).await.unwrap();
     }
     let taken = store.batch_take(&lease("g", 1, 2)).await.unwrap();
     assert_eq!(places(&taken), [("b1", 0), ("b2", 0)]);
@@ -192,7 +193,7 @@ pub(super) async fn cancelled_and_late_batches_end_with_what_they_have(store: &d
 
 pub(super) async fn a_provider_is_asked_by_one_gateway_at_a_time(store: &dyn Store) {
     let row = BatchRow { upstream_id: Some("b1".into()), next_poll_at: Some(at(5)), ..batch("b1") };
-    store.batch_create(&row, &[]).await.unwrap();
+    store.batch_create(&row, &[], &[]).await.unwrap();
     assert!(store.batch_due(at(4), at(60), 9).await.unwrap().is_empty());
     let due = store.batch_due(at(5), at(60), 9).await.unwrap();
     assert_eq!(due.len(), 1);
@@ -213,11 +214,11 @@ pub(super) async fn a_provider_is_asked_by_one_gateway_at_a_time(store: &dyn Sto
 pub(super) async fn a_batch_is_charged_once(store: &dyn Store) {
     store.user_create(&user("u1")).await.unwrap();
     let row = BatchRow { upstream_id: Some("b1".into()), next_poll_at: Some(at(1)), ..batch("b1") };
-    store.batch_create(&row, &[]).await.unwrap();
+    store.batch_create(&row, &[], &[]).await.unwrap();
     let accounted = Accounted { prompt_tokens: 5, completion_tokens: 7, cost: MicroUsd(11) };
     let charge = async |id: &str| {
         let usage = record(id, "u1", 11, 7);
-        store.batch_account("p", "b1", &accounted, &usage).await.unwrap()
+        store.batch_account("p", "b1", &accounted, &usage).await.unwrap().is_some()
     };
     let (one, two) = tokio::join!(charge("r1"), charge("r2"));
     assert!(one != two, "{one} {two}");
@@ -228,5 +229,35 @@ pub(super) async fn a_batch_is_charged_once(store: &dyn Store) {
     assert_eq!(row.accounted_at, Some(at(7)));
     assert_eq!(spend(store, "u1").await, 11);
     assert_eq!(store.usage_list(&UsageFilter::default(), all()).await.unwrap().len(), 1);
-    assert!(!store.batch_account("p", "b9", &accounted, &record("r4", "u1", 1, 1)).await.unwrap());
+    let unknown = store.batch_account("p", "b9", &accounted, &record("r4", "u1", 1, 1)).await;
+    assert_eq!(unknown.unwrap(), None);
+}
+
+pub(super) async fn what_a_batch_holds_is_kept_until_it_is_charged(store: &dyn Store) {
+    store.user_create(&user("u1")).await.unwrap();
+    let hold = |scope, amount| BatchHold { scope, amount: MicroUsd(amount), leased: false };
+    let user = hold(Scope::User("u1".into()), 30);
+    let holds = [user.clone(), hold(Scope::Ceiling("c1".into()), 30)];
+    for id in ["b1", "b2"] {
+        let row = BatchRow { upstream_id: Some(id.into()), ..batch(id) };
+        store.batch_create(&row, &[], &holds).await.unwrap();
+    }
+    let again = store.batch_create(&batch("b2"), &[], &holds).await;
+    assert!(matches!(again, Err(StoreError::Conflict(_))), "{again:?}");
+    assert_eq!(store.batch_holds().await.unwrap().len(), 4);
+
+    let sorted = |mut holds: Vec<BatchHold>| {
+        holds.sort_by(|a, b| a.scope.cmp(&b.scope));
+        holds
+    };
+    let accounted = Accounted { prompt_tokens: 5, completion_tokens: 7, cost: MicroUsd(11) };
+    let charge = async |id: &str| {
+        store.batch_account("p", "b1", &accounted, &record(id, "u1", 11, 7)).await.unwrap()
+    };
+    assert_eq!(charge("r1").await.map(sorted), Some(holds.to_vec()));
+    assert_eq!(charge("r2").await, None, "once");
+    assert_eq!(store.batch_holds().await.unwrap().len(), 2);
+    assert_eq!(sorted(store.batch_release("p", "b2").await.unwrap()), holds);
+    assert_eq!(store.batch_release("p", "b2").await.unwrap(), [], "once");
+    assert_eq!(store.batch_holds().await.unwrap(), []);
 }

@@ -7,11 +7,13 @@ use otari_filters::money::MicroUsd;
 use otari_filters::settle::{Entry, UsageRecord};
 use tokio::sync::mpsc;
 
+use super::batches::batch;
 use super::postgres_server::{self, Database};
 use super::rows::{at, budget, ceiling, key, record, spend, user, with_period};
 use super::{Postgres, connect};
 use crate::store::{
-    Beat, BudgetChange, Change, Kind, Notice, Shared, Store, Take, Taken, UserChange, UserRow,
+    Accounted, BatchHold, BatchRow, Batches as _, Beat, BudgetChange, Change, Kind, Notice, Shared,
+    Store, StoreError, Take, Taken, UserChange, UserRow,
 };
 
 /// The cap of budget `b1`, in micro-dollars.
@@ -203,6 +205,64 @@ async fn ceilings_have_leases_of_their_own() {
     assert_eq!(a.take(&of(2, 1)).await.unwrap(), Taken::Uncapped);
     let gone = Take { scope: Scope::User("gone".into()), ..take(9, 1) };
     assert_eq!(a.take(&gone).await.unwrap(), Taken::Uncapped);
+}
+
+/// A batch that holds so much of the budget of `u1`, out of a lease.
+async fn batch_holding(store: &Postgres, id: &str, micros: i64) -> Result<(), StoreError> {
+    let row = BatchRow { upstream_id: Some(id.into()), ..batch(id) };
+    let scope = Scope::User("u1".into());
+    let hold = BatchHold { scope, amount: MicroUsd(micros), leased: true };
+    store.batch_create(&row, &[], &[hold]).await
+}
+
+#[tokio::test]
+async fn what_a_batch_holds_is_nobodys_lease_until_it_is_charged() {
+    let (a, b, _database) = two().await;
+    let scope = Scope::User("u1".into());
+    granted(&a, &take(1, CAP)).await;
+    batch_holding(&a, "b1", 1_000).await.unwrap();
+    a.give(&scope, 1, MicroUsd(CAP - 3_000)).await.unwrap();
+    assert_eq!(refused(&b, &take(1, CAP)).await.0, CAP - 3_000, "2000 are leased, 1000 held");
+    for store in [&a, &b] {
+        assert_eq!(store.held_elsewhere(&scope).await.unwrap(), MicroUsd(1_000));
+        let totals = store.budget_totals(&["b1".into()]).await.unwrap();
+        assert_eq!(totals[0].held, MicroUsd(1_000), "everybody's to see");
+    }
+    let no_lease = batch_holding(&b, "b2", 500).await;
+    assert!(matches!(no_lease, Err(StoreError::Unavailable { .. })), "{no_lease:?}");
+    assert!(b.batch_find("b2", None).await.unwrap().is_empty(), "all or nothing");
+
+    // The gateway that made it is gone, and what it leased with it; what the batch holds is not.
+    a.leave().await.unwrap();
+    assert_eq!(granted(&b, &take(2, CAP - 1_000)).await, CAP - 1_000);
+    assert_eq!((refused(&b, &take(3, 1)).await.0, b.over_cap().await.unwrap()), (0, 0));
+
+    // Its hold goes into the lease that pays for it.
+    let usage = UsageRecord { leased: true, ..record("r1", "u1", 700, 7) };
+    let accounted = Accounted { prompt_tokens: 1, completion_tokens: 1, cost: MicroUsd(700) };
+    let back = b.batch_account("p", "b1", &accounted, &usage).await.unwrap().unwrap();
+    assert_eq!((back[0].amount, back[0].leased), (MicroUsd(1_000), true));
+    assert_eq!(spend(&b, "u1").await, 700);
+    b.give(&scope, 1, MicroUsd(CAP - 700)).await.unwrap();
+    assert_eq!(refused(&b, &take(4, CAP)).await.0, CAP - 700, "nothing is leased, nothing held");
+    assert_eq!(b.held_elsewhere(&scope).await.unwrap(), MicroUsd::ZERO);
+}
+
+#[tokio::test]
+async fn what_a_batch_holds_goes_back_to_all_when_no_lease_pays() {
+    let (a, b, _database) = two().await;
+    granted(&a, &take(1, CAP)).await;
+    for id in ["b1", "b2"] {
+        batch_holding(&a, id, CAP / 2).await.unwrap();
+    }
+    assert_eq!(refused(&b, &take(1, 1)).await.0, 0);
+    let accounted = Accounted { prompt_tokens: 1, completion_tokens: 1, cost: MicroUsd(700) };
+    let charged = b.batch_account("p", "b1", &accounted, &record("r1", "u1", 700, 7)).await;
+    assert!(!charged.unwrap().unwrap()[0].leased);
+    assert_eq!(refused(&b, &take(2, CAP)).await.0, CAP / 2 - 700);
+    assert_eq!(b.batch_release("p", "b2").await.unwrap().len(), 1);
+    assert_eq!(granted(&b, &take(3, CAP - 700)).await, CAP - 700);
+    assert_eq!(b.over_cap().await.unwrap(), 0);
 }
 
 #[tokio::test]

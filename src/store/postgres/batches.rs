@@ -9,11 +9,11 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::codec::{get, maybe_time, time};
-use super::{Postgres, apply, within};
+use super::{Postgres, apply, batch_holds, within};
 use crate::store::values::{Instant, amount, clean, object};
 use crate::store::{
-    Accounted, BatchFilter, BatchItemRow, BatchRow, BatchState, Batches, ItemLease, ItemOutcome,
-    NewItem, StoreError,
+    Accounted, BatchFilter, BatchHold, BatchItemRow, BatchRow, BatchState, Batches, ItemLease,
+    ItemOutcome, NewItem, StoreError,
 };
 
 macro_rules! columns {
@@ -184,7 +184,12 @@ const SWEEP: &str = "-- batch_sweep
 
 #[async_trait]
 impl Batches for Postgres {
-    async fn batch_create(&self, batch: &BatchRow, items: &[NewItem]) -> Result<(), StoreError> {
+    async fn batch_create(
+        &self,
+        batch: &BatchRow,
+        items: &[NewItem],
+        holds: &[BatchHold],
+    ) -> Result<(), StoreError> {
         let work = async {
             let mut db = self.pool.get().await?;
             let transaction = db.transaction().await?;
@@ -196,9 +201,18 @@ impl Batches for Postgres {
             let names: Vec<_> = items.iter().map(|item| clean(&item.custom_id)).collect();
             let bodies: Vec<_> = items.iter().map(|item| clean(&item.body)).collect();
             execute(&transaction, sql, &[&batch.id, &names, &bodies]).await?;
+            batch_holds::keep(&transaction, self.gateway(), batch, holds).await?;
             Ok(transaction.commit().await?)
         };
         within(work).await
+    }
+
+    async fn batch_holds(&self) -> Result<Vec<BatchHold>, StoreError> {
+        within(async { batch_holds::all(&self.pool.get().await?).await }).await
+    }
+
+    async fn batch_release(&self, provider: &str, id: &str) -> Result<Vec<BatchHold>, StoreError> {
+        within(async { batch_holds::release(&self.pool.get().await?, provider, id).await }).await
     }
 
     async fn batch_find(
@@ -402,7 +416,7 @@ impl Batches for Postgres {
         id: &str,
         accounted: &Accounted,
         record: &UsageRecord,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Vec<BatchHold>>, StoreError> {
         let sql = "-- batch_account
             UPDATE otari_batches SET accounted_at = $3, prompt_tokens = $4, completion_tokens = $5,
                 cost = $6::int8 * 0.000001, next_poll_at = NULL
@@ -415,12 +429,16 @@ impl Batches for Postgres {
             let (prompt, completion) = (&accounted.prompt_tokens, &accounted.completion_tokens);
             let values: Values<'_> = &[&provider, &id, &at, prompt, completion, &cost];
             if execute(&transaction, sql, values).await? == 0 {
-                return Ok(false);
+                return Ok(None);
             }
+            let mut held = batch_holds::release(&transaction, provider, id).await?;
+            held.iter_mut().for_each(|hold| hold.leased = hold.is_drawn_by(record));
+            // The record's cost is locked first, then the leases: the order of everybody.
             let entries = [Entry::Usage(record.clone())];
             apply::apply(&transaction, self.gateway(), &entries).await?;
+            batch_holds::lend(&transaction, self.gateway(), &held).await?;
             transaction.commit().await?;
-            Ok(true)
+            Ok(Some(held))
         };
         within(work).await
     }

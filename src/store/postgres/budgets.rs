@@ -132,8 +132,11 @@ pub(super) async fn budget_totals(
             (coalesce(sum(l.held), 0) * 1000000)::int8
         FROM unnest($1::text[]) WITH ORDINALITY AS b (id, at)
         LEFT JOIN users u ON u.budget_id = b.id AND u.deleted_at IS NULL
-        LEFT JOIN (SELECT scope_id, sum(held) AS held FROM budget_leases
-            WHERE scope = 'user' AND gateway_id <> $2 GROUP BY scope_id) l ON l.scope_id = u.user_id
+        LEFT JOIN (SELECT scope_id, sum(held) AS held FROM (
+            SELECT scope_id, held FROM budget_leases WHERE scope = 'user' AND gateway_id <> $2
+            UNION ALL
+            SELECT scope_id, amount FROM otari_batch_holds WHERE scope = 'user') h
+            GROUP BY scope_id) l ON l.scope_id = u.user_id
         GROUP BY b.id, b.at ORDER BY b.at";
     let statement = db.prepare_cached(sql).await?;
     let read = |row: &Row| {

@@ -8,8 +8,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Row};
 
 use super::codec::get;
-use super::leases;
-use crate::store::{Change, Kind, Notice, StoreError};
+use crate::store::{Change, Kind, Notice, StoreError, values};
 
 /// Changes older than this are forgotten; whoever was away for longer reads everything again.
 const KEPT: &str = "1 hour";
@@ -97,7 +96,7 @@ fn notice(message: &AsyncMessage, me: &str) -> Option<Notice> {
     }
     let (gateway, word, id): (String, String, String) =
         serde_json::from_str(notification.payload()).ok()?;
-    let scope = leases::scope(&word, &id)?;
+    let scope = values::scope(&word, &id)?;
     (gateway != me).then_some(Notice::Recall(scope))
 }
 

@@ -1,7 +1,7 @@
 //! `gateways` and `budget_leases`: how gateways share what is left of a budget.
 //!
 //! Every grant is made while the scope's row is locked, and every settled cost moves from a lease to the spend in one
-//! transaction, so `spend + sum of leases <= max_budget` is true at every commit.
+//! transaction, so `spend + sum of leases + what batches hold <= max_budget` is true at every commit.
 
 use deadpool_postgres::{GenericClient, Transaction};
 use otari_filters::control::Scope;
@@ -11,30 +11,13 @@ use tokio_postgres::types::ToSql;
 
 use super::codec::get;
 use crate::period::Period;
-use crate::store::values::Instant;
+use crate::store::values::{Instant, word};
 use crate::store::{Beat, StoreError, Take, Taken, Window};
 
 /// A gateway that was not heard of for so long is not asked for anything, and takes no share.
 const SILENT: &str = "10 seconds";
 /// A lease is larger than a request by so much, or it is the request's own.
 const WORTH: i64 = 16;
-
-/// The words of the `scope` column.
-pub(super) fn word(scope: &Scope) -> (&'static str, &str) {
-    match scope {
-        Scope::User(id) => ("user", id),
-        Scope::Ceiling(id) => ("ceiling", id),
-    }
-}
-
-/// The scope of such words.
-pub(super) fn scope(word: &str, id: &str) -> Option<Scope> {
-    match word {
-        "user" => Some(Scope::User(id.into())),
-        "ceiling" => Some(Scope::Ceiling(id.into())),
-        _ => None,
-    }
-}
 
 async fn execute(
     db: &impl GenericClient,
@@ -165,7 +148,8 @@ pub(super) async fn take(
     let (word, id) = word(&take.scope);
     let sql = format!(
         "-- take
-        SELECT (coalesce(sum(l.amount), 0) * 1000000)::int8,
+        SELECT ((coalesce(sum(l.amount), 0) + (SELECT coalesce(sum(h.amount), 0) FROM otari_batch_holds h
+                WHERE h.scope = $1 AND h.scope_id = $2)) * 1000000)::int8,
             coalesce(bool_or(l.gateway_id <> $3 AND l.amount > 0 AND g.seen_at > now() - interval '{SILENT}'
                 AND l.answered_at <= coalesce($4::timestamptz, 'infinity')), false),
             coalesce(max(l.serial) FILTER (WHERE l.gateway_id = $3), 0),
@@ -258,8 +242,10 @@ pub(super) async fn held_elsewhere(
 ) -> Result<MicroUsd, StoreError> {
     let (word, id) = word(scope);
     let sql = "-- held_elsewhere
-        SELECT (coalesce(sum(held), 0) * 1000000)::int8 FROM budget_leases
-        WHERE scope = $1 AND scope_id = $2 AND gateway_id <> $3";
+        SELECT (coalesce(sum(held), 0) * 1000000)::int8 FROM (
+            SELECT held FROM budget_leases WHERE scope = $1 AND scope_id = $2 AND gateway_id <> $3
+            UNION ALL
+            SELECT amount FROM otari_batch_holds WHERE scope = $1 AND scope_id = $2) t";
     let row = db.query_one(&db.prepare_cached(sql).await?, &[&word, &id, &gateway]).await?;
     Ok(MicroUsd(get(&row, 0)?))
 }
@@ -267,7 +253,11 @@ pub(super) async fn held_elsewhere(
 pub(super) async fn over_cap(db: &impl GenericClient) -> Result<i64, StoreError> {
     let sql = "-- over_cap
         WITH leased AS (
-            SELECT scope, scope_id, sum(amount) AS amount FROM budget_leases GROUP BY scope, scope_id
+            SELECT scope, scope_id, sum(amount) AS amount FROM (
+                SELECT scope, scope_id, amount FROM budget_leases
+                UNION ALL
+                SELECT scope, scope_id, amount FROM otari_batch_holds) a
+            GROUP BY scope, scope_id
         )
         SELECT count(*) FROM (
             SELECT 1 FROM leased l JOIN users u ON u.user_id = l.scope_id

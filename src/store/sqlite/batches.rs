@@ -7,11 +7,11 @@ use otari_filters::settle::{Entry, UsageRecord};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::codec::{Read, json};
-use super::{Sqlite, apply};
+use super::{Sqlite, apply, batch_holds};
 use crate::store::values::{Instant, amount, clean, object};
 use crate::store::{
-    Accounted, BatchFilter, BatchItemRow, BatchRow, BatchState, Batches, ItemLease, ItemOutcome,
-    NewItem, StoreError,
+    Accounted, BatchFilter, BatchHold, BatchItemRow, BatchRow, BatchState, Batches, ItemLease,
+    ItemOutcome, NewItem, StoreError,
 };
 
 macro_rules! columns {
@@ -193,7 +193,7 @@ fn account(
     (provider, id): (&str, &str),
     accounted: &Accounted,
     record: &UsageRecord,
-) -> Result<bool, StoreError> {
+) -> Result<Option<Vec<BatchHold>>, StoreError> {
     let sql = "-- batch_account
         UPDATE otari_batches SET accounted_at = ?3, prompt_tokens = ?4, completion_tokens = ?5, cost = ?6,
             next_poll_at = NULL
@@ -207,10 +207,10 @@ fn account(
         amount(accounted.cost)
     ])?;
     if marked == 0 {
-        return Ok(false);
+        return Ok(None);
     }
     apply::apply(db, &[Entry::Usage(record.clone())])?;
-    Ok(true)
+    batch_holds::release(db, provider, id).map(Some)
 }
 
 const SWEEP: &str = "-- batch_sweep
@@ -224,9 +224,27 @@ const SWEEP: &str = "-- batch_sweep
 
 #[async_trait]
 impl Batches for Sqlite {
-    async fn batch_create(&self, batch: &BatchRow, items: &[NewItem]) -> Result<(), StoreError> {
-        let (batch, items) = (batch.clone(), items.to_vec());
-        self.write(move |db| create(db, &batch, &items)).await
+    async fn batch_create(
+        &self,
+        batch: &BatchRow,
+        items: &[NewItem],
+        holds: &[BatchHold],
+    ) -> Result<(), StoreError> {
+        let (batch, items, holds) = (batch.clone(), items.to_vec(), holds.to_vec());
+        self.write(move |db| {
+            create(db, &batch, &items)?;
+            batch_holds::keep(db, &batch, &holds)
+        })
+        .await
+    }
+
+    async fn batch_holds(&self) -> Result<Vec<BatchHold>, StoreError> {
+        self.read(|db| batch_holds::all(db)).await
+    }
+
+    async fn batch_release(&self, provider: &str, id: &str) -> Result<Vec<BatchHold>, StoreError> {
+        let (provider, id) = (provider.to_owned(), id.to_owned());
+        self.write(move |db| batch_holds::release(db, &provider, &id)).await
     }
 
     async fn batch_find(
@@ -448,7 +466,7 @@ impl Batches for Sqlite {
         id: &str,
         accounted: &Accounted,
         record: &UsageRecord,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Vec<BatchHold>>, StoreError> {
         let (provider, id) = (provider.to_owned(), id.to_owned());
         let (accounted, record) = (accounted.clone(), record.clone());
         self.write(move |db| account(db, (&provider, &id), &accounted, &record)).await

@@ -7,6 +7,7 @@ use super::{get, id, ids, make, order, results, rows, until};
 use crate::support::gateway::{Builder, Gateway, MASTER};
 use crate::support::manage::names;
 use crate::support::mock::Mock;
+use crate::support::provider::{Provider, Reply};
 use crate::support::{eventually, on_both_databases, postgres};
 
 const FIELDS: &str = "id completion_window created_at endpoint input_file_id object status cancelled_at cancelling_at \
@@ -244,20 +245,19 @@ async fn what_there_is_of_an_expired_batch_is_there(start: Builder) {
 
 async fn a_batch_nobody_asks_after_is_charged_all_the_same(start: Builder) {
     let mock = Mock::start();
-    let budget_is = 0.004;
     let mut gateway = before(start, &mock).config("batch_poll_interval_s: 1").await;
-    let budget = gateway.budget(budget_is).await;
+    let budget = gateway.budget(1.5 * EACH).await;
     gateway.user("u", Some(&budget)).await;
     let key = gateway.key("u").await;
-    let made = make(&gateway, &key, "oa:m?chunks=2&polls=2", &["a"]).await;
+    let order = short("oa:m?chunks=2&polls=2", &["a"]).to_string();
+    let made = gateway.post(&key, "/v1/batches", order.clone()).await.expect(200).json();
     let spend = eventually("the batch to be charged", async || {
         let spend = gateway.settled("u").await;
         (spend > 0.0).then_some(spend)
     })
     .await;
     assert!((spend - EACH).abs() < 1e-9);
-    let again = order("oa:m?chunks=2&polls=2", &["a"]).to_string();
-    gateway.post(&key, "/v1/batches", again).await.refused(403);
+    gateway.post(&key, "/v1/batches", order).await.refused(403);
     assert!(gateway.terminate().await.success());
     gateway.restart().await;
     results(&gateway, &key, id(&made)).await;
@@ -265,6 +265,112 @@ async fn a_batch_nobody_asks_after_is_charged_all_the_same(start: Builder) {
     assert!((gateway.settled("u").await - EACH).abs() < 1e-9, "once, whoever asks");
     let fetched = rows(&gateway, "/v1/batches/results", 3).await;
     assert_eq!(fetched.iter().filter(|row| !row["cost"].is_null()).count(), 1);
+}
+
+/// Such a batch whose answers have two tokens at most, so that each is held at [`EACH`].
+fn short(model: &str, names: &[&str]) -> Value {
+    let mut order = order(model, names);
+    for item in order["requests"].as_array_mut().unwrap() {
+        item["body"]["max_tokens"] = json!(2);
+    }
+    order
+}
+
+async fn a_batch_holds_what_all_its_items_may_cost_until_it_is_charged(start: Builder) {
+    let mock = Mock::start();
+    let mut gateway = before(start, &mock).await;
+    let budget = gateway.budget(4.0 * EACH).await;
+    gateway.user("u", Some(&budget)).await;
+    let key = gateway.key("u").await;
+    let post = async |gateway: &Gateway, names: &[&str]| {
+        let order = short("oa:m?chunks=2&polls=2", names).to_string();
+        gateway.post(&key, "/v1/batches", order).await
+    };
+    let names: Vec<String> = (0..8).map(|n| n.to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let refused = post(&gateway, &names).await.refused(403);
+    assert_eq!(refused["error"]["code"], "budget_exceeded");
+    assert_eq!(mock.requests(&gateway).await.len(), 0, "its provider is not asked");
+    assert_eq!(gateway.settled("u").await, 0.0, "and nothing is held");
+
+    let made = post(&gateway, &names[..3]).await.expect(200).json();
+    let chat = async |gateway: &Gateway, max_tokens: u64| {
+        let body = json!({"model": "oa:m?chunks=2", "max_tokens": max_tokens,
+            "messages": [{"role": "user", "content": "hi"}]});
+        gateway.post(&key, "/v1/chat/completions", body.to_string()).await
+    };
+    let is_held = async |gateway: &Gateway, items: f64| {
+        let user = gateway.read("/v1/users/u").await;
+        let budget = gateway.read(&format!("/v1/budgets/{budget}")).await;
+        let reserved = [&user["reserved"], &budget["total_reserved"]].map(Value::as_f64);
+        for reserved in reserved {
+            assert!((reserved.unwrap() - items * EACH).abs() < 1e-9, "{reserved:?} of {items}");
+        }
+    };
+    is_held(&gateway, 3.0).await;
+    chat(&gateway, 3).await.refused(403);
+    assert!(post(&gateway, &names[..2]).await.refused(403)["detail"].is_string());
+    chat(&gateway, 2).await.expect(200);
+
+    // Neither an orderly end nor a crash loses it.
+    assert!(gateway.terminate().await.success());
+    gateway.restart().await;
+    is_held(&gateway, 3.0).await;
+    chat(&gateway, 2).await.refused(403);
+    gateway.kill9();
+    gateway.restart().await;
+    is_held(&gateway, 3.0).await;
+    chat(&gateway, 1).await.refused(403);
+
+    until(&gateway, &key, id(&made), "completed").await;
+    is_held(&gateway, 3.0).await;
+    for _ in 0..2 {
+        results(&gateway, &key, id(&made)).await;
+        assert!(
+            (gateway.settled("u").await - 4.0 * EACH).abs() < 1e-9,
+            "charged once, held no more"
+        );
+    }
+}
+
+async fn what_a_batch_does_not_use_is_given_back(start: Builder) {
+    let mock = Mock::start();
+    let refusing = Provider::start(|request| match request.path.as_str() {
+        "/v1/files" => Reply::json(200, &json!({"id": "file-1", "object": "file"})),
+        _ => Reply::json(400, &json!({"error": {"message": "too many batches"}})),
+    });
+    let gateway = before(start, &mock)
+        .provider_of("openai", "no", &refusing.base(), "")
+        .price("no:m", 1000.0, 2000.0)
+        .config("batch_poll_interval_s: 1")
+        .await;
+    let budget = gateway.budget(4.0 * EACH).await;
+    gateway.user("u", Some(&budget)).await;
+    let made = gateway.manage(Method::POST, "/v1/keys", json!({"user_id": "u"})).await;
+    let (key, key_id) = (made["key"].as_str().unwrap(), made["id"].as_str().unwrap());
+    let cap = json!({"scope_type": "api_token", "scope_id": key_id, "budget_id": budget});
+    let ceiling = gateway.manage(Method::POST, "/v1/scoped-budgets", cap).await;
+    let ceiling = format!("/v1/scoped-budgets/{}", ceiling["id"].as_str().unwrap());
+    let held = async || gateway.read(&ceiling).await["reserved_spend"].as_f64().unwrap();
+    let post = async |order: Value| gateway.post(key, "/v1/batches", order.to_string()).await;
+
+    post(short("no:m", &["a", "b"])).await.refused(400);
+    assert_eq!((refusing.count(), held().await), (2, 0.0), "its provider has done nothing");
+
+    // One of two gets no answer.
+    let made = post(short("oa:m?chunks=2", &["a", "fail-400-b"])).await.expect(200).json();
+    assert!(held().await > EACH, "the cap over the key holds it too");
+    until(&gateway, key, id(&made), "completed").await;
+    assert!((gateway.settled("u").await - EACH).abs() < 1e-9);
+    assert_eq!(held().await, 0.0);
+
+    // One that is cancelled is charged for what there is of it.
+    let made = post(short("oa:m?chunks=2&polls=9999", &["a", "b", "c"])).await.expect(200).json();
+    post(short("oa:m?chunks=2", &["a"])).await.refused(403);
+    let cancel = format!("/v1/batches/{}/cancel", id(&made));
+    gateway.post(key, &cancel, "").await.expect(200);
+    assert!((gateway.settled("u").await - 4.0 * EACH).abs() < 1e-9);
+    assert_eq!(held().await, 0.0);
 }
 
 async fn a_model_without_a_price_is_charged_when_it_has_one(start: Builder) {
@@ -283,7 +389,6 @@ async fn a_model_without_a_price_is_charged_when_it_has_one(start: Builder) {
 }
 
 async fn a_server_without_files_leaves_its_batches_to_the_gateway(start: Builder) {
-    use crate::support::provider::{Provider, Reply};
     let provider = Provider::start(|request| match request.path.as_str() {
         "/v1/chat/completions" => Reply::chat(request, &["ok"]),
         _ => Reply::json(404, &json!({"error": {"message": "no such route"}})),
@@ -304,6 +409,8 @@ on_both_databases!(
     a_batch_is_its_makers,
     what_there_is_of_an_expired_batch_is_there,
     a_batch_nobody_asks_after_is_charged_all_the_same,
+    a_batch_holds_what_all_its_items_may_cost_until_it_is_charged,
+    what_a_batch_does_not_use_is_given_back,
     a_model_without_a_price_is_charged_when_it_has_one,
     a_server_without_files_leaves_its_batches_to_the_gateway,
 );
