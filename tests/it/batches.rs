@@ -6,8 +6,8 @@ mod passed;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::eventually;
-use crate::support::gateway::{Answer, Gateway, MASTER};
+use crate::support::gateway::{Answer, Builder, Gateway, MASTER};
+use crate::support::{eventually, on_both_databases};
 
 /// A GET with this key.
 async fn get(gateway: &Gateway, key: &str, path: &str) -> Answer {
@@ -112,9 +112,8 @@ async fn a_faulty_batch_is_refused_before_anything_is_sent() {
     assert_eq!(gateway.all_usage().await, Vec::<Value>::new(), "no row of a faulty body");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_gate_stands_before_a_batch() {
-    let gateway = Gateway::start()
+async fn every_gate_stands_before_a_batch(start: Builder) {
+    let gateway = start
         .provider_at("oa", "http://127.0.0.1:9/v1", "")
         .provider_of("groq", "gq", "http://127.0.0.1:9/v1", "")
         .provider_of("voyage", "vo", "http://127.0.0.1:9/v1", "")
@@ -175,6 +174,8 @@ async fn every_gate_stands_before_a_batch() {
         "{failed:#?}"
     );
 }
+
+on_both_databases!(every_gate_stands_before_a_batch);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_provider_must_be_known_and_a_batch_there() {
