@@ -24,6 +24,7 @@ use crate::guardrails::Guardrails;
 use crate::life::{Calls, Life};
 use crate::outbound::Outbound;
 use crate::proxy::addresses::Addresses;
+use crate::proxy::admission::Admission;
 use crate::proxy::breaker::Breakers;
 use crate::routes::Surface;
 use crate::safety::Safety;
@@ -73,6 +74,8 @@ pub struct App {
     pub kit: Arc<Kit>,
     /// Who makes the checks of requests.
     pub guardrails: Guardrails,
+    /// How much is taken on at once.
+    pub admission: Admission,
     /// Requests in flight, draining.
     pub life: Arc<Life>,
 }
@@ -82,6 +85,11 @@ impl App {
     /// what it began with.
     pub fn live(&self) -> Guard<Arc<Config>> {
         self.current.load()
+    }
+
+    /// Usage that waits for the database or the platform, in bytes, as of a moment ago.
+    pub fn journal_bytes(&self) -> u64 {
+        u64::try_from(self.metrics.journal.backlog_bytes.get()).unwrap_or(0)
     }
 
     /// Which routes there are.
@@ -180,6 +188,7 @@ impl App {
             credentials,
             outbound,
             readers,
+            admission: Admission::new(config.auth_failures_per_minute),
             life: Arc::new(Life::default()),
             config,
             current,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
+use otari_filters::network::Network;
 use otari_filters::prices::Prices;
 use otari_filters::providers::Provider;
 use otari_filters::route::Policy;
@@ -38,6 +39,7 @@ mod platform;
 mod files;
 mod mode;
 mod unused;
+mod limits;
 mod check;
 
 #[cfg(test)]
@@ -114,6 +116,10 @@ pub struct Config {
     pub rate_limit_rpm: Option<NonZeroU32>,
     /// Origins that browsers may call from; empty: CORS is off.
     pub cors_allow_origins: Vec<String>,
+    /// Proxies in front of the gateway whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// Refused credentials per minute and address before everything from there waits; `None`: any number.
+    pub auth_failures_per_minute: Option<NonZeroU32>,
     /// Serve `/metrics`.
     pub enable_metrics: bool,
     /// Serve `/docs` and `/openapi.json`.
@@ -426,10 +432,28 @@ impl MissingUsage {
 /// Sizes and times; every one can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Connections of callers at once. 503 beyond.
+    pub max_connections: NonZeroU32,
+    /// The head of a request, in bytes. 431 beyond.
+    pub max_header_bytes: usize,
+    /// Headers of a request. 431 beyond.
+    pub max_header_count: usize,
+    /// To receive a whole head, from its first byte on. 408 beyond.
+    pub header_timeout: Duration,
+    /// Requests with an API key at once, of all callers. 503 beyond.
+    pub max_concurrent_requests: NonZeroU32,
+    /// Of one key, or of one token of a platform. 429 beyond.
+    pub max_concurrent_requests_per_key: Option<NonZeroU32>,
+    /// Of one user, with all keys. 429 beyond.
+    pub max_concurrent_requests_per_user: Option<NonZeroU32>,
+    /// Usage that waits for the database or the platform, in bytes. 503 for new requests beyond.
+    pub max_journal_bytes: u64,
     /// Largest request body, in bytes. 413 beyond.
     pub max_request_bytes: usize,
     /// To receive a whole request body.
     pub request_body_timeout: Duration,
+    /// What has to come of a body every second, on average and after a while; 0: anything. 408 below.
+    pub request_body_min_bytes_per_s: u32,
     /// TCP connect and, separately, the TLS handshake with a provider.
     pub connect_timeout: Duration,
     /// From the sent request to the first byte of the answer's body.

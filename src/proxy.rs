@@ -1,6 +1,9 @@
 //! The gateway as Pingora sees it: one line per phase.
 
 pub mod addresses;
+pub mod door;
+pub mod admission;
+pub mod cors;
 mod request;
 mod body;
 mod spool;
@@ -40,6 +43,8 @@ use prometheus::IntGauge;
 
 use crate::app::App;
 use crate::life::InFlight;
+use crate::proxy::admission::Places;
+use crate::proxy::cors::Origin;
 use crate::routes::Route;
 
 /// Serves requests.
@@ -58,6 +63,8 @@ pub struct RequestContext {
     pub own: Option<&'static str>,
     /// Dialect of errors.
     pub protocol: Protocol,
+    /// The page of another site that asks; `None`: no page, or CORS is off.
+    pub origin: Option<Origin>,
     /// `None`: no such path.
     pub route: Option<&'static Route>,
     /// Who called.
@@ -83,13 +90,19 @@ pub struct RequestContext {
 /// A request in flight, for draining and for the gauge; counts down when dropped, also by a panic.
 pub struct Active {
     gauge: IntGauge,
+    /// What it occupies.
+    places: Places,
     _in_flight: InFlight,
 }
 
 impl Active {
     fn new(app: &App) -> Self {
         app.metrics.active.inc();
-        Self { gauge: app.metrics.active.clone(), _in_flight: app.life.enter() }
+        Self {
+            gauge: app.metrics.active.clone(),
+            places: Places::default(),
+            _in_flight: app.life.enter(),
+        }
     }
 }
 
@@ -134,6 +147,7 @@ impl ProxyHttp for Gateway {
             started: Instant::now(),
             own: None,
             protocol: Protocol::default(),
+            origin: None,
             route: None,
             caller: None,
             user_id: None,

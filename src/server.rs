@@ -25,6 +25,7 @@ use crate::demo::Kind;
 use crate::mock;
 use crate::mock::platform::Platform;
 use crate::proxy::Gateway;
+use crate::proxy::door::Door;
 use crate::proxy::inner::InnerCalls;
 use crate::reload::{Reloader, Reread};
 use crate::telemetry::logs::{self, AccessLog};
@@ -92,7 +93,7 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
 
     let mut server = bootstrapped(conf, handover)?;
     let proxy = pingora_proxy::http_proxy(&server.configuration, Gateway(app.clone()));
-    let mut gateway = Service::new("gateway".to_owned(), proxy);
+    let mut gateway = Service::new("gateway".to_owned(), Door::new(proxy, app.clone()));
     gateway.add_tcp_with_settings(&listener.address.to_string(), listener.options());
     server.add_service(gateway);
     add_mode(&mut server, &app);

@@ -9,6 +9,7 @@ use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use crate::allow::AllowList;
+use crate::limit::UnderWay;
 use crate::money::MicroUsd;
 use crate::prices::Prices;
 use crate::providers::Operation;
@@ -34,6 +35,10 @@ pub enum Caller {
         rejects_mismatch: Option<bool>,
         /// The key's own list of models; `None`: its user's holds.
         allowed: Option<Arc<AllowList>>,
+        /// Its requests under way.
+        calls: UnderWay,
+        /// Those of its user, with whatever key.
+        user_calls: Option<UnderWay>,
     },
     /// The holder of a platform's token, which only the platform can judge.
     Bearer(Arc<Secret>),

@@ -3,6 +3,7 @@
 //! Filters decide, the `otari` crate does: nothing here opens a socket, asks a database or reads a clock.
 
 pub mod control;
+pub mod head;
 pub mod authenticate;
 pub mod limit;
 pub mod reserve;
@@ -21,6 +22,7 @@ pub mod attachments;
 pub mod translate;
 pub mod operations;
 pub mod addresses;
+pub mod network;
 pub mod tools;
 pub mod guardrails;
 pub mod tokens;

@@ -1,10 +1,12 @@
-//! Requests per minute: a sliding window of 60 seconds.
+//! Requests per minute: a sliding window of 60 seconds. Beside it: requests at once, and allowances that come back.
 //!
 //! As in the reference gateway: a refused call takes no slot; a call that passes keeps its slot even if a later
 //! filter refuses it.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::rejection::{Code, Rejection};
@@ -56,27 +58,86 @@ impl Window {
     }
 }
 
-/// Things that may happen [`BURST`] times at once, and once more every [`REFILL`] after that.
+/// Requests under way of one key or one user. Clones count together; whoever holds one counts without a lock.
+#[derive(Clone, Debug, Default)]
+pub struct UnderWay(Arc<AtomicU32>);
+
+/// One request that is counted; counts down when dropped, also by a panic.
+#[derive(Debug)]
+pub struct Entered(UnderWay);
+
+impl UnderWay {
+    /// Counts a request in; `None`: there are `limit` already.
+    pub fn enter(&self, limit: NonZeroU32) -> Option<Entered> {
+        if self.0.fetch_add(1, Ordering::AcqRel) >= limit.get() {
+            self.0.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        Some(Entered(self.clone()))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Counters say nothing of who somebody is.
+impl PartialEq for UnderWay {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for UnderWay {}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        (self.0).0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Things that may happen so many times at once, and once more every so often after that.
 #[derive(Debug, Default)]
 pub struct Allowance {
     /// When all of it is there again; `None`: it is now.
     full_at: Option<Instant>,
 }
 
-/// An allowance that was not used.
-pub const BURST: u32 = 30;
-/// What brings one back.
-pub const REFILL: Duration = Duration::from_secs(10);
+/// How large an allowance is, and how fast it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// An allowance that was not used.
+    pub burst: u32,
+    /// What brings one back.
+    pub refill: Duration,
+}
+
+/// Rows that refusals may leave.
+pub const ROWS: Pace = Pace { burst: 30, refill: Duration::from_secs(10) };
+
+impl Pace {
+    /// So many within any minute, roughly.
+    pub fn per_minute(count: NonZeroU32) -> Self {
+        Self { burst: count.get(), refill: WINDOW / count.get() }
+    }
+}
 
 impl Allowance {
     /// Takes one, if there is any.
-    pub fn take(&mut self, now: Instant) -> bool {
-        let full_at = self.full_at.filter(|at| *at > now).unwrap_or(now);
-        if full_at.duration_since(now) + REFILL > REFILL * BURST {
+    pub fn take(&mut self, now: Instant, pace: Pace) -> bool {
+        if self.wait(now, pace).is_some() {
             return false;
         }
-        self.full_at = Some(full_at + REFILL);
+        let full_at = self.full_at.filter(|at| *at > now).unwrap_or(now);
+        self.full_at = Some(full_at + pace.refill);
         true
+    }
+
+    /// Until there is one; `None`: there is one now.
+    pub fn wait(&self, now: Instant, pace: Pace) -> Option<Duration> {
+        let missing = self.full_at?.saturating_duration_since(now);
+        (missing + pace.refill).checked_sub(pace.refill * pace.burst).filter(|wait| !wait.is_zero())
     }
 
     /// Whether nothing is missing: it might as well be forgotten.
@@ -95,12 +156,31 @@ mod tests {
         let at = |s: u64| start + Duration::from_secs(s);
         let mut allowance = Allowance::default();
         assert!(allowance.is_full(at(0)));
-        assert_eq!((0..100).filter(|_| allowance.take(at(0))).count(), 30);
-        assert!(!allowance.take(at(9)));
-        assert_eq!((0..100).filter(|_| allowance.take(at(25))).count(), 2);
+        assert_eq!((0..100).filter(|_| allowance.take(at(0), ROWS)).count(), 30);
+        assert!(!allowance.take(at(9), ROWS));
+        assert_eq!((0..100).filter(|_| allowance.take(at(25), ROWS)).count(), 2);
+        assert_eq!(allowance.wait(at(25), ROWS), Some(Duration::from_secs(5)));
         assert!(!allowance.is_full(at(300)));
         assert!(allowance.is_full(at(320)));
-        assert_eq!((0..100).filter(|_| allowance.take(at(9000))).count(), 30, "never more");
+        assert_eq!((0..100).filter(|_| allowance.take(at(9000), ROWS)).count(), 30, "never more");
+    }
+
+    #[test]
+    fn whoever_leaves_makes_room() {
+        let limit = NonZeroU32::new(2).unwrap();
+        let calls = UnderWay::default();
+        let also = calls.clone();
+        let first = calls.enter(limit);
+        let second = also.enter(limit);
+        assert!(first.is_some() && second.is_some());
+        assert!(calls.enter(limit).is_none());
+        drop(first);
+        let panicked = std::panic::catch_unwind(|| {
+            let _third = calls.enter(limit).unwrap();
+            panic!("on purpose");
+        });
+        assert!(panicked.is_err());
+        assert_eq!(calls.count(), 1, "a panic leaves too, and a refused one never was there");
     }
 
     #[test]

@@ -72,6 +72,22 @@ pub enum Code {
     BodyTooLarge,
     /// The body did not arrive in time.
     BodyTimeout,
+    /// What came is not HTTP as everybody reads it.
+    MalformedRequest,
+    /// The headers are too long.
+    HeadersTooLarge,
+    /// There are too many headers.
+    TooManyHeaders,
+    /// The headers did not arrive in time.
+    HeaderTimeout,
+    /// More connections than the gateway takes.
+    TooManyConnections,
+    /// More requests at once than the gateway takes, or more records than it can keep.
+    Overloaded,
+    /// More requests at once than this caller may have.
+    TooManyAtOnce,
+    /// Too many credentials from one address were refused.
+    TooManyFailures,
     /// A file has no such range.
     RangeNotSatisfiable,
     /// The provider failed.
@@ -178,6 +194,14 @@ impl Code {
             Self::UpgradeRequired => (426, "upgrade_required"),
             Self::BodyTooLarge => (413, "body_too_large"),
             Self::BodyTimeout => (408, "body_timeout"),
+            Self::MalformedRequest => (400, "malformed_request"),
+            Self::HeadersTooLarge => (431, "headers_too_large"),
+            Self::TooManyHeaders => (431, "too_many_headers"),
+            Self::HeaderTimeout => (408, "header_timeout"),
+            Self::TooManyConnections => (503, "too_many_connections"),
+            Self::Overloaded => (503, "overloaded"),
+            Self::TooManyAtOnce => (429, "too_many_concurrent_requests"),
+            Self::TooManyFailures => (429, "too_many_failed_authentications"),
             Self::RangeNotSatisfiable => (416, "range_not_satisfiable"),
             Self::ProviderError => (502, "provider_error"),
             Self::ProviderTimeout => (504, "provider_timeout"),
@@ -262,7 +286,12 @@ impl Rejection {
             | Code::PlatformUnavailable
             | Code::Draining
             | Code::Unavailable
-            | Code::BodyTimeout => None,
+            | Code::BodyTimeout
+            | Code::HeaderTimeout
+            | Code::TooManyConnections
+            | Code::Overloaded
+            | Code::TooManyAtOnce
+            | Code::TooManyFailures => None,
             _ => Some(false),
         }
     }

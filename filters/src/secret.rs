@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-/// A value that must never be printed.
+use zeroize::Zeroize as _;
+
+/// A value that must never be printed. Its memory is overwritten when it is dropped.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -15,6 +17,12 @@ impl Secret {
     /// The text itself. Call it where the secret is used, and nowhere else.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

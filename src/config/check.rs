@@ -11,10 +11,9 @@ use super::layers::{Fields, Sources};
 use super::mode::{self, Mode};
 use super::problem::Report;
 use super::{
-    Ambient, BatchConfig, CircuitBreaker, Config, Files, Limits, Listen, LogFormat, LogLevel,
-    MissingUsage, PlatformConfig, PriceSeed, ProviderConfig, SearchTool, Secret, aliases,
-    attachments, database, files, models, platform, policies, prices, providers, search, tools,
-    unused,
+    Ambient, BatchConfig, CircuitBreaker, Config, Files, Listen, LogFormat, LogLevel, MissingUsage,
+    PlatformConfig, PriceSeed, ProviderConfig, SearchTool, Secret, aliases, attachments, database,
+    files, limits, models, platform, policies, prices, providers, search, tools, unused,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
@@ -47,6 +46,8 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
             .get("cors_allow_origins")
             .map(|node| node.texts(report))
             .unwrap_or_default(),
+        trusted_proxies: limits::trusted_proxies(fields, report),
+        auth_failures_per_minute: limits::auth_failures(fields, report),
         enable_metrics: fields.flag("enable_metrics", false, report),
         enable_docs: fields.flag("enable_docs", true, report),
         log_level: word::<LogLevel>(fields, "log_level", report),
@@ -92,7 +93,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         files,
         batches: batches(fields, report),
         attachments: attachments::read(fields, report),
-        limits: limits(fields, report),
+        limits: limits::read(fields, report),
     }
 }
 
@@ -217,38 +218,4 @@ fn missing_usage(fields: &Fields, report: &mut Report) -> MissingUsage {
         }
         MissingUsage::default()
     })
-}
-
-fn limits(fields: &Fields, report: &mut Report) -> Limits {
-    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    Limits {
-        // Conversations with images in base64 reach tens of MiB.
-        max_request_bytes: size(fields.whole(
-            "max_request_bytes",
-            1..=1 << 40,
-            100 * 1024 * 1024,
-            report,
-        )),
-        request_body_timeout: fields.seconds("request_body_timeout_s", 60, report),
-        // A provider that takes longer to accept a connection is down.
-        connect_timeout: fields.seconds("connect_timeout_s", 5, report),
-        // Reasoning models may think for minutes before the first byte.
-        first_byte_timeout: fields.seconds("first_byte_timeout_s", 600, report),
-        idle_timeout: fields.seconds("idle_timeout_s", 300, report),
-        request_timeout: fields.seconds("request_timeout_s", 3600, report),
-        downstream_write_timeout: fields.seconds("downstream_write_timeout_s", 60, report),
-        // Above the 60 s after which common load balancers give up, so that they close first.
-        downstream_keepalive: fields.seconds_or_zero("downstream_keepalive_s", 75, report),
-        streaming_keepalive_interval: Duration::from_millis(fields.whole(
-            "streaming_keepalive_interval_ms",
-            0..=86_400_000,
-            15_000,
-            report,
-        )),
-        lame_duck: fields.seconds_or_zero("lame_duck_s", 0, report),
-        drain: fields.seconds_or_zero("drain_s", 30, report),
-        // Short enough not to be waited for, and a look is one `stat` a file.
-        reload_interval: fields.seconds_or_zero("reload_interval_s", 5, report),
-        upstream_pool_size: size(fields.whole("upstream_pool_size", 1..=65_536, 512, report)),
-    }
 }

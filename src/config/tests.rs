@@ -212,7 +212,6 @@ model_capabilities:
     for part in [
         "provider \"anthropic\" has no credential: set providers.anthropic.api_key or ANTHROPIC_API_KEY",
         "Cannot set pricing for model 'mistral:mistral-large': provider 'mistral' is not configured",
-        "does not use it yet: cors_allow_origins",
     ] {
         assert!(warnings.contains(part), "{part}\n{warnings}");
     }

@@ -1,7 +1,7 @@
 //! Keys that are accepted but have no effect in this version: checked as the reference does, then named once.
 
 use super::layers::Fields;
-use super::node::{Node, Value};
+use super::node::Node;
 use super::problem::{Place, Report};
 
 /// What such a key may hold. The value given here is its default.
@@ -9,11 +9,9 @@ enum Rule {
     Whole { least: i128, default: i128 },
     Text(&'static str),
     MaybeSeconds,
-    Anything,
 }
 
 const RULES: &[(&str, Rule)] = &[
-    ("cors_allow_origins", Rule::Anything),
     ("db_pool_recycle", Rule::Whole { least: i128::MIN, default: -1 }),
     ("models_dev_cache_ttl_seconds", Rule::MaybeSeconds),
     ("secret_key", Rule::Text("")),
@@ -46,12 +44,5 @@ fn differs(rule: &Rule, node: &Node, report: &mut Report) -> bool {
         }
         Rule::MaybeSeconds => node.number(false, f64::MAX, report).is_some(),
         Rule::Text(default) => node.text(report).is_some_and(|text| text != *default),
-        Rule::Anything => match &node.value {
-            Value::List(items) => !items.is_empty(),
-            Value::Map(entries) => !entries.is_empty(),
-            Value::Text(text) => !text.is_empty(),
-            Value::Null | Value::Broken => false,
-            _ => true,
-        },
     }
 }

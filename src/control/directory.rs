@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use otari_filters::alias::Aliases;
 use otari_filters::allow::AllowList;
 use otari_filters::control::Caller;
+use otari_filters::limit::UnderWay;
 use otari_filters::prices::Prices;
 use otari_filters::providers::Provider;
 use otari_filters::rejection::{Code, Rejection};
@@ -42,6 +43,10 @@ pub struct Key {
     pub excluded: bool,
     /// Overrides the setting `reject_user_mismatch`.
     pub rejects_mismatch: Option<bool>,
+    /// Its requests under way.
+    calls: UnderWay,
+    /// Those of its user.
+    user_calls: Option<UnderWay>,
     last_used_us: AtomicI64,
 }
 
@@ -64,6 +69,8 @@ impl Key {
             excluded: self.excluded,
             rejects_mismatch: self.rejects_mismatch,
             allowed: self.allowed.clone(),
+            calls: self.calls.clone(),
+            user_calls: self.user_calls.clone(),
         }
     }
 
@@ -90,6 +97,8 @@ impl Key {
             allowed: self.allowed.clone(),
             excluded: self.excluded,
             rejects_mismatch: self.rejects_mismatch,
+            calls: self.calls.clone(),
+            user_calls: self.user_calls.clone(),
             last_used_us: AtomicI64::new(self.last_used_us.load(Ordering::Relaxed)),
         }
     }
@@ -109,6 +118,8 @@ pub struct Directory {
     keys: HashMap<KeyDigest, Arc<Key>>,
     /// Digest by key id, for changes.
     digests: HashMap<Box<str>, KeyDigest>,
+    /// Requests under way of every user who has a key.
+    user_calls: HashMap<Arc<str>, UnderWay>,
     /// Lists of the users who have one.
     lists: HashMap<Box<str>, Arc<AllowList>>,
     /// Read as a whole, and replaced as one: changes are rare.
@@ -165,9 +176,14 @@ impl Directory {
             return;
         };
         let last_used = row.last_used_at.map_or(0, |at| at.as_microsecond());
+        let user_id: Option<Arc<str>> =
+            row.user_id.as_deref().filter(|user| !user.is_empty()).map(Arc::from);
         let key = Key {
             id: row.id.as_str().into(),
-            user_id: row.user_id.as_deref().filter(|user| !user.is_empty()).map(Arc::from),
+            // What is under way goes on under a key that changes.
+            calls: self.key_of(&row.id).map(|before| before.calls.clone()).unwrap_or_default(),
+            user_calls: user_id.as_ref().map(|user| self.user_calls(user)),
+            user_id,
             is_active: row.is_active,
             expires_at_us: row.expires_at.map(|at| at.as_microsecond()),
             allowed: row.allowed_models.as_deref().map(|list| Arc::new(AllowList::stored(list))),
@@ -181,6 +197,10 @@ impl Directory {
             self.keys.pin().remove(before);
         }
         self.keys.pin().insert(digest, Arc::new(key));
+    }
+
+    fn user_calls(&self, user_id: &Arc<str>) -> UnderWay {
+        self.user_calls.pin().get_or_insert_with(user_id.clone(), UnderWay::default).clone()
     }
 
     /// Forgets a key.

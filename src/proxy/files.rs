@@ -75,6 +75,7 @@ pub(super) async fn upload(
     let bounds = Bounds {
         max_bytes: max_bytes.saturating_add(FORM_ROOM),
         silence: limits.request_body_timeout,
+        pace: limits.request_body_min_bytes_per_s,
         deadline: ctx.started + limits.request_timeout,
     };
     let mut received = Received::default();

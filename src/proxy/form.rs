@@ -31,6 +31,8 @@ pub(super) struct Bounds {
     pub(super) max_bytes: u64,
     /// Between two pieces.
     pub(super) silence: Duration,
+    /// Bytes a second, at least; 0: any.
+    pub(super) pace: u32,
     /// When it has to be here.
     pub(super) deadline: Instant,
 }
@@ -92,7 +94,8 @@ impl<'a> Form<'a> {
         }
         body::go_on(session).await.map_err(Error::into_down)?;
         let shared = Arc::new(Shared::default());
-        let feed = Feed { session, bounds, total: 0, shared: shared.clone() };
+        let feed =
+            Feed { session, bounds, waited: Duration::ZERO, total: 0, shared: shared.clone() };
         let pieces = stream::unfold(feed, |mut feed| async move {
             let piece = feed.next().await.transpose()?;
             Some((piece, feed))
@@ -200,6 +203,8 @@ impl Shared {
 struct Feed<'a> {
     session: &'a mut ServerSession,
     bounds: Bounds,
+    /// For pieces, all in all.
+    waited: Duration,
     total: u64,
     shared: Arc<Shared>,
 }
@@ -211,11 +216,19 @@ impl Feed<'_> {
             Told
         };
         let left = self.bounds.deadline.saturating_duration_since(Instant::now());
-        let wait = left.min(self.bounds.silence);
+        // What takes the pieces away may be slow itself; that is not the caller's fault while they keep coming.
+        let by_pace = body::time_for(self.total, self.bounds.pace)
+            .map(|time| time.saturating_sub(self.waited));
+        let wait = left.min(self.bounds.silence).min(by_pace.unwrap_or(left));
+        let since = Instant::now();
         let read = tokio::time::timeout(wait, self.session.read_request_body()).await;
+        self.waited += since.elapsed();
         let piece = match read {
             Ok(Ok(piece)) => piece,
             Ok(Err(error)) => return Err(end(Ended::Gone(error))),
+            Err(_) if by_pace.is_some_and(|time| time <= wait) => {
+                return Err(end(Ended::Refused(body::below(self.bounds.pace))));
+            }
             Err(_) => return Err(end(Ended::Refused(too_slow(wait < left, self.bounds.silence)))),
         };
         let Some(piece) = piece else { return Ok(None) };

@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::proxy::RequestContext;
 use crate::routes::Handler;
 use crate::telemetry::logs::Line;
+use crate::telemetry::metrics::Limit;
 
 /// Runs exactly once per request whose header was read, whatever happened.
 pub(super) fn finish(app: &App, s: &Session, error: Option<&Error>, ctx: &mut RequestContext) {
@@ -22,6 +23,9 @@ pub(super) fn finish(app: &App, s: &Session, error: Option<&Error>, ctx: &mut Re
             _ => "internal_error",
         });
         outcome.error.get_or_insert_with(|| error.to_string());
+    }
+    if let Some(limit) = outcome.code.and_then(Limit::of) {
+        app.metrics.limit(limit);
     }
     let endpoint = ctx.route.map_or("unmatched", |route| route.template);
     let method = method_label(s.req_header().method.as_str());

@@ -97,6 +97,7 @@ async fn receive(
     let bounds = Bounds {
         max_bytes: MAX_AUDIO_BYTES + MAX_BESIDE,
         silence: limits.request_body_timeout,
+        pace: limits.request_body_min_bytes_per_s,
         deadline: started + limits.request_timeout,
     };
     let mut form = operations::Form::default();

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use http::StatusCode;
 use otari_filters::control::{Caller, Wanted};
-use otari_filters::limit::Allowance;
+use otari_filters::limit::{Allowance, ROWS};
 use otari_filters::providers::Operation;
 use otari_filters::rejection::Rejection;
 use otari_filters::settle::{Finished, Status, UsageRecord};
@@ -41,7 +41,7 @@ impl Refusals {
             callers.retain(|_, allowance| !allowance.lock().is_full(now));
         }
         let allowance = callers.get_or_insert_with(caller.clone(), Arc::default);
-        allowance.lock().take(now)
+        allowance.lock().take(now, ROWS)
     }
 }
 

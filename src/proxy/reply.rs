@@ -36,6 +36,26 @@ impl Reply {
     }
 }
 
+/// What a provider says of itself to whoever calls it, and what a browser would take for ours.
+const THEIRS: [&str; 16] = [
+    "access-control-allow-credentials",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "access-control-max-age",
+    "alt-svc",
+    "clear-site-data",
+    "keep-alive",
+    "nel",
+    "proxy-authenticate",
+    "proxy-connection",
+    "report-to",
+    "set-cookie",
+    "set-cookie2",
+    "strict-transport-security",
+];
+
 /// Headers of every answer, refusals included.
 pub(super) fn common(
     head: &mut ResponseHeader,
@@ -43,6 +63,9 @@ pub(super) fn common(
     is_health: bool,
 ) -> Result<()> {
     let fixed = HeaderValue::from_static;
+    for name in THEIRS {
+        head.remove_header(name);
+    }
     head.insert_header(X_CONTENT_TYPE_OPTIONS, fixed("nosniff"))?;
     head.insert_header(X_FRAME_OPTIONS, fixed("DENY"))?;
     head.insert_header(REFERRER_POLICY, fixed("strict-origin-when-cross-origin"))?;
@@ -55,6 +78,9 @@ pub(super) fn common(
     head.insert_header(HeaderName::from_static("x-request-id"), id.clone())?;
     head.insert_header(HeaderName::from_static("request-id"), id.clone())?;
     head.insert_header(HeaderName::from_static("otari-request-id"), id)?;
+    if let Some(origin) = &ctx.origin {
+        origin.write(head)?;
+    }
     Ok(())
 }
 

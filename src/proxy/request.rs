@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, UPGRADE};
+use http::header::{ALLOW, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, StatusCode};
 use otari_filters::authenticate;
 use otari_filters::control::Caller;
+use otari_filters::head::{self, Bounds};
 use otari_filters::rejection::{Code, Rejection};
 use pingora_core::prelude::Result;
 use pingora_proxy::Session;
@@ -15,8 +16,11 @@ use crate::api;
 use crate::app::{App, Mode};
 use crate::control::settings::MasterKey;
 use crate::proxy::call::Stop;
+use crate::proxy::cors::Origin;
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{Active, RequestContext, batches, body, files, generate, operations, search};
+use crate::proxy::{
+    Active, RequestContext, batches, body, door, files, generate, operations, search,
+};
 use crate::routes::{self, Credential, Found, Handler, Route};
 
 /// A refused upload is read away for so long, so that the caller gets to read why.
@@ -29,6 +33,11 @@ pub(super) async fn admit(
     ctx: &mut RequestContext,
 ) -> Result<bool> {
     prepare(app, s, ctx);
+    if let Err(refused) = inspect(app, s) {
+        // Where the next request begins is anybody's guess.
+        s.downstream_session.set_keepalive(None);
+        return reply::refuse(s, ctx, refused).await.map(|()| true);
+    }
     match serve(app, s, ctx).await {
         Ok(()) => Ok(true),
         Err(Stop::Refused(refused)) => reply::refuse(s, ctx, *refused).await.map(|()| true),
@@ -38,11 +47,15 @@ pub(super) async fn admit(
 
 /// Bounds what Pingora leaves unbounded on a caller's connection.
 fn prepare(app: &App, s: &mut Session, ctx: &mut RequestContext) {
+    door::has_head(s);
     let config = app.live();
     let limits = &config.limits;
     let session = &mut s.downstream_session;
     // A connection that idles is closed; while draining every connection is, after its answer.
-    let keepalive = (!app.life.is_draining()).then_some(limits.downstream_keepalive.as_secs());
+    // A body in chunks is the last of its connection: parsers differ about where a strange one ends.
+    let is_chunked = session.get_header(TRANSFER_ENCODING).is_some();
+    let is_last = is_chunked || app.life.is_draining();
+    let keepalive = (!is_last).then_some(limits.downstream_keepalive.as_secs());
     session.set_keepalive(keepalive);
     session.set_write_timeout(Some(limits.downstream_write_timeout));
     // A next request that arrives early would otherwise kill the stream that is running.
@@ -51,12 +64,27 @@ fn prepare(app: &App, s: &mut Session, ctx: &mut RequestContext) {
     session.set_close_on_response_before_downstream_finish(false);
     session.set_total_drain_timeout(Some(DRAIN_TIMEOUT));
     ctx.in_flight = Some(Active::new(app));
-    ctx.protocol = reply::protocol_of(s.req_header().uri.path());
+    let head = s.req_header();
+    ctx.protocol = reply::protocol_of(head.uri.path());
+    ctx.origin = Origin::of(&head.headers, &config.cors_allow_origins);
+}
+
+/// Whether the head is one that everybody reads alike.
+fn inspect(app: &App, s: &Session) -> Result<(), Rejection> {
+    let limits = &app.live().limits;
+    let bounds = Bounds { max_bytes: limits.max_header_bytes, max_fields: limits.max_header_count };
+    // The parser has dropped what it forgave; the bytes still show it.
+    head::check(&s.downstream_session.to_h1_raw(), bounds)
 }
 
 async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Result<(), Stop> {
     let method = s.req_header().method.clone();
     let path = s.req_header().uri.path().to_owned();
+    let preflight =
+        ctx.origin.as_ref().and_then(|origin| origin.preflight(&method, &s.req_header().headers));
+    if let Some(preflight) = preflight {
+        return Ok(reply::write(s, ctx, preflight).await?);
+    }
     let (route, id) = match routes::find(app.surface(), &method, &path) {
         Found::Route(route, id) => (route, id),
         Found::OtherMethod(route) if method == Method::OPTIONS => {
@@ -87,7 +115,17 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
     if method == Method::HEAD && !is_page && !files::answers_head(s, route) {
         return probe(s, ctx, route).await;
     }
-    ctx.caller = credential(app, s, route).await?;
+    if route.credential == Credential::Key {
+        let places = app.admission.take(app)?;
+        if let Some(active) = &mut ctx.in_flight {
+            active.places = places;
+        }
+    }
+    let found = credential(app, s, route).await;
+    ctx.caller = app.admission.judge(app, s, found)?;
+    if let (Some(caller), Some(active)) = (&ctx.caller, &mut ctx.in_flight) {
+        app.admission.take_for(app, caller, &mut active.places)?;
+    }
     match route.handler {
         Handler::Generate(protocol) => generate::serve(app, s, ctx, protocol).await,
         Handler::Operation(kind) => operations::serve(app, s, ctx, kind).await,

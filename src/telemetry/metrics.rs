@@ -1,5 +1,6 @@
 //! Prometheus series, named as the reference's. Labels come from closed sets only.
 
+mod limits;
 mod reload;
 
 use std::time::Duration;
@@ -13,6 +14,8 @@ use prometheus::{
     IntGauge, Opts, Registry, TextEncoder,
 };
 
+use crate::clock;
+pub use limits::Limit;
 pub use reload::ReloadMetrics;
 
 /// The reference's buckets, in seconds; also used for dollars and rows.
@@ -45,6 +48,9 @@ pub struct Metrics {
     /// Times that changes of other gateways could not be read.
     pub follow_failures: IntCounter,
     tools: ToolMetrics,
+    /// Connections of callers.
+    pub connections: IntGauge,
+    limits: IntCounterVec,
     /// Files that callers upload.
     pub files: FileMetrics,
     /// Readings of the configuration while the gateway runs.
@@ -345,6 +351,8 @@ impl Metrics {
                 "Times that changes made by other gateways could not be read",
             )?,
             tools: ToolMetrics::new(&add)?,
+            connections: add.gauge("gateway_connections", "Open connections of callers")?,
+            limits: limits::series(&add)?,
             files: FileMetrics::new(&add)?,
             reload: ReloadMetrics::new(&add)?,
             journal: JournalMetrics::new(&add)?,
@@ -387,6 +395,11 @@ impl Metrics {
     /// A refused credential.
     pub fn auth_failure(&self, reason: &str) {
         self.auth_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// Something was refused because of a limit.
+    pub fn limit(&self, limit: Limit) {
+        self.limits.with_label_values(&[limit.as_str()]).inc();
     }
 
     /// One call to a provider. `outcome` is `success` or the reason of a failure.

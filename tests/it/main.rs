@@ -23,6 +23,12 @@ mod format_clients;
 #[cfg(test)]
 mod gates;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
+mod smuggling;
+#[cfg(test)]
+mod cors;
+#[cfg(test)]
 mod budget;
 #[cfg(test)]
 mod endings;

@@ -1,5 +1,7 @@
 //! Facts about holds, settlement and periods, as a process that has the database to itself sees them.
 
+use otari_filters::limit::UnderWay;
+
 use super::*;
 use crate::clock::timestamp;
 use crate::store::{Assignment, CeilingRow};
@@ -279,6 +281,8 @@ fn every_budget_a_key_falls_under_must_admit_the_estimate() {
         excluded: false,
         rejects_mismatch: None,
         allowed: None,
+        calls: UnderWay::default(),
+        user_calls: None,
     };
     let reserve = |estimate| reserve_for(&ledger, &key, &user, estimate, false, 0).0;
 

@@ -258,7 +258,9 @@ impl Reporter {
             desk.note();
             let in_hand = desk.in_hand();
             self.is_full.store(in_hand >= IN_HAND, Ordering::Relaxed);
-            self.metrics.platform.waiting.set(i64::try_from(in_hand).unwrap_or(i64::MAX));
+            let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+            self.metrics.platform.waiting.set(gauge(in_hand as u64));
+            self.metrics.journal.backlog_bytes.set(gauge(self.journal.backlog_bytes()));
             let until = desk.next_timer(Instant::now());
             tokio::select! {
                 Some(landed) = desk.flying.next(), if !desk.flying.is_empty() => desk.land(landed),

@@ -1,6 +1,7 @@
 //! A platform that answers as it is told and remembers what it was asked.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -213,8 +214,17 @@ pub(super) fn config(base_url: &str) -> PlatformConfig {
 pub(super) fn limits() -> Limits {
     let second = Duration::from_secs(1);
     Limits {
+        max_connections: NonZeroU32::MAX,
+        max_header_bytes: 1 << 16,
+        max_header_count: 100,
+        header_timeout: second,
+        max_concurrent_requests: NonZeroU32::MAX,
+        max_concurrent_requests_per_key: None,
+        max_concurrent_requests_per_user: None,
+        max_journal_bytes: 1 << 30,
         max_request_bytes: 1 << 20,
         request_body_timeout: second,
+        request_body_min_bytes_per_s: 0,
         connect_timeout: second,
         first_byte_timeout: 600 * second,
         idle_timeout: 60 * second,
