@@ -41,18 +41,19 @@ pub(super) async fn serve(
         }
         Ok(call) => call,
     };
+    // Most want nothing of the gateway itself, and pay for nothing of it.
+    let Some(wanted) = proxy::tools::claim(app, &call)? else {
+        return answer(app, s, ctx, &mut call).await;
+    };
     let mut watch = Watch::new(app, ctx.started, true);
-    let ready = watch.own(s, Box::pin(proxy::tools::ready(app, ctx, &mut call))).await;
-    let ready = match ready.map_err(Failed::into_stop)? {
-        Ok(ready) => ready,
+    let ready = watch.own(s, Box::pin(proxy::tools::ready(app, ctx, &mut call, wanted))).await;
+    match ready.map_err(Failed::into_stop)? {
+        Ok(None) => answer(app, s, ctx, &mut call).await,
+        Ok(Some(tools)) => Box::pin(answer_with(app, s, ctx, &mut call, tools)).await,
         Err(refused) => {
             call.fail_unasked(&refused).await;
-            return Err(refused.into());
+            Err(refused.into())
         }
-    };
-    match ready {
-        None => answer(app, s, ctx, &mut call).await,
-        Some(tools) => Box::pin(answer_with(app, s, ctx, &mut call, tools)).await,
     }
 }
 

@@ -27,8 +27,18 @@ pub(super) struct Tools {
     rounds: u32,
 }
 
-/// Makes ready what the request wants run: its checks are made, its tools connected, and its body says what they are.
-/// `None`: nothing; it is answered as it is.
+/// What the request wants run or checked; `None`: nothing, as most.
+///
+/// # Errors
+/// `invalid_fields`.
+pub(super) fn claim(app: &App, call: &Call) -> Result<Option<Wanted>, Rejection> {
+    let Asked::Generation(request) = &call.asked else { return Ok(None) };
+    let wanted = tools::claim(request, &call.body, app.kit.config().intercepts())?;
+    Ok((wanted.needs_loop() || !wanted.guardrails.is_empty()).then_some(wanted))
+}
+
+/// Makes ready what is wanted: checks are made, tools connected, and the body says what they are. `None`: what was asked
+/// has been checked, and is answered as it is.
 ///
 /// # Errors
 /// `guardrail_violation`, `guardrail_unavailable`; `invalid_value` and `unsupported` for what cannot be run;
@@ -37,13 +47,9 @@ pub(super) async fn ready(
     app: &Arc<App>,
     ctx: &mut RequestContext,
     call: &mut Call,
+    mut wanted: Wanted,
 ) -> Result<Option<Tools>, Rejection> {
-    let Asked::Generation(request) = &call.asked else { return Ok(None) };
-    let protocol = request.protocol;
-    let mut wanted = tools::claim(request, &call.body, app.kit.config().intercepts())?;
-    if !wanted.needs_loop() && wanted.guardrails.is_empty() {
-        return Ok(None);
-    }
+    let protocol = call.asked.protocol();
     let checks = app.guardrails.ready(&wanted.guardrails).await?;
     if checks.has(Moment::Input) {
         check_input(app, ctx, call, protocol, &checks).await?;

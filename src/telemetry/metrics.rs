@@ -14,7 +14,6 @@ use prometheus::{
     IntGauge, Opts, Registry, TextEncoder,
 };
 
-use crate::clock;
 pub use limits::Limit;
 pub use reload::ReloadMetrics;
 
