@@ -1,6 +1,5 @@
 //! From fields to meaning. A default stands beside the reason for its number.
 
-use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -39,9 +38,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         journal_dir,
         master_key: fields.text("master_key", report).filter(|k| !k.is_empty()).map(Secret::new),
         bootstrap_api_key: fields.flag("bootstrap_api_key", true, report),
-        rate_limit_rpm: fields
-            .some_whole("rate_limit_rpm", 1..=u64::from(u32::MAX), report)
-            .and_then(|n| NonZeroU32::new(u32::try_from(n).ok()?)),
+        rate_limit_rpm: limits::requests_per_minute(fields, report),
         cors_allow_origins: fields
             .get("cors_allow_origins")
             .map(|node| node.texts(report))
@@ -66,9 +63,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         // An unpriced model would be free of charge and outside every budget.
         require_pricing: fields.flag("require_pricing", true, report),
         reject_user_mismatch: fields.flag("reject_user_mismatch", true, report),
-        budgets_enabled: fields
-            .text("budget_strategy", report)
-            .is_none_or(|strategy| !strategy.trim().eq_ignore_ascii_case("disabled")),
+        budgets_enabled: budgets_enabled(fields, report),
         budget_estimate_default_output_tokens: fields.whole(
             "budget_estimate_default_output_tokens",
             0..=u64::from(u32::MAX),
@@ -95,6 +90,11 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         attachments: attachments::read(fields, report),
         limits: limits::read(fields, report),
     }
+}
+
+fn budgets_enabled(fields: &Fields, report: &mut Report) -> bool {
+    let strategy = fields.text("budget_strategy", report);
+    strategy.is_none_or(|strategy| !strategy.trim().eq_ignore_ascii_case("disabled"))
 }
 
 fn budget_lease_ttl(fields: &Fields, report: &mut Report) -> Duration {

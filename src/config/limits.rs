@@ -30,6 +30,11 @@ pub(super) fn trusted_proxies(fields: &Fields, report: &mut Report) -> Vec<Netwo
     texts.iter().filter_map(read).collect()
 }
 
+/// `rate_limit_rpm`.
+pub(super) fn requests_per_minute(fields: &Fields, report: &mut Report) -> Option<NonZeroU32> {
+    fields.some_whole("rate_limit_rpm", 1..=u64::from(u32::MAX), report).and_then(count)
+}
+
 /// `auth_failures_per_minute`.
 pub(super) fn auth_failures(fields: &Fields, report: &mut Report) -> Option<NonZeroU32> {
     // Far more than people mistype, and far fewer than guessing takes.
