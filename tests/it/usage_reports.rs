@@ -338,8 +338,11 @@ async fn old_rows_are_removed(start: Builder) {
     assert_eq!(planted(&gateway).await.len(), 1);
     let rows = gateway.usage(1).await;
     assert_eq!(rows[0]["id"], "young");
-    let page = gateway.get("/metrics").await.text();
-    assert!(page.contains("gateway_usage_rows_expired_total 1200"), "{page}");
+    eventually("the count of removed rows", async || {
+        let page = gateway.get("/metrics").await.text();
+        page.contains("gateway_usage_rows_expired_total 1200").then_some(())
+    })
+    .await;
     eventually("a line that says so", async || {
         gateway.log().contains("older than usage_retention_days").then_some(())
     })
