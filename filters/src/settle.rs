@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +96,56 @@ pub struct UsageRecord {
     /// Why the attempt was made: `default`, `router:weighted`, `on_failure`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection_reason: Option<Cow<'static, str>>,
+}
+
+impl UsageRecord {
+    /// A row of which only this is known: it is the only attempt of its request, used and cost nothing, and counts.
+    ///
+    /// `id`: a UUIDv7, the row's and its request's. `timestamp_us`: now. `endpoint`: a route's template. `model`: as
+    /// the row shall show it.
+    pub fn new(
+        id: Box<str>,
+        timestamp_us: i64,
+        endpoint: &'static str,
+        model: Box<str>,
+        status: Status,
+    ) -> Self {
+        Self {
+            request_group_id: id.clone(),
+            id,
+            api_key_id: None,
+            user_id: None,
+            timestamp_us,
+            model,
+            provider: None,
+            endpoint: Cow::Borrowed(endpoint),
+            prompt_tokens: None,
+            completion_tokens: None,
+            total_tokens: None,
+            cache_read_tokens: None,
+            cache_write_tokens: None,
+            cache_write_1h_tokens: None,
+            cost: None,
+            status,
+            error_message: None,
+            status_code: None,
+            latency_ms: 0,
+            attempt_position: 1,
+            attempt_count: 1,
+            counts_toward_budget: true,
+            leased: false,
+            ceilings: Vec::new(),
+            policy_name: None,
+            selection_reason: None,
+        }
+    }
+
+    /// With the time that its request has taken so far.
+    #[must_use]
+    pub fn after(mut self, elapsed: Duration) -> Self {
+        self.latency_ms = u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX);
+        self
+    }
 }
 
 /// A finished attempt, for whoever keeps the books.

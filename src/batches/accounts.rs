@@ -1,6 +1,5 @@
 //! What a batch used, added up from its results and charged once.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -197,33 +196,12 @@ pub fn record(
     provider: Option<&str>,
     started: Instant,
 ) -> UsageRecord {
-    let id: Box<str> = uuid::Uuid::now_v7().to_string().into();
+    let id = uuid::Uuid::now_v7().to_string().into();
+    let model = model.chars().take(200).collect::<String>().into();
+    let bare = UsageRecord::new(id, clock::now_us(), endpoint, model, Status::Success);
     UsageRecord {
-        request_group_id: id.clone(),
-        id,
-        api_key_id: None,
-        user_id: None,
-        timestamp_us: clock::now_us(),
-        model: model.chars().take(200).collect::<String>().into(),
         provider: provider.map(Into::into),
-        endpoint: Cow::Borrowed(endpoint),
-        prompt_tokens: None,
-        completion_tokens: None,
-        total_tokens: None,
-        cache_read_tokens: None,
-        cache_write_tokens: None,
-        cache_write_1h_tokens: None,
-        cost: None,
-        status: Status::Success,
-        error_message: None,
         status_code: Some(200),
-        latency_ms: u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX),
-        attempt_position: 1,
-        attempt_count: 1,
-        counts_toward_budget: true,
-        leased: false,
-        ceilings: Vec::new(),
-        policy_name: None,
-        selection_reason: None,
+        ..bare.after(started.elapsed())
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Callers who hammer against a refusal must not fill the disk with it: see [`Refusals`].
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -84,34 +83,19 @@ pub(super) async fn note(
     let found = resolved.as_ref().and_then(|plan| plan.attempts.first());
     let model = found.map_or(asked, |attempt| &attempt.billed_model);
     let reason = format!("{}: {}", refused.code.as_str(), refused.message);
-    let latency = ctx.started.elapsed().as_millis();
+    let model = first(model, MAX_MODEL_CHARS);
+    let bare = UsageRecord::new(ctx.id.clone(), clock::now_us(), endpoint, model, Status::Error);
     let record = UsageRecord {
-        id: ctx.id.clone(),
-        request_group_id: ctx.id.clone(),
         api_key_id: caller.key_id().cloned(),
         user_id,
-        timestamp_us: clock::now_us(),
-        model: first(model, MAX_MODEL_CHARS),
         provider: found.map(|attempt| attempt.upstream.instance.clone()),
-        endpoint: Cow::Borrowed(endpoint),
-        prompt_tokens: None,
-        completion_tokens: None,
-        total_tokens: None,
-        cache_read_tokens: None,
-        cache_write_tokens: None,
-        cache_write_1h_tokens: None,
-        cost: None,
-        status: Status::Error,
         error_message: Some(first(&reason, MAX_REASON_CHARS)),
         status_code: Some(status.as_u16()),
-        latency_ms: u32::try_from(latency).unwrap_or(u32::MAX),
+        // Nobody was asked.
         attempt_position: 0,
         attempt_count: 0,
-        counts_toward_budget: true,
-        leased: false,
-        ceilings: Vec::new(),
         policy_name: resolved.as_ref().and_then(|plan| plan.policy.clone()),
-        selection_reason: None,
+        ..bare.after(ctx.started.elapsed())
     };
     app.control.settle(Finished { record, reservation: None, report: None });
 }

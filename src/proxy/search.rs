@@ -3,7 +3,6 @@
 //! A search has a flat price under `<engine>:<tool>`, in USD per million searches; what an engine says that a search
 //! cost wins over it. A tool without a price is free of charge, and is not refused for it.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -211,34 +210,16 @@ impl Open {
     }
 
     fn record(&self) -> UsageRecord {
-        let latency = self.started.elapsed().as_millis();
+        let (id, tool) = (self.request_id.clone(), self.tool.clone());
+        let bare = UsageRecord::new(id, clock::now_us(), ENDPOINT, tool, Status::Error);
         UsageRecord {
-            id: self.request_id.clone(),
-            request_group_id: self.request_id.clone(),
             api_key_id: self.key_id.clone(),
             user_id: Some(self.user_id.clone()),
-            timestamp_us: clock::now_us(),
-            model: self.tool.clone(),
             provider: Some(self.engine.into()),
-            endpoint: Cow::Borrowed(ENDPOINT),
             prompt_tokens: Some(0),
             completion_tokens: Some(0),
             total_tokens: Some(0),
-            cache_read_tokens: None,
-            cache_write_tokens: None,
-            cache_write_1h_tokens: None,
-            cost: None,
-            status: Status::Error,
-            error_message: None,
-            status_code: None,
-            latency_ms: u32::try_from(latency).unwrap_or(u32::MAX),
-            attempt_position: 1,
-            attempt_count: 1,
-            counts_toward_budget: true,
-            leased: false,
-            ceilings: Vec::new(),
-            policy_name: None,
-            selection_reason: None,
+            ..bare.after(self.started.elapsed())
         }
     }
 }

@@ -97,34 +97,19 @@ impl Open {
             0 | 1 => self.origin.request_id.clone(),
             _ => uuid::Uuid::now_v7().to_string().into(),
         };
-        let latency = self.origin.started.elapsed().as_millis();
+        let model = current.map(|current| current.model.clone()).unwrap_or_default();
+        let now = clock::now_us();
+        let bare = UsageRecord::new(id, now, self.origin.endpoint, model, status);
         UsageRecord {
-            id,
             request_group_id: self.origin.request_id.clone(),
             api_key_id: self.origin.key_id.clone(),
             user_id: self.origin.user_id.clone(),
-            timestamp_us: clock::now_us(),
-            model: current.map(|current| current.model.clone()).unwrap_or_default(),
             provider: current.map(|current| current.provider.clone()),
-            endpoint: Cow::Borrowed(self.origin.endpoint),
-            prompt_tokens: None,
-            completion_tokens: None,
-            total_tokens: None,
-            cache_read_tokens: None,
-            cache_write_tokens: None,
-            cache_write_1h_tokens: None,
-            cost: None,
-            status,
-            error_message: None,
-            status_code: None,
-            latency_ms: u32::try_from(latency).unwrap_or(u32::MAX),
             attempt_position: self.position,
             attempt_count: self.candidates.max(self.position),
-            counts_toward_budget: true,
-            leased: false,
-            ceilings: Vec::new(),
             policy_name: self.policy.clone(),
             selection_reason: current.and_then(|current| current.reason).map(Cow::Borrowed),
+            ..bare.after(self.origin.started.elapsed())
         }
     }
 
