@@ -123,15 +123,17 @@ impl Call {
         }
     }
 
-    /// What the call needs beside a provider does not answer. A platform that gave a plan is told that this was the end of
-    /// it, before the caller is; other books have no word on it.
-    pub(super) async fn fail_unasked(&mut self, refused: &Rejection) {
+    /// What the call needs beside a provider does not answer, and no provider is asked. A platform that gave a plan is
+    /// told that this was the end of it, before the caller is. A gateway's own books have a row of it where the caller
+    /// named MCP servers (`names_servers`), and none where a service of the operator's is away.
+    pub(super) async fn fail_unasked(&mut self, refused: &Rejection, names_servers: bool) {
         let attempt = &self.plan.attempts[self.at];
-        if refused.code != Code::ToolUnavailable || attempt.id.is_none() {
+        let is_told = attempt.id.is_some() || names_servers;
+        if refused.code != Code::ToolUnavailable || !is_told {
             return;
         }
         self.open.begin(attempt);
-        let reason = refused.code.as_str().into();
+        let reason = format!("{}: {}", refused.code.as_str(), refused.message).into();
         let status = refused.code.status().as_u16();
         self.open.end(&Ending::Failed { reason, status, class: None });
         self.open.flush_reports().await;

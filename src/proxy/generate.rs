@@ -45,13 +45,15 @@ pub(super) async fn serve(
     let Some(wanted) = proxy::tools::claim(app, &call)? else {
         return answer(app, s, ctx, &mut call).await;
     };
+    let names_servers = !wanted.mcp.is_empty();
     let mut watch = Watch::new(app, ctx.started, true);
     let ready = watch.own(s, Box::pin(proxy::tools::ready(app, ctx, &mut call, wanted))).await;
     match ready.map_err(Failed::into_stop)? {
         Ok(None) => answer(app, s, ctx, &mut call).await,
         Ok(Some(tools)) => Box::pin(answer_with(app, s, ctx, &mut call, tools)).await,
         Err(refused) => {
-            call.fail_unasked(&refused).await;
+            call.fail_unasked(&refused, names_servers).await;
+            refusals::note(app, ctx, protocol.route(), Operation::Chat, &refused).await;
             Err(refused.into())
         }
     }

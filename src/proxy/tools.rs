@@ -65,8 +65,11 @@ pub(super) async fn ready(
     };
     let toolbox = Toolbox::open(&app.kit, &wanted, token).await?;
     let mut options = Options::default();
-    if wanted.needs_loop() {
-        offer(app, call, &wanted, &toolbox).await?;
+    if wanted.needs_loop()
+        && let Err(refused) = offer(app, call, &wanted, &toolbox).await
+    {
+        toolbox.close().await;
+        return Err(refused);
     }
     if let Asked::Generation(request) = &call.asked {
         options = Options::of(request, &call.body, &wanted);
