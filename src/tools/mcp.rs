@@ -1,7 +1,9 @@
-//! MCP servers: one session with each for a request, over streamable HTTP, by the official SDK.
+//! MCP servers: one session with each for a request, by the official SDK, over streamable HTTP or, where a server does
+//! not speak that, over the transport that was before it (`sse`).
 //!
-//! The older transport (HTTP with a stream of events of its own) is not in the SDK any more, nor here. A server is
-//! somebody else's: its address is judged, its redirects are not taken, what it says has a size and a time.
+//! A server is somebody else's: its address is judged, its redirects are not taken, what it says has a size and a time.
+
+mod sse;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
+use http::HeaderValue;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::tools::result::{self, Failure};
 use otari_filters::tools::{McpServer, Offer, Owner, ToolCall, ToolDef};
@@ -18,15 +21,16 @@ use rmcp::model::{
     ProtocolVersion,
 };
 use rmcp::service::{ClientInitializeError, RunningService};
-use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::common::client_side_sse::NeverRetry;
 use rmcp::transport::streamable_http_client::{
     StreamableHttpClientTransportConfig, StreamableHttpError,
 };
+use rmcp::transport::{IntoTransport, StreamableHttpClientTransport};
 use rmcp::{RoleClient, ServiceError};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
+use self::sse::{SseTransport, Unsent};
 use super::{Kit, forbidden};
 use crate::safety::{Admitted, Safety};
 
@@ -136,7 +140,8 @@ fn unavailable(server: &McpServer, failure: &Failure) -> Rejection {
     let why = match failure {
         Failure::Timeout => "did not answer in time".to_owned(),
         Failure::Status(status) => format!("answered with status {status}"),
-        Failure::BadAnswer => "does not speak MCP over streamable HTTP".to_owned(),
+        Failure::BadAnswer => "does not speak MCP over HTTP".to_owned(),
+        Failure::Forbidden => "wants its messages sent to an address other than its own".to_owned(),
         Failure::TooLarge => "lists more tools than a request can offer".to_owned(),
         _ => "could not be reached".to_owned(),
     };
@@ -153,24 +158,8 @@ async fn connect(
     server: &McpServer,
     admitted: &Admitted,
 ) -> Result<Connected, Failure> {
-    let client = safety.client(admitted).map_err(|_| Failure::Unreachable)?;
-    let mut config = StreamableHttpClientTransportConfig::with_uri(admitted.url.as_str())
-        .max_sse_event_size(MAX_ANSWER_BYTES)
-        .max_json_response_size(MAX_ANSWER_BYTES)
-        .max_error_response_size(MAX_ERROR_BYTES)
-        // What a session has forgotten, such as what a call did, is not done again behind the model's back.
-        .reinit_on_expired_session(false);
-    // A stream that broke is not taken up again: the call fails, and the model decides.
-    config.retry_config = Arc::new(NeverRetry::default());
-    if let Some(token) = &server.authorization_token {
-        config = config.auth_header(token.expose());
-    }
-    let transport = StreamableHttpClientTransport::with_client(client, config);
-    let gateway = Implementation::new("otari", env!("CARGO_PKG_VERSION"));
-    let greeting = ClientConfig::new(ClientCapabilities::default(), gateway)
-        .with_protocol_version(ProtocolVersion::V_2025_11_25);
-    let greeted = timeout(STEP, rmcp::serve_client(greeting, transport)).await;
-    let running = greeted.map_err(|_| Failure::Timeout)?.map_err(|error| ungreeted(&error))?;
+    let greeting = timeout(STEP, greet(safety, server, admitted));
+    let running = greeting.await.map_err(|_| Failure::Timeout)??;
     let session: Box<dyn McpClient> = Box::new(Sdk { running });
     match session.tools().await {
         Ok(tools) => Ok((session, tools)),
@@ -181,9 +170,56 @@ async fn connect(
     }
 }
 
+/// Says hello over the newer transport and, to a server that does not know what that is, over the older one.
+async fn greet(
+    safety: &Safety,
+    server: &McpServer,
+    admitted: &Admitted,
+) -> Result<Running, Failure> {
+    let client = safety.client(admitted).map_err(|_| Failure::Unreachable)?;
+    let mut config = StreamableHttpClientTransportConfig::with_uri(admitted.url.as_str())
+        .max_sse_event_size(MAX_ANSWER_BYTES)
+        .max_json_response_size(MAX_ANSWER_BYTES)
+        .max_error_response_size(MAX_ERROR_BYTES)
+        // What a session has forgotten, such as what a call did, is not done again behind the model's back.
+        .reinit_on_expired_session(false);
+    // A stream that broke is not taken up again: the call fails, and the model decides.
+    config.retry_config = Arc::new(NeverRetry::default());
+    let mut bearer = None;
+    if let Some(token) = &server.authorization_token {
+        config = config.auth_header(token.expose());
+        let value = format!("Bearer {}", token.expose());
+        let mut value = HeaderValue::from_str(&value).map_err(|_| Failure::Unreachable)?;
+        value.set_sensitive(true);
+        bearer = Some(value);
+    }
+    let transport = StreamableHttpClientTransport::with_client(client.clone(), config);
+    let refused = match begin(transport).await {
+        Err(Failure::Status(status @ (400 | 404 | 405))) => Failure::Status(status),
+        greeted => return greeted,
+    };
+    match SseTransport::open(client, &admitted.url, bearer).await? {
+        Some(transport) => begin(transport).await,
+        None => Err(refused),
+    }
+}
+
+type Running = RunningService<RoleClient, ClientConfig>;
+
+async fn begin<T, E, A>(transport: T) -> Result<Running, Failure>
+where
+    T: IntoTransport<RoleClient, E, A>,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let gateway = Implementation::new("otari", env!("CARGO_PKG_VERSION"));
+    let greeting = ClientConfig::new(ClientCapabilities::default(), gateway)
+        .with_protocol_version(ProtocolVersion::V_2025_11_25);
+    rmcp::serve_client(greeting, transport).await.map_err(|error| ungreeted(&error))
+}
+
 /// The official SDK's session.
 struct Sdk {
-    running: RunningService<RoleClient, ClientConfig>,
+    running: Running,
 }
 
 #[async_trait]
@@ -248,6 +284,9 @@ fn failure(error: &ServiceError) -> Failure {
 
 fn transport(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Failure {
     use StreamableHttpError as E;
+    if let Some(Unsent(failure)) = error.downcast_ref() {
+        return failure.clone();
+    }
     let Some(error) = error.downcast_ref::<E<reqwest::Error>>() else {
         return Failure::Unreachable;
     };

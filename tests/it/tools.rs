@@ -10,6 +10,7 @@ mod money;
 mod policies;
 mod search;
 mod servers;
+mod sse;
 mod unasked;
 
 use serde_json::{Value, json};

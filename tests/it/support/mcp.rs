@@ -52,7 +52,8 @@ pub(crate) struct Real {
 }
 
 impl Real {
-    /// The server of this kind: `sse`, `json`, `stateless`, `other`, `locked`.
+    /// The server of this kind: `sse`, `json`, `stateless`, `other`, `locked`; of the protocol's first version `legacy`,
+    /// `locked-legacy`.
     pub(crate) fn new(kind: &'static str, tag: impl Into<String>) -> Self {
         process();
         Self { tag: tag.into(), kind }
@@ -95,7 +96,8 @@ impl Real {
     pub(crate) async fn ended(&self, sessions: usize) {
         eventually("the end of the MCP session", async || {
             let asked = self.asked();
-            let ends = asked.iter().filter(|line| line["method"] == "DELETE").count();
+            let is_end = |line: &&Value| line["method"] == "DELETE" || line["method"] == "END";
+            let ends = asked.iter().filter(is_end).count();
             (ends >= sessions).then_some(())
         })
         .await;

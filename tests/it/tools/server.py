@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import urllib.parse
 
 import uvicorn
 from mcp.server.auth.provider import AccessToken
@@ -121,10 +122,14 @@ APPS = {
     "stateless": offering(MCPServer("stateless")).streamable_http_app(stateless_http=True),
     "other": other().streamable_http_app(),
     "locked": locked().streamable_http_app(),
+    # The transport of the protocol's first version.
+    "legacy": offering(MCPServer("legacy")).sse_app(sse_path="/mcp"),
+    "locked-legacy": locked().sse_app(sse_path="/mcp"),
 }
 
 
-def tell(scope, tag: str, kind: str, body: bytes) -> None:
+def tell(scope, tag: str, kind: str, body: bytes, method: str | None = None) -> None:
+    query = urllib.parse.parse_qs(scope["query_string"].decode())
     headers = {name.decode(): value.decode() for name, value in scope["headers"]}
     try:
         asked = json.loads(body)
@@ -133,10 +138,10 @@ def tell(scope, tag: str, kind: str, body: bytes) -> None:
     line = {
         "tag": tag,
         "kind": kind,
-        "method": scope["method"],
+        "method": method or scope["method"],
         "rpc": asked.get("method", ""),
         "params": asked.get("params") or {},
-        "session": headers.get("mcp-session-id"),
+        "session": headers.get("mcp-session-id") or query.get("session_id", [None])[0],
         "authorization": headers.get("authorization"),
     }
     sys.stdout.write(json.dumps(line) + "\n")
@@ -168,7 +173,12 @@ async def front(scope, receive, send):
         return pending.pop() if pending else await receive()
 
     inner = dict(scope, path="/" + rest, raw_path=("/" + rest).encode())
-    await APPS[kind](inner, again, send)
+    if not kind.endswith("legacy"):
+        return await APPS[kind](inner, again, send)
+    # It says where messages are posted, and so must know where it is.
+    await APPS[kind](dict(scope, root_path=f"/{tag}/{kind}"), again, send)
+    if scope["method"] == "GET":
+        tell(scope, tag, kind, b"", "END")
 
 
 async def lifespan(receive, send):

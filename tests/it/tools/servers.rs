@@ -35,7 +35,7 @@ async fn results_are_told_as_text_whichever_way_a_server_answers() {
         ("add", json!({"a": "two", "b": 3})),
     ]);
     let scene = Scene::new(&provider).await;
-    for kind in ["sse", "json", "stateless"] {
+    for kind in ["sse", "json", "stateless", "legacy"] {
         for way in ways().filter(|way| way.model == "o:m") {
             let server = Real::new(kind, way.tag("kinds"));
             scene.call(way, servers(&server)).await.good();
@@ -202,11 +202,11 @@ async fn a_server_that_cannot_be_used_ends_the_request_before_the_model_is_asked
         ),
         ("answered with status 403", scripted(|_, _| Some(Reply::bytes(403, "text/plain", "")))),
         (
-            "does not speak MCP over streamable HTTP",
+            "does not speak MCP over HTTP",
             scripted(|_, _| Some(Reply::bytes(200, "text/html", "<p>hi"))),
         ),
         (
-            "does not speak MCP over streamable HTTP",
+            "does not speak MCP over HTTP",
             scripted(|_, _| Some(Reply::bytes(200, "application/json", "{\"jso"))),
         ),
         ("", to("http://169.254.169.254/latest/meta-data/")),
@@ -367,7 +367,7 @@ async fn what_hangs_is_given_up() {
         _ => says("ok"),
     });
     let scene = Scene::new(&provider).await;
-    let real = Real::new("sse", "hang");
+    let (real, old) = (Real::new("sse", "hang"), Real::new("legacy", "hang"));
     let silent = scripted(|_, _| Some(Reply::silence()));
     let other_id = lying(|_| {
         Reply::json(
@@ -384,15 +384,16 @@ async fn what_hangs_is_given_up() {
         async move { way.api.call(&scene.gateway, &scene.key, &body, streams).await }
     };
     let of = |server: &Provider| format!("{}/mcp", server.base());
-    let (hung, streamed, dumb, lied) = tokio::join!(
+    let (hung, streamed, old_hung, dumb, lied) = tokio::join!(
         ask("real", real.url(), false),
         ask("real", real.url(), true),
+        ask("real", old.url(), false),
         ask("scripted", of(&silent), false),
         ask("scripted", of(&other_id), false),
     );
     let took = begun.elapsed().as_secs();
     assert!((29..50).contains(&took), "{took} s");
-    for seen in [hung, streamed, lied] {
+    for seen in [hung, streamed, old_hung, lied] {
         assert_eq!(seen.good().text, "ok");
     }
     assert_eq!(dumb.status, 502, "{}", dumb.raw);
@@ -416,8 +417,9 @@ async fn what_hangs_is_given_up() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(loops, 3);
+    assert_eq!(loops, 4);
     real.ended(2).await;
+    old.ended(1).await;
     let rows = scene.gateway.all_usage().await;
     for row in rows.iter().filter(|row| row["status"] == "success") {
         is_billed(row, sum(2), "success");
