@@ -33,6 +33,8 @@ pub(crate) struct Builder {
     pricing: String,
     /// Its whole environment, besides what every process needs.
     env: Vec<(String, String)>,
+    /// What it finds in the place of `/etc/hosts`.
+    hosts: Option<PathBuf>,
     /// Keeps the database alive as long as the gateway.
     database: Option<postgres::Database>,
 }
@@ -47,8 +49,8 @@ impl Builder {
              files_local_dir: {path}/files\n"
         );
         let (providers, pricing) = (String::new(), String::new());
-        let empty =
-            Self { dir, config: Vec::new(), providers, pricing, env: Vec::new(), database: None };
+        let (env, hosts, database) = (Vec::new(), None, None);
+        let empty = Self { dir, config: Vec::new(), providers, pricing, env, hosts, database };
         empty.config(&config)
     }
 
@@ -56,6 +58,16 @@ impl Builder {
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
         self
+    }
+
+    /// With these names in the place of this machine's, for the gateway alone. `None`: the system does not let whoever
+    /// runs the tests have such a namespace.
+    pub(crate) fn hosts(mut self, lines: &str) -> Option<Self> {
+        let file = self.dir.path().join("hosts");
+        std::fs::write(&file, lines).expect("the temporary folder is writable");
+        let tried = in_place_of_hosts(&file).arg("/bin/true").output().ok()?;
+        self.hosts = Some(file);
+        tried.status.success().then_some(self)
     }
 
     /// On a SQLite file of its own; the default.
@@ -281,7 +293,14 @@ impl Gateway {
     }
 
     async fn spawn(&mut self) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_otari"));
+        let binary = env!("CARGO_BIN_EXE_otari");
+        let mut command = match &self.kept.hosts {
+            None => Command::new(binary),
+            Some(file) => in_place_of_hosts(file),
+        };
+        if self.kept.hosts.is_some() {
+            command.arg(binary);
+        }
         command.arg("serve").arg("--config").arg(&self.file);
         // Nothing of the developer's shell may reach it: no keys, no proxies, no .env.
         command.env_clear().env("RUST_BACKTRACE", "1").env("HOME", self.kept.dir.path());
@@ -580,6 +599,14 @@ impl Drop for Gateway {
         }
         self.kill9();
     }
+}
+
+/// Runs what is added to it as arguments, in a namespace of mounts where `/etc/hosts` is this file.
+fn in_place_of_hosts(file: &Path) -> Command {
+    let mut command = Command::new("/usr/bin/unshare");
+    command.args(["--user", "--map-root-user", "--mount", "/bin/sh", "-c"]);
+    command.arg("/usr/bin/mount --bind \"$0\" /etc/hosts && exec \"$@\"").arg(file);
+    command
 }
 
 /// Copies what a process prints into the log, line by line, until it ends.

@@ -3,6 +3,8 @@
 use serde_json::json;
 
 use super::{Scene, ways};
+use crate::support::format::both;
+use crate::support::gateway::Gateway;
 use crate::support::mcp::{Real, entry};
 use crate::support::model::{calls, model, says};
 use crate::support::provider::Provider;
@@ -160,4 +162,72 @@ async fn this_machine_is_open_unless_it_is_closed() {
     all.call(way, super::servers(&server)).await.good();
     let seen = all.call(way, json!({"mcp_servers": [entry("s", "ftp://127.0.0.1/")]})).await;
     assert_eq!(seen.status, 400, "{}", seen.raw);
+}
+
+/// A name is what its addresses are: all of them are judged, and what one of them forbids is not gone to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_name_leads_inside() {
+    let Some(start) = Gateway::start().hosts(
+        "10.1.2.3 inside.test\n169.254.169.254 metadata.test\n100.64.0.9 carrier.test\nfd00::7 six.test\n\
+         ::ffff:10.1.2.3 mapped.test\n8.8.8.8 mixed.test\n10.1.2.3 mixed.test\n127.0.0.1 home.test localhost\n",
+    ) else {
+        eprintln!("skipped: this system does not allow namespaces to whoever runs the tests");
+        return;
+    };
+    let provider = adding();
+    let gateway = both(start, &provider).await;
+    let key = gateway.key("u").await;
+    let scene = Scene { gateway, key };
+    for (host, address, why) in [
+        ("inside.test", "10.1.2.3", PRIVATE),
+        ("INSIDE.test", "10.1.2.3", PRIVATE),
+        ("metadata.test", "169.254.169.254", "link-local"),
+        ("carrier.test", "100.64.0.9", RESERVED),
+        ("six.test", "fd00::7", PRIVATE),
+        ("mixed.test", "10.1.2.3", PRIVATE),
+    ] {
+        let url = format!("http://{host}:8080/mcp");
+        let said = Some(sentence(&host.to_lowercase(), address, why));
+        for fields in [
+            json!({"mcp_servers": [entry("s", &url)]}),
+            json!({"guardrails": [{"profile": "p", "url": url}]}),
+        ] {
+            let way = ways().next().expect("some");
+            let seen = scene.call(way, fields).await;
+            assert_eq!((seen.status, seen.error), (400, said.clone()), "{host}: {}", seen.raw);
+        }
+    }
+    let way = ways().next().expect("some");
+    let mapped = json!({"mcp_servers": [entry("s", "http://mapped.test/")]});
+    let seen = scene.call(way, mapped).await;
+    let said = seen.error.unwrap_or_default();
+    assert!(seen.status == 400 && said.contains(&format!("which is {PRIVATE}")), "{}", seen.raw);
+    assert_eq!(provider.count(), 0);
+    // The file is read: this name leads to a server, by its address. What the SDK says of the name is its own affair.
+    let server = Real::new("json", "by-name");
+    let url = server.url().replace("127.0.0.1", "home.test");
+    scene.call(way, json!({"mcp_servers": [entry("s", &url)]})).await;
+    assert_eq!(server.count("initialize"), 1);
+}
+
+/// The names of this machine lead to itself, however they are written: closed is closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn this_machines_names_are_closed_with_it() {
+    let provider = adding();
+    let server = Real::new("json", "names");
+    let scene = Scene::with(&provider, |start| start.config("mcp_allow_loopback: false")).await;
+    let file = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let lines = file.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let names = lines.filter(|line| line.starts_with("127.") || line.starts_with("::1"));
+    let names: Vec<&str> = names.flat_map(|line| line.split_whitespace().skip(1)).collect();
+    let way = ways().next().expect("some");
+    for host in names.into_iter().chain(["localhost", "LocalHost", "localhost.", "x.localhost"]) {
+        let url = server.url().replace("127.0.0.1", host);
+        let seen = scene.call(way, json!({"mcp_servers": [entry("s", &url)]})).await;
+        let said = seen.error.unwrap_or_default();
+        let is_closed =
+            said.contains("which is loopback; rejecting") || said.contains("could not be resolved");
+        assert!(seen.status == 400 && is_closed, "{host}: {}", seen.raw);
+    }
+    assert_eq!((server.asked().len(), provider.count()), (0, 0));
 }

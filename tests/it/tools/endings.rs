@@ -1,12 +1,15 @@
 //! How a loop may end otherwise: too many rounds, a provider that fails, a caller who leaves, results that are too long.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Scene, is_billed, servers, ways};
+use super::{Scene, cost, is_billed, servers, ways};
 use crate::support::caller::Api;
 use crate::support::eventually;
+use crate::support::gateway::Gateway;
 use crate::support::mcp::{Real, entry, methods, result_of, scripted, text_result};
 use crate::support::model::{calls, model, provider, results, says, sum, tokens};
 use crate::support::provider::{Gate, Provider, Reply, Step};
@@ -163,6 +166,111 @@ async fn a_caller_who_leaves_between_rounds_pays_for_those_that_were() {
         gate.open(1);
     }
     scene.gateway.settled("u").await;
+}
+
+/// A plain answer is not cut off while the provider makes it, because it is billed whole; while tools run, nothing is
+/// lost that anybody would bill.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_who_leaves_a_loop_that_is_not_streamed_ends_it_at_its_tools() {
+    for (name, rounds) in [("first", 1), ("second", 2)] {
+        let slow = Gate::closed();
+        let held = slow.clone();
+        let model = provider(move |asked| {
+            let turn = calls([("one", json!({"round": asked.round}))]).saying("Wait. ");
+            match asked.round + 1 == rounds {
+                true => asked.answer(turn).before(0, Step::WaitFor(held.clone())),
+                false => asked.answer(turn),
+            }
+        });
+        let scene = Scene::new(&model).await;
+        for (at, way) in (1..).zip(ways().filter(|way| !way.streams)) {
+            // The last call of the loop never comes back.
+            let server = scripted(move |rpc, request| {
+                let is_last = request.json()["params"]["arguments"]["round"] == rounds - 1;
+                (rpc == "tools/call" && is_last).then(Reply::silence)
+            });
+            let url = format!("{}/mcp", server.base());
+            let body = way.ask(json!({"mcp_servers": [entry("s", &url)]}));
+            let asking = way.api.call(&scene.gateway, &scene.key, &body, false);
+            let answered = tokio::select! {
+                seen = asking => Some(seen.raw),
+                () = model.received(at * rounds) => None,
+            };
+            assert_eq!(answered, None, "{name} {way:?}");
+            // The caller is gone, and the provider is still at work: it is waited for.
+            slow.open(1);
+            let row = scene.row(at).await;
+            is_billed(&row, sum(rounds), "error");
+            assert_eq!(row["error_message"], "client_disconnected", "{name} {way:?}: {row}");
+            assert_eq!(model.count(), at * rounds, "the model is not asked again: {way:?}");
+            eventually("the end of the MCP session", async || {
+                methods(&server).contains(&"DELETE".to_owned()).then_some(())
+            })
+            .await;
+        }
+        let total = 6.0 * cost(sum(rounds));
+        assert!((scene.gateway.settled("u").await - total).abs() < 1e-9, "{name}");
+    }
+}
+
+/// The only target is asked again in any round, as it is in the first: each try that failed is a row, and costs nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_is_asked_again_in_the_second_round() {
+    let tries = Arc::new(AtomicUsize::new(0));
+    let tried = tries.clone();
+    let busy = provider(move |asked| {
+        let failures = if asked.words() == "never" { usize::MAX } else { 1 };
+        match asked.round {
+            0 => asked.answer(calls([("one", json!({}))]).saying("One. ")),
+            _ if tried.fetch_add(1, Ordering::SeqCst) < failures => {
+                Reply::json(503, &json!({"error": {"message": "busy"}}))
+            }
+            _ => asked.answer(says("Two.")),
+        }
+    });
+    let config = format!(
+        "circuit_breaker_failures: 0\nproviders:\n  o: {{provider_type: openai, api_base: \"{0}\", api_key: k, client_args: {{max_retries: 2}}}}\n  \
+         a: {{provider_type: anthropic, api_base: \"{0}\", api_key: k, client_args: {{max_retries: 2}}}}",
+        busy.base()
+    );
+    let start = Gateway::start().price("o:m", 1000.0, 2000.0).price("a:m", 1000.0, 2000.0);
+    let gateway = start.config(&config).await;
+    let key = gateway.key("u").await;
+    let server = scripted(|_, _| None);
+    let url = format!("{}/mcp", server.base());
+    let (mut rows, mut spent) = (0, 0.0);
+    for way in ways() {
+        for (words, failed, tokens, status) in
+            [("hi", 1, sum(2), "success"), ("never", 2, tokens(0), "error")]
+        {
+            tries.store(0, Ordering::SeqCst);
+            let asked = busy.count();
+            let mut body = way.api.ask(way.model, words, 50);
+            body["mcp_servers"] = json!([entry("s", &url)]);
+            let seen = way.api.call(&gateway, &key, &body, way.streams).await;
+            assert_eq!(seen.error.is_some(), status == "error", "{way:?}: {}", seen.raw);
+            assert_eq!(busy.count() - asked, 3 + usize::from(failed == 2), "{way:?}");
+            rows += failed + 1;
+            let mut all = gateway.usage(rows).await;
+            all.truncate(failed + 1);
+            let is_end = |row: &Value| row["status"] != "absorbed";
+            let (ends, absorbed): (Vec<Value>, Vec<Value>) = all.into_iter().partition(is_end);
+            assert_eq!((ends.len(), absorbed.len()), (1, failed), "{way:?} {words}");
+            is_billed(&ends[0], tokens, status);
+            for row in &absorbed {
+                assert_eq!((&row["status_code"], &row["cost"]), (&json!(503), &Value::Null));
+                assert_eq!(
+                    row["prompt_tokens"],
+                    Value::Null,
+                    "what is paid is the last one's: {row}"
+                );
+                assert_eq!(row["request_group_id"], ends[0]["request_group_id"]);
+            }
+            assert_eq!(ends[0]["attempt_position"], failed + 1, "{way:?} {words}");
+            spent += cost(tokens);
+            assert!((gateway.settled("u").await - spent).abs() < 1e-6, "{way:?} {words}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,26 +1,32 @@
 //! Connected mode: what a workspace says of searches and of running code, and whose token goes where.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
 use otari::mock::platform::{Rule, Then};
 use serde_json::{Value, json};
 
 use super::connected::{ID, Workspace, way};
 use super::ways;
+use crate::support::eventually;
 use crate::support::mcp::entry;
 use crate::support::model::{calls, model, results, says};
-use crate::support::platform::USER_TOKEN;
+use crate::support::platform::{GATEWAY_TOKEN, Platform, USER_TOKEN};
 use crate::support::provider::{Provider, Reply, Request};
 
 /// A service that answers as SearXNG does, with nothing but what it is asked.
 fn searxng() -> Provider {
-    Provider::start(|_| {
-        Reply::json(
-            200,
-            &json!({"results": [
+    Provider::start(|_| found())
+}
+
+fn found() -> Reply {
+    Reply::json(
+        200,
+        &json!({"results": [
         {"url": "https://a.example/1", "title": "A", "content": "a", "extracted_content": "a"},
         {"url": "https://b.example/2", "title": "B", "content": "b", "extracted_content": "b"},
         {"url": "https://www.a.example/3", "title": "C", "content": "c", "extracted_content": "c"}]}),
-        )
-    })
+    )
 }
 
 fn searching() -> Provider {
@@ -95,58 +101,163 @@ async fn a_workspace_says_whether_and_how_the_web_is_searched() {
     workspace.finish().await;
 }
 
+/// A platform with services of its own beside its API, below the same base URL: these answer here, all else does at the
+/// mock.
+fn with_services(platform: &Platform) -> Provider {
+    let address = platform.base().replace("http://", "").replace("/api/v1", "");
+    Provider::start(move |request| {
+        let path = request.path.as_str();
+        match path.strip_prefix("/api/v1/services") {
+            Some("/sessions") => Reply::json(201, &json!({"session_id": "s-1"})),
+            Some(rest) if rest.starts_with("/sessions/") => ran(request),
+            Some(_) => found(),
+            None => forwarded(&address, request),
+        }
+    })
+}
+
+/// What another server answers.
+fn forwarded(to: &str, request: &Request) -> Reply {
+    let mut there = TcpStream::connect(to).expect("the platform is there");
+    let mut head = format!("{} {} HTTP/1.1\r\nconnection: close\r\n", request.method, request.path);
+    for (name, value) in &request.headers {
+        if !name.eq_ignore_ascii_case("connection") {
+            head += &format!("{name}: {value}\r\n");
+        }
+    }
+    there.write_all((head + "\r\n").as_bytes()).expect("it reads");
+    there.write_all(&request.body).expect("it reads");
+    let mut answer = String::new();
+    there.read_to_string(&mut answer).expect("it answers in UTF-8, and closes");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Reply::bytes(status.expect("a status"), "application/json", body)
+}
+
+/// A workspace whose platform has services of its own; `config` gets their address.
+async fn with_own_services(
+    model: &Provider,
+    config: impl Fn(&str) -> String,
+) -> (Workspace, Provider) {
+    let mut services = None;
+    let mut workspace = Workspace::with(model, |platform, start| {
+        let front = services.insert(with_services(platform));
+        let base = format!("http://{}/api/v1", front.addr());
+        start.env("PLATFORM_BASE_URL", &base).config(&config(&format!("{base}/services")))
+    })
+    .await;
+    workspace.platform.edit(|script| {
+        let enabled = || vec![Rule::always(Then::json(200, json!({"enabled": true})))];
+        (script.web_search, script.code_execution) = (enabled(), enabled());
+    });
+    (workspace, services.expect("it was made"))
+}
+
+/// What was asked of the platform's own services.
+fn asked_of_services(front: &Provider) -> Vec<Request> {
+    let mut asked = front.requests();
+    asked.retain(|request| request.path.starts_with("/api/v1/services"));
+    asked
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_gateways_token_goes_to_the_platforms_own_search_alone() {
+async fn the_gateways_token_goes_to_the_platforms_own_search() {
     let model = searching();
-    // A platform's own service is below its base URL; anywhere else is somebody else's.
-    let service = searxng();
-    let base = format!("http://{}/api/v1", service.addr());
-    for (path, expected) in
-        [("/api/v1/search", true), ("/api/v1", true), ("/api/v10", false), ("", false)]
-    {
-        let before = service.count();
-        let platform_base = base.clone();
-        // The platform answers at its own address; only where the search is said to be changes.
-        let workspace = Workspace::with(&model, |platform, start| {
-            let url = if expected {
-                format!("{}{}", platform.base(), path.trim_start_matches("/api/v1"))
-            } else {
-                format!("{}{path}", platform_base.trim_end_matches("/api/v1"))
-            };
-            start.config(&format!("web_search_url: {url}\nweb_search_extract: false"))
-        })
-        .await;
-        let mut workspace = workspace;
+    let (mut workspace, front) = with_own_services(&model, |services| {
+        format!("web_search_url: {services}\nweb_search_extract: false")
+    })
+    .await;
+    for (at, way) in (1..).zip(ways()) {
+        workspace.call(way, search(json!({}))).await.good();
+        let (_, text) = results(&model.requests().pop().expect("a round")).remove(0);
+        assert!(text.contains("https://a.example/1"), "{way:?}: {text}");
+        let asked = asked_of_services(&front);
+        assert_eq!(asked.len(), at);
+        let asked = &asked[at - 1];
+        assert!(asked.path.starts_with("/api/v1/services/search?q=cats"), "{}", asked.path);
+        assert_eq!(asked.header("x-gateway-token"), Some(GATEWAY_TOKEN));
+        for (name, value) in &asked.headers {
+            assert!(!value.contains(USER_TOKEN), "the caller's own goes nowhere: {name}");
+        }
+        workspace.reports(1).await;
+    }
+    let sent: String = model.requests().iter().map(Request::text).collect();
+    assert!(!sent.contains(GATEWAY_TOKEN));
+    workspace.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gateways_token_goes_to_nobody_elses_search() {
+    let (model, service) = (searching(), searxng());
+    // Below a base URL that only looks like the platform's.
+    for path in ["/api/v10", "", "/api/v1"] {
+        let url = format!("http://{}{path}", service.addr());
+        let config = format!("web_search_url: {url}\nweb_search_extract: false");
+        let mut workspace = Workspace::with(&model, |_, start| start.config(&config)).await;
         workspace.platform.edit(|script| {
             script.web_search = vec![Rule::always(Then::json(200, json!({"enabled": true})))];
         });
         workspace.call(way(), search(json!({}))).await.good();
         workspace.reports(1).await;
-        if expected {
-            // The mock platform knows no searches; what it was shown is what counts.
-            let violations = workspace.platform.violations();
-            assert_eq!(service.count(), before);
-            assert!(
-                !violations.iter().any(|wrong| wrong.contains("authorization")),
-                "{violations:?}"
-            );
-        } else {
-            let asked = service.requests().pop().expect("a search");
-            assert_eq!(asked.header("x-gateway-token"), None, "{path}");
-            workspace.finish().await;
-        }
+        let asked = service.requests().pop().expect("a search");
+        assert_eq!(asked.header("x-gateway-token"), None, "{path}");
+        workspace.finish().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_callers_token_goes_to_the_platforms_own_sandbox() {
+    let model = model(|asked| match asked.round {
+        0 => calls([("code_execution", json!({"code": "print(1 + 1)"}))]),
+        _ => says("ok"),
+    });
+    let (mut workspace, front) =
+        with_own_services(&model, |services| format!("sandbox_url: {services}")).await;
+    let code = json!({"tools": [{"type": "otari_code_execution"}]});
+    for (at, way) in (1..).zip(ways()) {
+        workspace.call(way, code.clone()).await.good();
+        let (_, text) = results(&model.requests().pop().expect("a round")).remove(0);
+        assert_eq!(text, "stdout:\n2", "{way:?}");
+        let asked = eventually("the end of the sandbox's session", async || {
+            let asked = asked_of_services(&front);
+            (asked.len() >= 3 * at).then_some(asked)
+        })
+        .await;
+        let steps: Vec<(&str, &str)> = (asked[3 * at - 3..].iter())
+            .map(|request| (request.method.as_str(), request.path.as_str()))
+            .collect();
+        let session = [
+            ("POST", "/api/v1/services/sessions"),
+            ("POST", "/api/v1/services/sessions/s-1/exec"),
+            ("DELETE", "/api/v1/services/sessions/s-1"),
+        ];
+        assert_eq!(steps, session, "{way:?}");
+        workspace.reports(1).await;
+    }
+    let bearer = format!("Bearer {USER_TOKEN}");
+    for request in asked_of_services(&front) {
+        assert_eq!(request.header("authorization"), Some(bearer.as_str()), "{}", request.path);
+        assert_eq!(request.header("x-gateway-token"), None, "{}", request.path);
+    }
+    let sent: String = model.requests().iter().map(Request::text).collect();
+    assert!(!sent.contains(USER_TOKEN));
+    workspace.finish().await;
 }
 
 fn sandbox() -> Provider {
     Provider::start(|request| match (request.method.as_str(), request.path.as_str()) {
         ("POST", "/sessions") => Reply::json(201, &json!({"session_id": "s-1"})),
-        ("DELETE", _) => Reply::bytes(204, "text/plain", ""),
-        _ => Reply::json(
-            200,
-            &json!({"result_block": {"content": {"stdout": "2", "stderr": "", "return_code": 0, "content": []}}}),
-        ),
+        _ => ran(request),
     })
+}
+
+/// What a session of a sandbox answers.
+fn ran(request: &Request) -> Reply {
+    if request.method == "DELETE" {
+        return Reply::bytes(204, "text/plain", "");
+    }
+    let content = json!({"stdout": "2", "stderr": "", "return_code": 0, "content": []});
+    Reply::json(200, &json!({"result_block": {"content": content}}))
 }
 
 fn tireless() -> Provider {
