@@ -61,11 +61,7 @@ fn backend(fields: &Fields, report: &mut Report) -> FilesBackend {
 }
 
 fn s3(fields: &Fields, report: &mut Report) -> S3 {
-    let text = |key: &str, report: &mut Report| {
-        let text = fields.text(key, report).map(str::trim).filter(|text| !text.is_empty());
-        text.map(str::to_owned)
-    };
-    let bucket = text("files_s3_bucket", report).unwrap_or_default();
+    let bucket = fields.words("files_s3_bucket", report).unwrap_or_default();
     match fields.get("files_s3_bucket").filter(|_| !is_bucket(&bucket)) {
         Some(node) if !bucket.is_empty() => {
             node.wrong(report, "not the name of a bucket. Write the name alone, without s3:// and without slashes.");
@@ -77,7 +73,7 @@ fn s3(fields: &Fields, report: &mut Report) -> S3 {
         }
         _ => {}
     }
-    let endpoint = text("files_s3_endpoint_url", report);
+    let endpoint = fields.words("files_s3_endpoint_url", report);
     if let (Some(node), Some(endpoint)) = (fields.get("files_s3_endpoint_url"), &endpoint) {
         let instead = "Set files_s3_access_key_id and files_s3_secret_access_key.";
         match url::absolute(endpoint, instead) {
@@ -91,8 +87,8 @@ fn s3(fields: &Fields, report: &mut Report) -> S3 {
             Ok(_) => {}
         }
     }
-    let id = text("files_s3_access_key_id", report).map(Secret::new);
-    let secret = text("files_s3_secret_access_key", report).map(Secret::new);
+    let id = fields.words("files_s3_access_key_id", report).map(Secret::new);
+    let secret = fields.words("files_s3_secret_access_key", report).map(Secret::new);
     let half = match (&id, &secret) {
         (Some(_), None) => Some(("files_s3_access_key_id", "files_s3_secret_access_key")),
         (None, Some(_)) => Some(("files_s3_secret_access_key", "files_s3_access_key_id")),
@@ -106,7 +102,7 @@ fn s3(fields: &Fields, report: &mut Report) -> S3 {
         );
         node.wrong(report, &text);
     }
-    let region = text("files_s3_region", report);
+    let region = fields.words("files_s3_region", report);
     let region_is_odd =
         |region: &String| !region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if let (Some(node), Some(true)) =

@@ -243,6 +243,11 @@ impl Fields {
         self.get(key)?.text(report)
     }
 
+    /// Text without blanks around it; `None` for one that says nothing.
+    pub(super) fn words(&self, key: &str, report: &mut Report) -> Option<String> {
+        self.get(key)?.words(report)
+    }
+
     /// A whole number in `range`.
     pub(super) fn whole(
         &self,

@@ -155,6 +155,12 @@ impl Node {
         None
     }
 
+    /// Text without blanks around it; `None` for one that says nothing.
+    pub(super) fn words(&self, report: &mut Report) -> Option<String> {
+        let text = self.text(report).map(str::trim).filter(|text| !text.is_empty());
+        text.map(str::to_owned)
+    }
+
     /// A whole number in `range`; text with one counts.
     pub(super) fn whole(&self, range: &RangeInclusive<i128>, report: &mut Report) -> Option<i128> {
         let number = match &self.value {

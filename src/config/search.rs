@@ -58,10 +58,7 @@ fn tool(name: &str, node: &Node, env: &Env, report: &mut Report) -> Option<Searc
         return None;
     }
     let provider = engine(name, node, get("provider"), report)?;
-    let text = |key: &str, report: &mut Report| {
-        let text = get(key).and_then(|node| node.text(report)).map(str::trim);
-        text.filter(|text| !text.is_empty()).map(str::to_owned)
-    };
+    let text = |key: &str, report: &mut Report| get(key).and_then(|node| node.words(report));
     let api_key = text("api_key", report).map(Secret::new).or_else(|| {
         provider.key_variable().and_then(|variable| env.filled(variable)).map(Secret::new)
     });
@@ -111,20 +108,16 @@ fn engine(name: &str, node: &Node, given: Option<&Node>, report: &mut Report) ->
 }
 
 fn base_url(text: &str, node: &Node, report: &mut Report) -> Option<String> {
-    match url::absolute(text, "Put the key under api_key.") {
+    match url::base(text, "Put the key under api_key.") {
         Err(what) => {
             node.wrong(report, &what);
             None
         }
-        Ok(uri) if uri.query().is_some() || text.contains('#') => {
-            node.wrong(report, url::NO_QUERY);
-            None
-        }
-        Ok(uri) => {
+        Ok((base, uri)) => {
             if url::is_exposed(&uri) {
                 node.warn(report, "http sends queries and the key in clear. Use https.");
             }
-            Some(text.trim_end_matches('/').to_owned())
+            Some(base)
         }
     }
 }

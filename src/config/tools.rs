@@ -79,10 +79,10 @@ pub(super) fn read(fields: &Fields, tools: &[SearchTool], report: &mut Report) -
     let private = fields.flag("mcp_allow_private_hosts", false, report);
     let loopback = fields.flag("mcp_allow_loopback", true, report);
     Tools {
-        header: words(fields, "tools_header", report),
+        header: fields.words("tools_header", report),
         servers: Rules::servers(private, loopback),
         sandbox: sandbox(fields, report),
-        sandbox_hint: words(fields, "sandbox_purpose_hint", report),
+        sandbox_hint: fields.words("sandbox_purpose_hint", report),
         search: search(fields, tools, report),
         searching: Searching {
             engines: engines(fields, report),
@@ -93,17 +93,12 @@ pub(super) fn read(fields: &Fields, tools: &[SearchTool], report: &mut Report) -
                 report,
             ),
             extracts: fields.flag("web_search_extract", true, report),
-            hint: words(fields, "web_search_purpose_hint", report),
+            hint: fields.words("web_search_purpose_hint", report),
             intercepts: fields.flag("web_search_intercept", false, report),
             pages: Rules::pages(fields.flag("web_search_allow_private_hosts", false, report)),
         },
         guardrails_url: service(fields, "guardrails_url", report),
     }
-}
-
-fn words(fields: &Fields, key: &str, report: &mut Report) -> Option<String> {
-    let text = fields.text(key, report).map(str::trim);
-    text.filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
 fn sandbox(fields: &Fields, report: &mut Report) -> Option<Sandbox> {
@@ -124,7 +119,7 @@ fn sandbox(fields: &Fields, report: &mut Report) -> Option<Sandbox> {
 
 fn search(fields: &Fields, tools: &[SearchTool], report: &mut Report) -> Option<SearchBackend> {
     let url = service(fields, "web_search_url", report).map(SearchBackend::Searxng);
-    let Some(name) = words(fields, "web_search_tool", report) else { return url };
+    let Some(name) = fields.words("web_search_tool", report) else { return url };
     let Some(node) = fields.get("web_search_tool") else { return url };
     if url.is_some() {
         node.wrong(report, "there is a web_search_url too. Remove one of them.");
@@ -150,18 +145,13 @@ fn engines(fields: &Fields, report: &mut Report) -> String {
 
 /// The address of a service of the operator's.
 fn service(fields: &Fields, key: &str, report: &mut Report) -> Option<String> {
-    let text = words(fields, key, report)?;
-    let node = fields.get(key)?;
-    match url::absolute(&text, "Put a proxy that adds it in front.") {
+    let text = fields.words(key, report)?;
+    match url::base(&text, "Put a proxy that adds it in front.") {
+        Ok((base, _)) => Some(base),
         Err(what) => {
-            node.wrong(report, &what);
+            fields.get(key)?.wrong(report, &what);
             None
         }
-        Ok(uri) if uri.query().is_some() || text.contains('#') => {
-            node.wrong(report, url::NO_QUERY);
-            None
-        }
-        Ok(_) => Some(text.trim_end_matches('/').to_owned()),
     }
 }
 

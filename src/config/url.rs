@@ -32,6 +32,18 @@ pub(super) fn absolute(text: &str, instead: &str) -> Result<Uri, String> {
     Ok(uri)
 }
 
+/// An address that paths are appended to, without slashes at its end: as [`absolute`], and with nothing behind its path.
+///
+/// # Errors
+/// As those of [`absolute`].
+pub(super) fn base(text: &str, instead: &str) -> Result<(String, Uri), String> {
+    let uri = absolute(text, instead)?;
+    if text.contains(['?', '#']) {
+        return Err(NO_QUERY.into());
+    }
+    Ok((text.trim_end_matches('/').to_owned(), uri))
+}
+
 /// Whether what is sent there is sent in clear over a network.
 pub(super) fn is_exposed(uri: &Uri) -> bool {
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
@@ -68,6 +80,15 @@ mod tests {
             let error = absolute(text, "There.").unwrap_err();
             assert!(error.contains(part) && !error.contains("hunter2"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn nothing_may_stand_behind_the_path_of_a_base() {
+        assert_eq!(base("https://h/v1//", "").unwrap().0, "https://h/v1");
+        for text in ["https://h?q=1", "https://h/v1?", "https://h/v1#top"] {
+            assert_eq!(base(text, "").unwrap_err(), NO_QUERY, "{text}");
+        }
+        assert!(base("https://u:hunter2@h?q", "There.").unwrap_err().ends_with("There."));
     }
 
     #[test]
