@@ -16,9 +16,10 @@ use crate::app::{App, Mode};
 use crate::proxy::call::{Asked, Call, Stop};
 use crate::proxy::exchange::{Failed, Watch};
 use crate::proxy::gates::{self, Asks, Passed};
+use crate::proxy::relay::Relay;
 use crate::proxy::reply::{self, JSON, Reply};
 use crate::proxy::tools::Tools;
-use crate::proxy::{self, RequestContext, attach, body, exchange, refusals, relay};
+use crate::proxy::{self, RequestContext, attach, body, exchange, refusals};
 
 /// Serves one generation.
 pub(super) async fn serve(
@@ -120,7 +121,7 @@ pub(super) async fn answer(
 ) -> Result<(), Stop> {
     let mut watch = Watch::new(app, ctx.started, call.asked.streams());
     let result = match exchange::run(app, s, ctx, call, &mut watch).await {
-        Ok(answer) => relay::run(app, s, ctx, call, &mut watch, answer).await,
+        Ok(answer) => Relay { app, s, ctx, call, watch: &mut watch }.run(answer).await,
         Err(stop) => Err(stop),
     };
     note(ctx, call);
@@ -137,7 +138,9 @@ async fn answer_with(
 ) -> Result<(), Stop> {
     let mut watch = Watch::new(app, ctx.started, call.asked.streams());
     let result = match exchange::run(app, s, ctx, call, &mut watch).await {
-        Ok(answer) => relay::run_rounds(app, s, ctx, call, &mut watch, answer, &tools).await,
+        Ok(answer) => {
+            Relay { app, s, ctx, call, watch: &mut watch }.run_rounds(answer, &tools).await
+        }
         Err(stop) => Err(stop),
     };
     note(ctx, call);

@@ -21,7 +21,7 @@ use pingora_proxy::Session;
 use crate::app::App;
 use crate::proxy::RequestContext;
 use crate::proxy::call::{Call, Stop};
-use crate::proxy::exchange::{Answer, Watch};
+use crate::proxy::exchange::{self, Answer, Watch};
 use crate::proxy::reply;
 use crate::proxy::tools::Tools;
 
@@ -31,52 +31,58 @@ const JOIN_BELOW: usize = 16 << 10;
 /// outside, that a panic settles its request too.
 const PANIC_HEADER: &str = "otari-test-panic";
 
-/// Passes the answer on.
-pub(super) async fn run(
-    app: &Arc<App>,
-    s: &mut Session,
-    ctx: &mut RequestContext,
-    call: &mut Call,
-    watch: &mut Watch,
-    answer: Answer,
-) -> Result<(), Stop> {
-    begin(app, ctx, call, &answer);
-    if answer.is_stream {
-        stream::run(app, s, ctx, call, watch, answer).await
-    } else {
-        json::run(app, s, ctx, call, watch, answer).await
-    }
+/// An answer on its way: whose it is, what it answers, and what every wait of it watches.
+pub(super) struct Relay<'a> {
+    pub(super) app: &'a Arc<App>,
+    pub(super) s: &'a mut Session,
+    pub(super) ctx: &'a mut RequestContext,
+    pub(super) call: &'a mut Call,
+    pub(super) watch: &'a mut Watch,
 }
 
-/// Asks on until the answer is the caller's, and passes it on.
-pub(super) async fn run_rounds(
-    app: &Arc<App>,
-    s: &mut Session,
-    ctx: &mut RequestContext,
-    call: &mut Call,
-    watch: &mut Watch,
-    answer: Answer,
-    tools: &Tools,
-) -> Result<(), Stop> {
-    begin(app, ctx, call, &answer);
-    call.lock_in();
-    if answer.is_stream {
-        stream::run_rounds(app, s, ctx, call, watch, answer, tools).await
-    } else {
-        json::run_rounds(app, s, ctx, call, watch, answer, tools).await
+impl Relay<'_> {
+    /// Passes the answer on.
+    pub(super) async fn run(mut self, answer: Answer) -> Result<(), Stop> {
+        self.begin(&answer);
+        if answer.is_stream {
+            stream::run(&mut self, answer).await
+        } else {
+            json::run(&mut self, answer).await
+        }
     }
-}
 
-/// The first answer is here.
-fn begin(app: &App, ctx: &mut RequestContext, call: &Call, answer: &Answer) {
-    let first_byte = ctx.started.elapsed();
-    ctx.outcome.first_byte_ms = u32::try_from(first_byte.as_millis()).ok();
-    app.metrics.first_byte(first_byte);
-    let asks_for_panic = |head: &ResponseHeader| head.headers.contains_key(PANIC_HEADER);
-    if cfg!(debug_assertions) && answer.up.response_header().is_some_and(asks_for_panic) {
-        panic!("asked for by a test");
+    /// Asks on until the answer is the caller's, and passes it on.
+    pub(super) async fn run_rounds(mut self, answer: Answer, tools: &Tools) -> Result<(), Stop> {
+        self.begin(&answer);
+        self.call.lock_in();
+        if answer.is_stream {
+            stream::run_rounds(&mut self, answer, tools).await
+        } else {
+            json::run_rounds(&mut self, answer, tools).await
+        }
     }
-    ctx.attempt_id = call.attempt().id.clone();
+
+    /// The first answer is here.
+    fn begin(&mut self, answer: &Answer) {
+        let first_byte = self.ctx.started.elapsed();
+        self.ctx.outcome.first_byte_ms = u32::try_from(first_byte.as_millis()).ok();
+        self.app.metrics.first_byte(first_byte);
+        let asks_for_panic = |head: &ResponseHeader| head.headers.contains_key(PANIC_HEADER);
+        if cfg!(debug_assertions) && answer.up.response_header().is_some_and(asks_for_panic) {
+            panic!("asked for by a test");
+        }
+        self.ctx.attempt_id = self.call.attempt().id.clone();
+    }
+
+    /// Asks the attempt that has answered once more.
+    async fn ask(&mut self) -> Result<Answer, Stop> {
+        exchange::run(self.app, self.s, self.ctx, self.call, self.watch).await
+    }
+
+    /// Gives the provider's connection back; `is_whole`: its answer has been read to the end.
+    async fn give_back(&self, answer: Answer, is_whole: bool) {
+        exchange::give_back(self.app, answer.up, &answer.peer, is_whole).await;
+    }
 }
 
 /// Counts how an answer got on with its cost. `cost`: what the platform said in time; `None`: nothing in time.

@@ -7,7 +7,6 @@
 mod rounds;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -17,65 +16,52 @@ use otari_filters::upstream::Failure;
 use pingora_core::prelude::Error;
 use pingora_proxy::Session;
 
-use super::{count_settlement, join_small, settlement_timeout};
-use crate::app::App;
-use crate::proxy::RequestContext;
-use crate::proxy::call::{Call, Stop};
-use crate::proxy::exchange::{self, Answer, Failed, Step, Watch};
+use super::{Relay, count_settlement, join_small, settlement_timeout};
+use crate::proxy::call::Stop;
+use crate::proxy::exchange::{self, Answer, Failed, Step};
 use crate::proxy::open::Ending;
 pub(super) use rounds::run as run_rounds;
 
 /// Of longer ones, so much is kept to read the usage from.
 const KEEP_BELOW: usize = 64 << 20;
 
-pub(super) async fn run(
-    app: &Arc<App>,
-    s: &mut Session,
-    ctx: &mut RequestContext,
-    call: &mut Call,
-    watch: &mut Watch,
-    mut answer: Answer,
-) -> Result<(), Stop> {
+pub(super) async fn run(relay: &mut Relay<'_>, mut answer: Answer) -> Result<(), Stop> {
     let document = join(&std::mem::take(&mut answer.first));
     if let Some(told) = answer.whole {
-        call.open.observe_whole(told, answer.incoming.is_uncounted());
-        return pass_whole(app, s, ctx, call, answer, document).await;
+        relay.call.open.observe_whole(told, answer.incoming.is_uncounted());
+        return pass_whole(relay, answer, document).await;
     }
     // The name stands in the head of a document, or is not looked for: what has left cannot be changed.
-    let mut pieces = Pieces::new(named(call.shown_name(), document), answer.incoming.wants_whole());
-    let head = super::header(&answer, ctx, call, None)?;
-    ctx.outcome.status = head.status.as_u16();
-    s.write_response_header(Box::new(head), false).await?;
-    let passed = pass(s, watch, &mut answer, &mut pieces).await;
+    let mut pieces =
+        Pieces::new(named(relay.call.shown_name(), document), answer.incoming.wants_whole());
+    let head = super::header(&answer, relay.ctx, relay.call, None)?;
+    relay.ctx.outcome.status = head.status.as_u16();
+    relay.s.write_response_header(Box::new(head), false).await?;
+    let passed = pass(relay, &mut answer, &mut pieces).await;
     match passed {
         Ok(()) => {
             let whole = pieces.kept.take().map(|kept| join(&kept));
-            call.open.observe_whole(answer.incoming.passed(whole.as_ref()), false);
-            call.open.end(&Ending::Complete { streamed: false });
+            let open = &mut relay.call.open;
+            open.observe_whole(answer.incoming.passed(whole.as_ref()), false);
+            open.end(&Ending::Complete { streamed: false });
             // Its usage has left: what it cost can be said no more.
-            if call.open.take_settling().is_some() || call.open.take_unpriced() {
-                count_settlement(app, Some(&None), false);
+            if open.take_settling().is_some() || open.take_unpriced() {
+                count_settlement(relay.app, Some(&None), false);
             }
-            send(s, pieces.waiting.into()).await?;
-            exchange::give_back(app, answer.up, &answer.peer, true).await;
+            send(relay.s, pieces.waiting.into()).await?;
+            relay.give_back(answer, true).await;
             Ok(())
         }
         Err(failed) => {
-            exchange::give_back(app, answer.up, &answer.peer, false).await;
-            Err(fail(app, ctx, call, failed))
+            relay.give_back(answer, false).await;
+            Err(fail(relay, failed))
         }
     }
 }
 
 /// A document that is here: recorded, and sent.
-async fn pass_whole(
-    app: &Arc<App>,
-    s: &mut Session,
-    ctx: &mut RequestContext,
-    call: &mut Call,
-    answer: Answer,
-    document: Bytes,
-) -> Result<(), Stop> {
+async fn pass_whole(relay: &mut Relay<'_>, answer: Answer, document: Bytes) -> Result<(), Stop> {
+    let Relay { app, s, ctx, call, .. } = relay;
     call.open.end(&Ending::Complete { streamed: false });
     let mut out = None;
     if let Some(settling) = call.open.take_settling() {
@@ -91,7 +77,7 @@ async fn pass_whole(
     ctx.outcome.status = head.status.as_u16();
     s.write_response_header(Box::new(head), false).await?;
     send(s, out).await?;
-    exchange::give_back(app, answer.up, &answer.peer, true).await;
+    relay.give_back(answer, true).await;
     Ok(())
 }
 
@@ -156,11 +142,11 @@ impl Pieces {
 
 /// Passes pieces on as they come. The caller may have everything but the last one, which waits for the record.
 async fn pass(
-    s: &mut Session,
-    watch: &mut Watch,
+    relay: &mut Relay<'_>,
     answer: &mut Answer,
     pieces: &mut Pieces,
 ) -> Result<(), Failed> {
+    let Relay { s, watch, .. } = relay;
     loop {
         while let Some(piece) = pieces.next() {
             let written = s.write_response_body(Some(piece), false).await;
@@ -185,7 +171,8 @@ async fn pass(
 }
 
 /// The document broke off behind its beginning: the caller's connection is cut.
-fn fail(app: &App, ctx: &mut RequestContext, call: &mut Call, failed: Failed) -> Stop {
+fn fail(relay: &mut Relay<'_>, failed: Failed) -> Stop {
+    let Relay { app, ctx, call, .. } = relay;
     let (reason, refused) = match failed {
         // For a platform it is like a stream that had begun: nobody's class of failure.
         Failed::Attempt(failed) => {

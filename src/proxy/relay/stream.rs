@@ -7,7 +7,6 @@
 
 mod rounds;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -20,13 +19,14 @@ use otari_filters::protocol::name::ModelName;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::settle::Cost;
 use pingora_core::prelude::Error;
+use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::{JOIN_BELOW, join_small};
+use super::{JOIN_BELOW, Relay, join_small};
 use crate::app::App;
 use crate::proxy::RequestContext;
 use crate::proxy::call::{Call, Stop};
-use crate::proxy::exchange::{self, Alive, Answer, Step, Watch};
+use crate::proxy::exchange::{self, Alive, Answer, Step};
 use crate::proxy::open::Ending;
 pub(super) use rounds::run as run_rounds;
 
@@ -137,52 +137,43 @@ impl Passing {
     }
 }
 
-pub(super) async fn run(
-    app: &Arc<App>,
-    s: &mut Session,
-    ctx: &mut RequestContext,
-    call: &mut Call,
-    watch: &mut Watch,
-    mut answer: Answer,
-) -> Result<(), Stop> {
-    let head = super::header(&answer, ctx, call, None)?;
-    ctx.outcome.status = head.status.as_u16();
-    ctx.outcome.streamed = true;
-    let mut stream = Passing::new(app, call, call.asked.hides_usage());
-    // From here on the caller may leave, whatever was asked for.
-    watch.caller = true;
-    let end = match s.write_response_header(Box::new(head), false).await {
-        Ok(()) => relay(app, s, call, watch, &mut answer, &mut stream).await,
-        Err(error) => End::CallerGone(error.into_down()),
+pub(super) async fn run(relay: &mut Relay<'_>, mut answer: Answer) -> Result<(), Stop> {
+    let head = super::header(&answer, relay.ctx, relay.call, None)?;
+    let mut stream = Passing::new(relay.app, relay.call, relay.call.asked.hides_usage());
+    let end = match begin(relay, head).await {
+        Ok(()) => pass(relay, &mut answer, &mut stream).await,
+        Err(end) => end,
     };
-    observe(call, &answer, &stream);
-    finish(app, s, ctx, call, Some(answer), end, !stream.is_between_events()).await
+    observe(relay.call, &answer, &stream);
+    finish(relay, Some(answer), end, !stream.is_between_events()).await
+}
+
+/// Writes the head. From here on the caller may leave, whatever was asked for.
+async fn begin(relay: &mut Relay<'_>, head: ResponseHeader) -> Result<(), End> {
+    relay.ctx.outcome.status = head.status.as_u16();
+    relay.ctx.outcome.streamed = true;
+    relay.watch.caller = true;
+    let written = relay.s.write_response_header(Box::new(head), false).await;
+    written.map_err(|error| End::CallerGone(error.into_down()))
 }
 
 /// Passes pieces on until the stream ends, one way or another.
-async fn relay(
-    app: &App,
-    s: &mut Session,
-    call: &mut Call,
-    watch: &mut Watch,
-    answer: &mut Answer,
-    stream: &mut Passing,
-) -> End {
+async fn pass(relay: &mut Relay<'_>, answer: &mut Answer, stream: &mut Passing) -> End {
     let mut out = Vec::with_capacity(4);
     let (mut broken, mut is_over) = (None, false);
     for piece in std::mem::take(&mut answer.first) {
         stream.feed(piece, &mut out);
     }
     loop {
-        if let Err(refused) = account(call, answer, stream).await {
+        if let Err(refused) = account(relay.call, answer, stream).await {
             // What the provider already sent is the caller's, they pay for it.
-            let_go(s, stream, &mut out).await;
+            let_go(relay.s, stream, &mut out).await;
             return End::Ours("budget_exceeded", refused);
         }
-        if let Err(error) = write(s, &mut out).await {
+        if let Err(error) = write(relay.s, &mut out).await {
             return End::CallerGone(error.into_down());
         }
-        if let Err(end) = settle(app, s, call, watch, stream).await {
+        if let Err(end) = settle(relay, stream).await {
             return end;
         }
         if stream.meter.has_hidden_error() {
@@ -192,18 +183,15 @@ async fn relay(
             broken.get_or_insert("provider_error_event");
         }
         if let Some(reason) = broken {
-            let_go(s, stream, &mut out).await;
+            let_go(relay.s, stream, &mut out).await;
             return End::Broken(reason);
         }
         if is_over {
             break;
         }
         // True after an error as well: errors have returned above.
-        let next = if answer.up.response_done() {
-            Ok(None)
-        } else {
-            wait(app, s, watch, answer, stream).await
-        };
+        let next =
+            if answer.up.response_done() { Ok(None) } else { wait(relay, answer, stream).await };
         match next {
             Ok(Some(piece)) => {
                 broken = take_in(answer, piece, |plain| stream.feed(plain, &mut out));
@@ -215,7 +203,7 @@ async fn relay(
             }
             Ok(None) => break,
             Err(end) => {
-                let_go(s, stream, &mut out).await;
+                let_go(relay.s, stream, &mut out).await;
                 return end;
             }
         }
@@ -224,7 +212,7 @@ async fn relay(
     if stream.meter.has_failed() {
         stream.release(None, &mut out);
     }
-    if let Err(error) = write(s, &mut out).await {
+    if let Err(error) = write(relay.s, &mut out).await {
         return End::CallerGone(error.into_down());
     }
     if stream.meter.has_hidden_error() {
@@ -233,9 +221,9 @@ async fn relay(
     if stream.meter.has_failed() {
         return End::Reported;
     }
-    observe(call, answer, stream);
-    call.open.end(&Ending::Complete { streamed: true });
-    match settle(app, s, call, watch, stream).await {
+    observe(relay.call, answer, stream);
+    relay.call.open.end(&Ending::Complete { streamed: true });
+    match settle(relay, stream).await {
         Ok(()) => End::Complete,
         Err(end) => end,
     }
@@ -258,35 +246,28 @@ async fn let_go(s: &mut Session, stream: &mut Passing, out: &mut Vec<Bytes>) {
 }
 
 /// Once the answer has been recorded: waits for what the platform says it cost, and lets go of what was held back for it.
-async fn settle(
-    app: &App,
-    s: &mut Session,
-    call: &mut Call,
-    watch: &mut Watch,
-    stream: &mut Passing,
-) -> Result<(), End> {
+async fn settle(relay: &mut Relay<'_>, stream: &mut Passing) -> Result<(), End> {
     let mut out = Vec::new();
-    if let Some(settling) = call.open.take_settling() {
-        let cost = settlement(app, s, watch, stream, settling).await?;
+    if let Some(settling) = relay.call.open.take_settling() {
+        let cost = settlement(relay, stream, settling).await?;
         let is_attached = stream.release(cost.as_ref().and_then(Option::as_ref), &mut out);
-        super::count_settlement(app, cost.as_ref(), is_attached);
-    } else if call.open.is_settled() {
+        super::count_settlement(relay.app, cost.as_ref(), is_attached);
+    } else if relay.call.open.is_settled() {
         stream.release(None, &mut out);
-        if call.open.take_unpriced() {
-            super::count_settlement(app, Some(&None), false);
+        if relay.call.open.take_unpriced() {
+            super::count_settlement(relay.app, Some(&None), false);
         }
     }
-    write(s, &mut out).await.map_err(|error| End::CallerGone(error.into_down()))
+    write(relay.s, &mut out).await.map_err(|error| End::CallerGone(error.into_down()))
 }
 
 /// Waits for the platform, at most as long as an answer may; keeps the caller's connection alive meanwhile.
 async fn settlement(
-    app: &App,
-    s: &mut Session,
-    watch: &mut Watch,
+    relay: &mut Relay<'_>,
     stream: &Passing,
     mut settling: Settling,
 ) -> Result<Option<Option<Cost>>, End> {
+    let Relay { app, s, watch, .. } = relay;
     let end_at = Instant::now() + super::settlement_timeout(app);
     watch.alive = stream.alive(app);
     match watch.step(s, end_at, settling.as_mut()).await {
@@ -352,12 +333,11 @@ async fn write(s: &mut Session, out: &mut Vec<Bytes>) -> pingora_core::Result<()
 
 /// The next piece. Keeps the caller's connection alive while the provider is silent.
 async fn wait(
-    app: &App,
-    s: &mut Session,
-    watch: &mut Watch,
+    relay: &mut Relay<'_>,
     answer: &mut Answer,
     stream: &Passing,
 ) -> Result<Option<Bytes>, End> {
+    let Relay { app, s, watch, .. } = relay;
     let idle_at = Instant::now() + answer.idle_timeout;
     watch.alive = stream.alive(app);
     match watch.step(s, idle_at, answer.up.read_response_body()).await {
@@ -380,14 +360,12 @@ fn ours(failed: exchange::Failed) -> End {
 
 /// Settles, tells the caller, and gives the connections back.
 async fn finish(
-    app: &Arc<App>,
-    s: &mut Session,
-    ctx: &mut RequestContext,
-    call: &mut Call,
+    relay: &mut Relay<'_>,
     answer: Option<Answer>,
     end: End,
     inside_event: bool,
 ) -> Result<(), Stop> {
+    let Relay { app, s, ctx, call, .. } = relay;
     let is_complete = matches!(end, End::Complete | End::Reported);
     let result = match end {
         End::Complete => {
@@ -428,7 +406,7 @@ async fn finish(
         }
     };
     if let Some(answer) = answer {
-        exchange::give_back(app, answer.up, &answer.peer, is_complete).await;
+        relay.give_back(answer, is_complete).await;
     }
     result
 }

@@ -1,7 +1,6 @@
 //! The rounds of a request whose answer is one JSON document: the model is asked, the gateway runs the calls that are its
 //! own, and asks again. The caller sees the last answer, with the usage of all of them.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -11,13 +10,10 @@ use otari_filters::tools::{
     Answered, Marks, Step as Next, Tally, ToolCall, ToolResult, read_answer, write_answer,
 };
 use otari_filters::upstream::Failure;
-use pingora_proxy::Session;
 
-use super::{join, pass_whole};
-use crate::app::App;
-use crate::proxy::RequestContext;
-use crate::proxy::call::{Call, Stop};
-use crate::proxy::exchange::{self, Answer, Failed, Step, Watch};
+use super::{Relay, join, pass_whole};
+use crate::proxy::call::Stop;
+use crate::proxy::exchange::{self, Answer, Failed, Step};
 use crate::proxy::open::Ending;
 use crate::proxy::tools::{self, Tools};
 
@@ -25,22 +21,18 @@ use crate::proxy::tools::{self, Tools};
 const MAX_ANSWER_BYTES: usize = 32 << 20;
 
 pub(in crate::proxy::relay) async fn run(
-    app: &Arc<App>,
-    s: &mut Session,
-    ctx: &mut RequestContext,
-    call: &mut Call,
-    watch: &mut Watch,
+    relay: &mut Relay<'_>,
     mut answer: Answer,
     tools: &Tools,
 ) -> Result<(), Stop> {
-    let protocol = call.asked.protocol();
+    let protocol = relay.call.asked.protocol();
     let (mut tally, mut marks) = (Tally::default(), Marks::default());
     for round in 1.. {
-        let (document, answered) = match read(s, watch, call, &mut answer, tools).await {
+        let (document, answered) = match read(relay, &mut answer, tools).await {
             Ok(read) => read,
             Err(failed) => {
-                exchange::give_back(app, answer.up, &answer.peer, false).await;
-                return Err(fail(app, ctx, call, failed));
+                relay.give_back(answer, false).await;
+                return Err(fail(relay, failed));
             }
         };
         tally.add(answered.usage.as_ref());
@@ -50,16 +42,16 @@ pub(in crate::proxy::relay) async fn run(
         };
         let goes_on = matches!(answered.step, Next::Run(_));
         if goes_on && let Err(refused) = tools.may_go_on(round) {
-            exchange::give_back(app, answer.up, &answer.peer, true).await;
-            return Err(refuse(call, refused));
+            relay.give_back(answer, true).await;
+            return Err(refuse(relay, refused));
         }
         let results = match calls {
             [] => Vec::new(),
-            calls => match run_calls(app, s, watch, tools, calls).await {
+            calls => match run_calls(relay, tools, calls).await {
                 Ok(results) => results,
                 Err(failed) => {
-                    exchange::give_back(app, answer.up, &answer.peer, true).await;
-                    return Err(stop(app, ctx, call, failed));
+                    relay.give_back(answer, true).await;
+                    return Err(stop(relay, failed));
                 }
             },
         };
@@ -68,20 +60,21 @@ pub(in crate::proxy::relay) async fn run(
         }
         if !goes_on {
             let written = write_answer(protocol, &document, &tools.owned, &tally, &marks);
-            if let Err(refused) = tools.check_answer(app, ctx, &written).await {
-                exchange::give_back(app, answer.up, &answer.peer, true).await;
-                return Err(refuse(call, refused));
+            if let Err(refused) = tools.check_answer(relay.app, relay.ctx, &written).await {
+                relay.give_back(answer, true).await;
+                return Err(refuse(relay, refused));
             }
-            return pass_whole(app, s, ctx, call, answer, written).await;
+            return pass_whole(relay, answer, written).await;
         }
-        exchange::give_back(app, answer.up, &answer.peer, true).await;
-        if let Err(refused) = tools::next_round(app, call, &answered.turn, &results).await {
-            return Err(refuse(call, refused));
+        relay.give_back(answer, true).await;
+        let turn = &answered.turn;
+        if let Err(refused) = tools::next_round(relay.app, relay.call, turn, &results).await {
+            return Err(refuse(relay, refused));
         }
-        answer = exchange::run(app, s, ctx, call, watch).await?;
+        answer = relay.ask().await?;
         if answer.is_stream {
-            exchange::give_back(app, answer.up, &answer.peer, false).await;
-            return Err(fail(app, ctx, call, Failure::Malformed.into()));
+            relay.give_back(answer, false).await;
+            return Err(fail(relay, Failure::Malformed.into()));
         }
     }
     Err(Rejection::internal("a loop without an end").into())
@@ -89,24 +82,19 @@ pub(in crate::proxy::relay) async fn run(
 
 /// The whole answer, and what it says.
 async fn read(
-    s: &mut Session,
-    watch: &mut Watch,
-    call: &mut Call,
+    relay: &mut Relay<'_>,
     answer: &mut Answer,
     tools: &Tools,
 ) -> Result<(Bytes, Answered), Failed> {
-    let (document, told) = whole(s, watch, answer).await?;
-    call.open.observe_whole(told, false);
-    let answered = read_answer(call.asked.protocol(), &document, &tools.owned);
+    let (document, told) = whole(relay, answer).await?;
+    relay.call.open.observe_whole(told, false);
+    let answered = read_answer(relay.call.asked.protocol(), &document, &tools.owned);
     Ok((document, answered.ok_or(Failure::Malformed)?))
 }
 
 /// The document to its end, however long, and what it told.
-async fn whole(
-    s: &mut Session,
-    watch: &mut Watch,
-    answer: &mut Answer,
-) -> Result<(Bytes, Measured), Failed> {
+async fn whole(relay: &mut Relay<'_>, answer: &mut Answer) -> Result<(Bytes, Measured), Failed> {
+    let Relay { s, watch, .. } = relay;
     let mut pieces = std::mem::take(&mut answer.first);
     if let Some(told) = answer.whole {
         return Ok((join(&pieces), told));
@@ -136,12 +124,11 @@ async fn whole(
 
 /// Runs calls. Here the caller may leave: nothing is lost that a provider would bill.
 async fn run_calls(
-    app: &App,
-    s: &mut Session,
-    watch: &mut Watch,
+    relay: &mut Relay<'_>,
     tools: &Tools,
     calls: &[ToolCall],
 ) -> Result<Vec<ToolResult>, Failed> {
+    let Relay { app, s, watch, .. } = relay;
     watch.caller = true;
     let results = watch.own(s, tools.run(app, calls)).await;
     watch.caller = false;
@@ -149,26 +136,27 @@ async fn run_calls(
 }
 
 /// The loop ends here by the gateway's will: what was answered is paid.
-fn refuse(call: &mut Call, refused: Rejection) -> Stop {
+fn refuse(relay: &mut Relay<'_>, refused: Rejection) -> Stop {
     let status = refused.code.status().as_u16();
-    call.open.end(&Ending::Cut { reason: refused.code.as_str(), status });
+    relay.call.open.end(&Ending::Cut { reason: refused.code.as_str(), status });
     refused.into()
 }
 
 /// The answer of a round is none: the rounds before it are paid.
-fn fail(app: &App, ctx: &mut RequestContext, call: &mut Call, failed: Failed) -> Stop {
+fn fail(relay: &mut Relay<'_>, failed: Failed) -> Stop {
     let (reason, refused) = match failed {
         Failed::Attempt(failed) => failed.into_parts(),
-        failed => return stop(app, ctx, call, failed),
+        failed => return stop(relay, failed),
     };
-    ctx.outcome.error = Some(reason.clone().into_owned());
+    relay.ctx.outcome.error = Some(reason.clone().into_owned());
     let status = refused.code.status().as_u16();
-    call.open.end(&Ending::Failed { reason, status, class: None });
-    call.asked.worded(refused).into()
+    relay.call.open.end(&Ending::Failed { reason, status, class: None });
+    relay.call.asked.worded(refused).into()
 }
 
 /// The caller left, or time is over.
-fn stop(app: &App, ctx: &mut RequestContext, call: &mut Call, failed: Failed) -> Stop {
+fn stop(relay: &mut Relay<'_>, failed: Failed) -> Stop {
+    let Relay { app, ctx, call, .. } = relay;
     match failed {
         Failed::CallerGone(error) => {
             app.metrics.stream_abort("caller");

@@ -1,20 +1,17 @@
 //! The rounds of a request whose answer is a stream: text passes as it comes, the gateway's own calls are held back and
 //! run, and the next round goes on in the same stream. What ends it is written once, behind the last round's record.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use otari_filters::guardrails::OutputText;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::tools::{self, Loop, Step as Next, ToolCall, ToolResult};
 use pingora_proxy::Session;
 
-use super::{End, Passing, finish, let_go, observe, ours, settle, take_in, wait, write};
-use crate::app::App;
-use crate::proxy::RequestContext;
-use crate::proxy::call::{Call, Stop};
-use crate::proxy::exchange::{self, Answer, Watch};
+use super::{End, Passing, begin, finish, let_go, observe, ours, settle, take_in, wait, write};
+use crate::proxy::call::Stop;
+use crate::proxy::exchange::Answer;
 use crate::proxy::open::Ending;
+use crate::proxy::relay::Relay;
 use crate::proxy::tools::{Tools, next_round};
 
 /// The longest answer that is held back until it has been checked.
@@ -33,56 +30,41 @@ struct Course<'a> {
 }
 
 pub(in crate::proxy::relay) async fn run(
-    app: &Arc<App>,
-    s: &mut Session,
-    ctx: &mut RequestContext,
-    call: &mut Call,
-    watch: &mut Watch,
+    relay: &mut Relay<'_>,
     answer: Answer,
     tools: &Tools,
 ) -> Result<(), Stop> {
-    let head = super::super::header(&answer, ctx, call, None)?;
-    ctx.outcome.status = head.status.as_u16();
-    ctx.outcome.streamed = true;
-    let protocol = call.asked.protocol();
+    let head = super::super::header(&answer, relay.ctx, relay.call, None)?;
+    let protocol = relay.call.asked.protocol();
     let mut course = Course {
         tools,
         looped: Loop::new(protocol, tools.owned.clone(), tools.options),
         // The loop itself shows the usage, or hides it.
-        stream: Passing::new(app, call, false),
+        stream: Passing::new(relay.app, relay.call, false),
         said: tools.checks_output().then(|| OutputText::new(protocol)),
         held: tools.blocks_output().then(Vec::new),
         held_bytes: 0,
     };
-    watch.caller = true;
     let mut answer = Some(answer);
-    let end = match s.write_response_header(Box::new(head), false).await {
-        Ok(()) => course.run(app, s, ctx, call, watch, &mut answer).await,
-        Err(error) => End::CallerGone(error.into_down()),
+    let end = match begin(relay, head).await {
+        Ok(()) => course.run(relay, &mut answer).await,
+        Err(end) => end,
     };
     let inside_event = !course.stream.is_between_events();
-    finish(app, s, ctx, call, answer, end, inside_event).await
+    finish(relay, answer, end, inside_event).await
 }
 
 impl Course<'_> {
-    async fn run(
-        &mut self,
-        app: &Arc<App>,
-        s: &mut Session,
-        ctx: &mut RequestContext,
-        call: &mut Call,
-        watch: &mut Watch,
-        current: &mut Option<Answer>,
-    ) -> End {
+    async fn run(&mut self, relay: &mut Relay<'_>, current: &mut Option<Answer>) -> End {
         for round in 1.. {
             let Some(answer) = current.as_mut() else { break };
             let mut out = Vec::new();
-            if let Err(end) = self.read(app, s, call, watch, answer, &mut out).await {
+            if let Err(end) = self.read(relay, answer, &mut out).await {
                 return end;
             }
             let ended = self.looped.round_end(&mut out);
-            observe(call, answer, &self.stream);
-            if let Err(end) = self.show(s, &mut out).await {
+            observe(relay.call, answer, &self.stream);
+            if let Err(end) = self.show(relay.s, &mut out).await {
                 return end;
             }
             match ended.ending {
@@ -100,62 +82,52 @@ impl Course<'_> {
                 return refusal(refused);
             }
             if let Some(answer) = current.take_if(|_| goes_on) {
-                exchange::give_back(app, answer.up, &answer.peer, true).await;
+                relay.give_back(answer, true).await;
             }
-            let results = match self.run_calls(app, s, watch, calls).await {
+            let results = match self.run_calls(relay, calls).await {
                 Ok(results) => results,
                 Err(end) => return end,
             };
             self.looped.results(&results, &mut out);
-            if let Err(end) = self.show(s, &mut out).await {
+            if let Err(end) = self.show(relay.s, &mut out).await {
                 return end;
             }
             if !goes_on {
                 break;
             }
-            if let Err(refused) = next_round(app, call, &ended.turn, &results).await {
+            let turn = &ended.turn;
+            if let Err(refused) = next_round(relay.app, relay.call, turn, &results).await {
                 return refusal(refused);
             }
-            match self.ask(app, s, ctx, call, watch).await {
+            match self.ask(relay).await {
                 Ok(answer) => *current = Some(answer),
                 Err(end) => return end,
             }
         }
-        self.end(app, s, ctx, call, watch).await
+        self.end(relay).await
     }
 
     /// The next round's answer.
-    async fn ask(
-        &mut self,
-        app: &Arc<App>,
-        s: &mut Session,
-        ctx: &mut RequestContext,
-        call: &mut Call,
-        watch: &mut Watch,
-    ) -> Result<Answer, End> {
-        watch.alive = self.stream.alive(app);
-        let asked = exchange::run(app, s, ctx, call, watch).await;
-        let answer = asked.map_err(|stop| match stop {
+    async fn ask(&mut self, relay: &mut Relay<'_>) -> Result<Answer, End> {
+        relay.watch.alive = self.stream.alive(relay.app);
+        let answer = relay.ask().await.map_err(|stop| match stop {
             Stop::Broken(error) => End::CallerGone(error),
             // What a provider says is not for a stream that has begun.
             Stop::Refused(refused) if refused.code.is_providers() => End::Broken("provider_failed"),
             Stop::Refused(refused) => refusal(*refused),
         })?;
         if !answer.is_stream {
-            exchange::give_back(app, answer.up, &answer.peer, false).await;
+            relay.give_back(answer, false).await;
             return Err(End::Broken("malformed_response"));
         }
-        self.stream.meter = Passing::new(app, call, false).meter;
+        self.stream.meter = Passing::new(relay.app, relay.call, false).meter;
         Ok(answer)
     }
 
     /// Reads one round's stream to its end.
     async fn read(
         &mut self,
-        app: &App,
-        s: &mut Session,
-        call: &mut Call,
-        watch: &mut Watch,
+        relay: &mut Relay<'_>,
         answer: &mut Answer,
         out: &mut Vec<Bytes>,
     ) -> Result<(), End> {
@@ -166,17 +138,17 @@ impl Course<'_> {
         }
         loop {
             self.follow(&mut metered, out);
-            observe(call, answer, &self.stream);
-            if let Err(refused) = call.open.cover_output().await {
-                let _ = self.show(s, out).await;
+            observe(relay.call, answer, &self.stream);
+            if let Err(refused) = relay.call.open.cover_output().await {
+                let _ = self.show(relay.s, out).await;
                 return Err(End::Ours("budget_exceeded", refused));
             }
-            self.show(s, out).await?;
+            self.show(relay.s, out).await?;
             if self.stream.meter.has_hidden_error() || answer.incoming.failure().is_some() {
                 broken = Some("provider_error_event");
             }
             if let Some(reason) = broken {
-                let_go(s, &mut self.stream, out).await;
+                let_go(relay.s, &mut self.stream, out).await;
                 return Err(End::Broken(reason));
             }
             if is_over {
@@ -185,7 +157,7 @@ impl Course<'_> {
             let next = if answer.up.response_done() {
                 None
             } else {
-                wait(app, s, watch, answer, &self.stream).await?
+                wait(relay, answer, &self.stream).await?
             };
             match next {
                 Some(piece) => {
@@ -231,26 +203,18 @@ impl Course<'_> {
     /// Runs the calls that are the gateway's.
     async fn run_calls(
         &mut self,
-        app: &App,
-        s: &mut Session,
-        watch: &mut Watch,
+        relay: &mut Relay<'_>,
         calls: &[ToolCall],
     ) -> Result<Vec<ToolResult>, End> {
-        watch.alive = self.stream.alive(app);
-        watch.own(s, self.tools.run(app, calls)).await.map_err(ours)
+        relay.watch.alive = self.stream.alive(relay.app);
+        relay.watch.own(relay.s, self.tools.run(relay.app, calls)).await.map_err(ours)
     }
 
     /// The last round is over: checked, recorded, and its end is written.
-    async fn end(
-        &mut self,
-        app: &App,
-        s: &mut Session,
-        ctx: &mut RequestContext,
-        call: &mut Call,
-        watch: &mut Watch,
-    ) -> End {
+    async fn end(&mut self, relay: &mut Relay<'_>) -> End {
         let mut out = Vec::new();
         if let Some(said) = self.said.take() {
+            let Relay { app, s, ctx, watch, .. } = relay;
             watch.alive = self.stream.alive(app);
             let text = said.finish();
             let checked = watch.own(s, self.tools.check_text(app, ctx, &text)).await;
@@ -263,17 +227,17 @@ impl Course<'_> {
             }
         }
         out.append(&mut self.held.take().unwrap_or_default());
-        call.open.end(&Ending::Complete { streamed: true });
+        relay.call.open.end(&Ending::Complete { streamed: true });
         self.looped.finish(&mut out);
         self.stream.pass(&mut out);
         if let Some(name) = &mut self.stream.name {
             name.finish(&mut out);
             self.stream.hold_back(&mut out);
         }
-        if let Err(error) = write(s, &mut out).await {
+        if let Err(error) = write(relay.s, &mut out).await {
             return End::CallerGone(error.into_down());
         }
-        match settle(app, s, call, watch, &mut self.stream).await {
+        match settle(relay, &mut self.stream).await {
             Ok(()) => End::Complete,
             Err(end) => end,
         }
