@@ -106,16 +106,18 @@ fn budget<'a>(row: &'a BudgetRow, totals: BudgetTotals, held: MicroUsd) -> Budge
     }
 }
 
-/// Budgets with what is spent and held under them now.
+/// Budgets with what is spent and held under them now. What is held is asked first: what is settled in between counts
+/// twice for once, and not as if it had never been.
 async fn with_totals(
     app: &Standalone,
     rows: &[BudgetRow],
 ) -> Result<Vec<(BudgetTotals, MicroUsd)>, Rejection> {
+    let ids: Vec<&str> = rows.iter().map(|row| row.budget_id.as_str()).collect();
+    let held = app.local.ledger.held_under(&ids);
     app.local.journal.flush(FLUSH_AT_MOST).await;
-    let ids: Vec<String> = rows.iter().map(|row| row.budget_id.clone()).collect();
+    let ids: Vec<String> = ids.into_iter().map(str::to_owned).collect();
     let totals = app.store.budget_totals(&ids).await?;
-    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-    Ok(totals.into_iter().zip(app.local.ledger.held_under(&ids)).collect())
+    Ok(totals.into_iter().zip(held).collect())
 }
 
 async fn answer(app: &Standalone, row: &BudgetRow) -> Result<Answer, Rejection> {

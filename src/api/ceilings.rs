@@ -1,5 +1,6 @@
 //! `/v1/scoped-budgets`: ceilings over API keys, beside the budgets of their users.
 
+use otari_filters::control::Scope;
 use otari_filters::money::MicroUsd;
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::validate::{Field, Fields, Kind};
@@ -93,21 +94,27 @@ struct Ceiling<'a> {
     updated_at: String,
 }
 
-async fn ceiling(app: &Standalone, row: &CeilingRow) -> Result<serde_json::Value, Rejection> {
+/// What is held under a ceiling now, by calls here and elsewhere and by batches. It is asked before the spend is: what is
+/// settled in between counts twice for once, and not as if it had never been.
+async fn held(app: &Standalone, id: &str) -> Result<MicroUsd, Rejection> {
+    let here = app.local.ledger.ceiling(id).map_or(MicroUsd::ZERO, |now| now.held);
+    match app.store.shared() {
+        Some(shared) => Ok(here + shared.held_elsewhere(&Scope::Ceiling(id.into())).await?),
+        None => Ok(here),
+    }
+}
+
+/// A ceiling as callers see it. `held`: see [`held`].
+async fn ceiling(
+    app: &Standalone,
+    row: &CeilingRow,
+    held: MicroUsd,
+) -> Result<serde_json::Value, Rejection> {
     let budget: BudgetRow = app
         .store
         .budget_get(&row.budget_id)
         .await?
         .ok_or_else(|| budgets::not_found(&row.budget_id))?;
-    let counters = app.local.ledger.ceiling(&row.id);
-    let held = counters.map_or(MicroUsd::ZERO, |now| now.held);
-    let elsewhere = match app.store.shared() {
-        Some(shared) => {
-            let scope = otari_filters::control::Scope::Ceiling(row.id.as_str().into());
-            shared.held_elsewhere(&scope).await?
-        }
-        None => MicroUsd::ZERO,
-    };
     serde_json::to_value(Ceiling {
         id: &row.id,
         scope_type: &row.scope_type,
@@ -117,7 +124,7 @@ async fn ceiling(app: &Standalone, row: &CeilingRow) -> Result<serde_json::Value
         name: row.name.as_deref(),
         max_budget: budget.max_budget.map(MicroUsd::to_f64),
         current_spend: row.current_spend.to_f64(),
-        reserved_spend: (held + elsewhere).to_f64(),
+        reserved_spend: held.to_f64(),
         budget_duration_sec: budget.budget_duration_sec,
         reset_alignment: budget.reset_alignment.as_deref(),
         period_start: row.period_start.map(fields::iso),
@@ -171,7 +178,8 @@ pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Ans
         Err(error) => return Err(error.into()),
     }
     app.local.ledger.put_ceiling(&row);
-    Answer::json(&ceiling(app, &row).await?)
+    let held = held(app, &row.id).await?;
+    Answer::json(&ceiling(app, &row, held).await?)
 }
 
 fn scope_type(read: &mut Fields<'_>) -> String {
@@ -225,15 +233,17 @@ pub(super) async fn list(app: &Standalone, request: Request<'_>) -> Result<Answe
     app.local.journal.flush(FLUSH_AT_MOST).await;
     let mut ceilings = Vec::new();
     for row in app.store.ceiling_list(&filter, page).await? {
-        ceilings.push(ceiling(app, &row).await?);
+        let held = held(app, &row.id).await?;
+        ceilings.push(ceiling(app, &row, held).await?);
     }
     Answer::json(&ceilings)
 }
 
 pub(super) async fn get(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
+    let held = held(app, id).await?;
     app.local.journal.flush(FLUSH_AT_MOST).await;
     let row = app.store.ceiling_get(id).await?.ok_or_else(|| not_found(id))?;
-    Answer::json(&ceiling(app, &row).await?)
+    Answer::json(&ceiling(app, &row, held).await?)
 }
 
 pub(super) async fn update(
@@ -260,10 +270,11 @@ pub(super) async fn update(
     }
     let row = app.store.ceiling_update(id, &change).await?.ok_or_else(|| not_found(id))?;
     if app.local.ledger.put_ceiling(&row) {
-        let scope = otari_filters::control::Scope::Ceiling(id.into());
+        let scope = Scope::Ceiling(id.into());
         app.local.leases.give_back(&scope).await?;
     }
-    Answer::json(&ceiling(app, &row).await?)
+    let held = held(app, &row.id).await?;
+    Answer::json(&ceiling(app, &row, held).await?)
 }
 
 pub(super) async fn delete(app: &Standalone, id: &str) -> Result<Answer, Rejection> {

@@ -70,11 +70,19 @@ struct User<'a> {
     metadata: &'a Map<String, Value>,
 }
 
-/// A user with counters as they are now.
-async fn user<'a>(app: &Standalone, row: &'a UserRow) -> Result<User<'a>, Rejection> {
-    let ledger = &app.local.ledger;
-    let counters = ledger.counters(&row.user_id);
-    let held = counters.map_or(row.reserved, |now| now.held);
+/// What is held for a user now, by calls here and elsewhere and by batches. It is asked before the spend is: what is
+/// settled in between counts twice for once, and not as if it had never been.
+async fn held(app: &Standalone, user_id: &str) -> Result<MicroUsd, Rejection> {
+    let here = app.local.ledger.counters(user_id).map_or(MicroUsd::ZERO, |now| now.held);
+    match app.store.shared() {
+        // Others spend from the same budget: what they hold is what they last published.
+        Some(shared) => Ok(here + shared.held_elsewhere(&Scope::User(user_id.into())).await?),
+        None => Ok(here),
+    }
+}
+
+/// A user with counters as they are now. `held`: see [`held`].
+fn user<'a>(app: &Standalone, row: &'a UserRow, held: MicroUsd) -> User<'a> {
     let mut user = User {
         user_id: &row.user_id,
         alias: row.alias.as_deref(),
@@ -89,21 +97,15 @@ async fn user<'a>(app: &Standalone, row: &'a UserRow) -> Result<User<'a>, Reject
         updated_at: fields::iso(row.updated_at),
         metadata: &row.metadata,
     };
-    match (app.store.shared(), counters) {
-        // Others spend from the same budget: what they hold is what they last published.
-        (Some(shared), _) if row.budget_id.is_some() => {
-            let scope = Scope::User(row.user_id.as_str().into());
-            user.reserved = (held + shared.held_elsewhere(&scope).await?).to_f64();
-        }
-        (None, Some(now)) => {
-            let instant = |micros: i64| fields::iso(clock::timestamp(micros));
-            user.spend = now.spend.to_f64();
-            user.budget_started_at = now.started_us.map(instant);
-            user.next_budget_reset_at = now.next_reset_us.map(instant);
-        }
-        _ => {}
+    if !app.local.ledger.is_shared()
+        && let Some(now) = app.local.ledger.counters(&row.user_id)
+    {
+        let instant = |micros: i64| fields::iso(clock::timestamp(micros));
+        user.spend = now.spend.to_f64();
+        user.budget_started_at = now.started_us.map(instant);
+        user.next_budget_reset_at = now.next_reset_us.map(instant);
     }
-    Ok(user)
+    user
 }
 
 /// Where budgets are shared, the whole spend stands in the database alone: what this gateway settled a moment ago must
@@ -161,7 +163,8 @@ pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Ans
     };
     app.local.ledger.put_user(&row);
     app.local.directory.put_user(&row);
-    Answer::json(&user(app, &row).await?)
+    let held = held(app, &row.user_id).await?;
+    Answer::json(&user(app, &row, held))
 }
 
 /// A budget whose period begins now.
@@ -182,15 +185,16 @@ pub(super) async fn list(app: &Standalone, request: Request<'_>) -> Result<Answe
     let rows = app.store.user_list(page).await?;
     let mut users = Vec::with_capacity(rows.len());
     for row in &rows {
-        users.push(user(app, row).await?);
+        users.push(user(app, row, held(app, &row.user_id).await?));
     }
     Answer::json(&users)
 }
 
 pub(super) async fn get(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
+    let held = held(app, id).await?;
     catch_up(app).await;
     let row = app.store.user_get(id).await?.ok_or_else(|| not_found(id))?;
-    Answer::json(&user(app, &row).await?)
+    Answer::json(&user(app, &row, held))
 }
 
 pub(super) async fn update(
@@ -237,7 +241,8 @@ pub(super) async fn update(
         // What was granted under the old budget is not the new one's.
         app.local.leases.give_back(&Scope::User(id.into())).await?;
     }
-    Answer::json(&user(app, &row).await?)
+    let held = held(app, &row.user_id).await?;
+    Answer::json(&user(app, &row, held))
 }
 
 pub(super) async fn delete(app: &Standalone, id: &str) -> Result<Answer, Rejection> {

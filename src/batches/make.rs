@@ -93,17 +93,14 @@ impl Order<'_> {
         let body = api.create(&items, &self.attempt.model, &self.window, Some(&metadata));
         let document = remote.create(body).await?;
         let row = self.passed_on(app, &document);
-        let holds = held.to_keep();
-        if let Err(error) = app.store.batch_create(&row, &[], &holds).await {
+        if let Err(refusal) = held.keep(app, &row).await {
             // Nobody would pay for it.
             if let Err(refused) = remote.cancel(document.id(), Some(&row.model)).await {
                 tracing::error!(id = row.id, provider = row.provider, %refused,
                     "a batch runs at its provider that could be neither kept nor cancelled");
             }
-            held.not_kept(&holds, &error);
-            return Err(Rejection::from(error).into());
+            return Err(refusal.into());
         }
-        held.kept(&holds);
         Ok(shown(document, &row.provider, Some(&row)))
     }
 

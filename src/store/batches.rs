@@ -183,14 +183,14 @@ impl BatchHold {
 /// What a store does with batches.
 #[async_trait]
 pub trait Batches: Send + Sync {
-    /// Inserts a batch, its items and what it holds, all or nothing. `Conflict` names the id that exists; `Unavailable`
-    /// when a lease that it holds out of is this gateway's no more.
+    /// Inserts a batch, its items and what it holds, all or nothing. `Conflict` names the id that exists. `false`, and
+    /// nothing inserted, when a lease that it holds out of is this gateway's no more.
     async fn batch_create(
         &self,
         batch: &BatchRow,
         items: &[NewItem],
         holds: &[BatchHold],
-    ) -> Result<(), StoreError>;
+    ) -> Result<bool, StoreError>;
     /// Everything that batches hold, each of them by itself.
     async fn batch_holds(&self) -> Result<Vec<BatchHold>, StoreError>;
     /// Gives back what a batch holds: it will not be charged. Returns it; nothing the second time.

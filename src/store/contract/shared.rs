@@ -13,7 +13,7 @@ use super::rows::{at, budget, ceiling, key, record, spend, user, with_period};
 use super::{Postgres, connect};
 use crate::store::{
     Accounted, BatchHold, BatchRow, Batches as _, Beat, BudgetChange, Change, Kind, Notice, Shared,
-    Store, StoreError, Take, Taken, UserChange, UserRow,
+    Store, Take, Taken, UserChange, UserRow,
 };
 
 /// The cap of budget `b1`, in micro-dollars.
@@ -208,11 +208,11 @@ async fn ceilings_have_leases_of_their_own() {
 }
 
 /// A batch that holds so much of the budget of `u1`, out of a lease.
-async fn batch_holding(store: &Postgres, id: &str, micros: i64) -> Result<(), StoreError> {
+async fn batch_holding(store: &Postgres, id: &str, micros: i64) -> bool {
     let row = BatchRow { upstream_id: Some(id.into()), ..batch(id) };
     let scope = Scope::User("u1".into());
     let hold = BatchHold { scope, amount: MicroUsd(micros), leased: true };
-    store.batch_create(&row, &[], &[hold]).await
+    store.batch_create(&row, &[], &[hold]).await.unwrap()
 }
 
 #[tokio::test]
@@ -220,7 +220,7 @@ async fn what_a_batch_holds_is_nobodys_lease_until_it_is_charged() {
     let (a, b, _database) = two().await;
     let scope = Scope::User("u1".into());
     granted(&a, &take(1, CAP)).await;
-    batch_holding(&a, "b1", 1_000).await.unwrap();
+    assert!(batch_holding(&a, "b1", 1_000).await);
     a.give(&scope, 1, MicroUsd(CAP - 3_000)).await.unwrap();
     assert_eq!(refused(&b, &take(1, CAP)).await.0, CAP - 3_000, "2000 are leased, 1000 held");
     for store in [&a, &b] {
@@ -228,8 +228,7 @@ async fn what_a_batch_holds_is_nobodys_lease_until_it_is_charged() {
         let totals = store.budget_totals(&["b1".into()]).await.unwrap();
         assert_eq!(totals[0].held, MicroUsd(1_000), "everybody's to see");
     }
-    let no_lease = batch_holding(&b, "b2", 500).await;
-    assert!(matches!(no_lease, Err(StoreError::Unavailable { .. })), "{no_lease:?}");
+    assert!(!batch_holding(&b, "b2", 500).await, "it has no lease");
     assert!(b.batch_find("b2", None).await.unwrap().is_empty(), "all or nothing");
 
     // The gateway that made it is gone, and what it leased with it; what the batch holds is not.
@@ -253,7 +252,7 @@ async fn what_a_batch_holds_goes_back_to_all_when_no_lease_pays() {
     let (a, b, _database) = two().await;
     granted(&a, &take(1, CAP)).await;
     for id in ["b1", "b2"] {
-        batch_holding(&a, id, CAP / 2).await.unwrap();
+        assert!(batch_holding(&a, id, CAP / 2).await);
     }
     assert_eq!(refused(&b, &take(1, 1)).await.0, 0);
     let accounted = Accounted { prompt_tokens: 1, completion_tokens: 1, cost: MicroUsd(700) };

@@ -142,6 +142,15 @@ async fn lock(db: &Transaction<'_>, entries: &[Entry]) -> Result<(), StoreError>
             Entry::Report(_) | Entry::Reported(_) => {}
         }
     }
+    lock_rows(db, users, ceilings).await
+}
+
+/// Locks the rows of scopes, in the order of everybody.
+pub(super) async fn lock_rows(
+    db: &Transaction<'_>,
+    users: Vec<Cow<'_, str>>,
+    ceilings: Vec<Cow<'_, str>>,
+) -> Result<(), StoreError> {
     for (mut ids, sql) in [(users, LOCK_USERS), (ceilings, LOCK_CEILINGS)] {
         if !ids.is_empty() {
             ids.sort_unstable();

@@ -2,11 +2,13 @@
 //! its row, so that it is counted once at every commit.
 
 use deadpool_postgres::{GenericClient, Transaction};
+use otari_filters::control::Scope;
 use otari_filters::money::MicroUsd;
 use tokio_postgres::Row;
 
+use super::apply;
 use super::codec::get;
-use crate::store::values::{scope, word};
+use crate::store::values::{clean, scope, word};
 use crate::store::{BatchHold, BatchRow, StoreError};
 
 fn read(row: &Row) -> Result<Option<BatchHold>, StoreError> {
@@ -19,16 +21,25 @@ fn read_all(rows: &[Row]) -> Result<Vec<BatchHold>, StoreError> {
     rows.iter().filter_map(|row| read(row).transpose()).collect()
 }
 
-/// Writes what a batch holds, and takes it out of this gateway's leases.
+/// Writes what a batch holds, and takes it out of this gateway's leases. `false`: one of them is this gateway's no more.
 pub(super) async fn keep(
     db: &Transaction<'_>,
     gateway: &str,
     batch: &BatchRow,
     holds: &[BatchHold],
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     if holds.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
+    let (mut users, mut ceilings) = (Vec::new(), Vec::new());
+    for hold in holds {
+        match &hold.scope {
+            Scope::User(id) => users.push(clean(id)),
+            Scope::Ceiling(id) => ceilings.push(clean(id)),
+        }
+    }
+    // As whoever settles does: leases of several scopes, locked one by one, would deadlock.
+    apply::lock_rows(db, users, ceilings).await?;
     let sql = "-- batch_create
         INSERT INTO otari_batch_holds (provider, batch_id, scope, scope_id, amount)
         SELECT $1, $2, scope, id, amount * 0.000001 FROM unnest($3::text[], $4::text[], $5::int8[])
@@ -42,15 +53,16 @@ pub(super) async fn keep(
     lend(db, gateway, &drawn.collect::<Vec<_>>()).await
 }
 
-/// Enlarges this gateway's leases by those holds that are `leased`.
+/// Enlarges this gateway's leases by those holds that are `leased`; their scopes are locked. `false`: one of the leases is
+/// this gateway's no more, and the transaction must not be committed.
 pub(super) async fn lend(
     db: &Transaction<'_>,
     gateway: &str,
     holds: &[BatchHold],
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let leased: Vec<&BatchHold> = holds.iter().filter(|hold| hold.leased).collect();
     if leased.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let sql = "-- batch_lend
         UPDATE budget_leases SET amount = budget_leases.amount + h.amount * 0.000001
@@ -60,11 +72,7 @@ pub(super) async fn lend(
     let amounts: Vec<i64> = leased.iter().map(|hold| hold.amount.0).collect();
     let statement = db.prepare_cached(sql).await?;
     let found = db.execute(&statement, &[&gateway, &scopes, &ids, &amounts]).await?;
-    if found == leased.len() as u64 {
-        return Ok(());
-    }
-    let message = "this gateway's part of the budget was given to others".to_owned();
-    Err(StoreError::Unavailable { message })
+    Ok(found == leased.len() as u64)
 }
 
 /// All of it.

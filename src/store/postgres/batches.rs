@@ -189,7 +189,7 @@ impl Batches for Postgres {
         batch: &BatchRow,
         items: &[NewItem],
         holds: &[BatchHold],
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let work = async {
             let mut db = self.pool.get().await?;
             let transaction = db.transaction().await?;
@@ -201,8 +201,11 @@ impl Batches for Postgres {
             let names: Vec<_> = items.iter().map(|item| clean(&item.custom_id)).collect();
             let bodies: Vec<_> = items.iter().map(|item| clean(&item.body)).collect();
             execute(&transaction, sql, &[&batch.id, &names, &bodies]).await?;
-            batch_holds::keep(&transaction, self.gateway(), batch, holds).await?;
-            Ok(transaction.commit().await?)
+            if !batch_holds::keep(&transaction, self.gateway(), batch, holds).await? {
+                return Ok(false);
+            }
+            transaction.commit().await?;
+            Ok(true)
         };
         within(work).await
     }
@@ -436,7 +439,10 @@ impl Batches for Postgres {
             // The record's cost is locked first, then the leases: the order of everybody.
             let entries = [Entry::Usage(record.clone())];
             apply::apply(&transaction, self.gateway(), &entries).await?;
-            batch_holds::lend(&transaction, self.gateway(), &held).await?;
+            if !batch_holds::lend(&transaction, self.gateway(), &held).await? {
+                let message = "this gateway's part of the budget was given to others".to_owned();
+                return Err(StoreError::Unavailable { message });
+            }
             transaction.commit().await?;
             Ok(Some(held))
         };

@@ -229,11 +229,12 @@ impl Batches for Sqlite {
         batch: &BatchRow,
         items: &[NewItem],
         holds: &[BatchHold],
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let (batch, items, holds) = (batch.clone(), items.to_vec(), holds.to_vec());
         self.write(move |db| {
             create(db, &batch, &items)?;
-            batch_holds::keep(db, &batch, &holds)
+            batch_holds::keep(db, &batch, &holds)?;
+            Ok(true)
         })
         .await
     }
