@@ -8,14 +8,17 @@ use http::uri::PathAndQuery;
 use otari_filters::batches::{Api, Document, List};
 use otari_filters::rejection::{Code, Rejection};
 use otari_filters::upstream::{Upstream, refusal};
+use tokio::time::timeout;
 
 use super::not_found;
 use crate::outbound::{self, Answer, Call, Multipart, Opened, Outbound};
 
-/// For a call whose answer is one document.
+/// For a call whose answer is one document; less where the provider has less for the first byte of an answer.
 const WITHIN: Duration = Duration::from_secs(60);
 /// For sending the items.
 const UPLOAD_WITHIN: Duration = Duration::from_secs(600);
+/// Items that are sent more slowly than this have to come to their end within the time for the answer.
+const UPLOAD_BYTES_PER_MS: u64 = 64;
 /// For reading all results.
 const RESULTS_WITHIN: Duration = Duration::from_secs(3600);
 /// The longest document: a page of batches.
@@ -50,7 +53,8 @@ impl From<Rejection> for NoUpload {
 impl Remote<'_> {
     /// Uploads the lines of a batch; returns the name of the file.
     pub(super) async fn upload(&self, lines: Bytes) -> Result<String, NoUpload> {
-        let call = Call::post(self.path("/files")?, Bytes::new(), UPLOAD_WITHIN, MAX_BYTES);
+        let within = self.sending(lines.len());
+        let call = Call::post(self.path("/files")?, Bytes::new(), within, MAX_BYTES);
         let form = Multipart::new().text("purpose", "batch").file(
             "file",
             "batch.jsonl",
@@ -70,14 +74,15 @@ impl Remote<'_> {
 
     /// Makes a batch of what [`Api::create`] wrote.
     pub(super) async fn create(&self, body: Vec<u8>) -> Result<Document, Rejection> {
-        let call = Call::post(self.path(self.api.path())?, body, UPLOAD_WITHIN, MAX_BYTES);
+        let within = self.sending(body.len());
+        let call = Call::post(self.path(self.api.path())?, body, within, MAX_BYTES);
         self.batch(call).await
     }
 
     /// A batch as it is now. `model`: the batch's, where it is known.
     pub(super) async fn get(&self, id: &str, model: Option<&str>) -> Result<Document, Rejection> {
         let path = self.of_batch(id, "", model)?;
-        self.batch(Call::get(path, WITHIN, MAX_BYTES)).await.map_err(|it| missing(it, id))
+        self.batch(Call::get(path, self.within(), MAX_BYTES)).await.map_err(|it| missing(it, id))
     }
 
     /// Cancels a batch.
@@ -87,7 +92,7 @@ impl Remote<'_> {
         model: Option<&str>,
     ) -> Result<Document, Rejection> {
         let path = self.of_batch(id, "/cancel", model)?;
-        let call = Call::post(path, Bytes::new(), WITHIN, MAX_BYTES);
+        let call = Call::post(path, Bytes::new(), self.within(), MAX_BYTES);
         self.batch(call).await.map_err(|it| missing(it, id))
     }
 
@@ -113,7 +118,7 @@ impl Remote<'_> {
             }
         };
         let path = self.path(&format!("{}{query}", self.api.path()))?;
-        let answer = self.call(Call::get(path, WITHIN, MAX_BYTES)).await?;
+        let answer = self.call(Call::get(path, self.within(), MAX_BYTES)).await?;
         let list = self.api.read_list(&succeeded(answer)?.body);
         let mut list = list.ok_or_else(|| malformed("no list of batches"))?;
         if !self.has_cursor() {
@@ -135,7 +140,9 @@ impl Remote<'_> {
 
     async fn opened(&self, path: PathAndQuery) -> Result<Opened, Rejection> {
         let call = Call::get(path, RESULTS_WITHIN, MAX_RESULT_BYTES);
-        let opened = self.outbound.open(self.upstream, call).await;
+        // Reading may take long; an answer has to begin as soon as any other.
+        let opening = timeout(self.within(), self.outbound.open(self.upstream, call)).await;
+        let opened = opening.unwrap_or(Err(outbound::Error::Timeout));
         let mut opened = opened.map_err(|error| error.rejection())?;
         if (200..300).contains(&opened.status) {
             return Ok(opened);
@@ -147,6 +154,18 @@ impl Remote<'_> {
             body.extend_from_slice(&piece);
         }
         Err(refusal(opened.status, &body, retry_after(&opened.headers)))
+    }
+
+    /// For an answer to begin.
+    fn within(&self) -> Duration {
+        WITHIN.min(self.upstream.first_byte_timeout)
+    }
+
+    /// For so many bytes to be sent, and the answer to come.
+    fn sending(&self, bytes: usize) -> Duration {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let sending = Duration::from_millis(bytes / UPLOAD_BYTES_PER_MS);
+        UPLOAD_WITHIN.min(self.upstream.first_byte_timeout + sending)
     }
 
     async fn batch(&self, call: Call) -> Result<Document, Rejection> {

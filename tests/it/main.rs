@@ -125,6 +125,8 @@ mod operations;
 #[cfg(test)]
 mod billable;
 #[cfg(test)]
+mod every_route;
+#[cfg(test)]
 mod mock_platform;
 #[cfg(test)]
 mod mock_families;
