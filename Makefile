@@ -20,7 +20,8 @@ AGENT_PINS := @openai/codex@0.169.0-linux-$(ARCH) @anthropic-ai/claude-code-linu
 UV_PIN      := uv==0.13.9
 CLIENT_PINS := otari:otari==0.4.1+otari-cli==0.1.0 otari-0.3:otari==0.3.0 aider:aider-chat==0.86.2 \
                litellm:litellm==1.106.2+mcp==2.3.0 langchain:langchain-openai==1.7.3 \
-               pydantic-ai:pydantic-ai-slim[openai,anthropic]==2.68.0 instructor:instructor==1.17.0
+               pydantic-ai:pydantic-ai-slim[openai,anthropic]==2.68.0 instructor:instructor==1.17.0 \
+               cohere:cohere==7.3.1 perplexity:perplexityai==0.46.1
 
 SDK  := target/sdk
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)

@@ -127,6 +127,8 @@ mod billable;
 #[cfg(test)]
 mod every_route;
 #[cfg(test)]
+mod operation_clients;
+#[cfg(test)]
 mod mock_platform;
 #[cfg(test)]
 mod mock_families;

@@ -139,7 +139,7 @@ impl Route {
     }
 }
 
-const SOUND: &[u8] = b"ID3\x04\x00\xff\xfb\x90sound";
+pub(crate) const SOUND: &[u8] = b"ID3\x04\x00\xff\xfb\x90sound";
 
 /// A form; the file first.
 pub(crate) fn form(file: Option<(&str, &[u8])>, fields: &[(&str, &str)]) -> (String, Vec<u8>) {
