@@ -1,6 +1,9 @@
 //! A caller's file on its way to a provider: on disk and not in memory, and gone when the call is.
 //!
-//! Its form may name the model behind it, and a failed attempt is followed by another: so it is received whole first.
+//! It is received whole before it is sent on. Clients put the model, and who pays, behind the file in their forms, and no
+//! provider is asked before every gate is passed; a failed attempt is followed by another, which sends it again; and
+//! providers want to be told its length. What that costs is its own time on the way in, and no memory: pieces are written
+//! as they come and read as they are sent.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -9,12 +12,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::fs::OFlags;
 use tokio::task::spawn_blocking;
 
 /// Read at once: few jumps to another thread, little memory.
 pub(super) const READ_BYTES: usize = 256 << 10;
 
-/// A file that is being received. It has no name: whatever ends this process, it leaves nothing behind.
+/// A file that is being received, for this process's user alone. It has no name: whatever ends this process, it leaves
+/// nothing behind.
 pub(super) struct Spool {
     file: Arc<File>,
     len: u64,
@@ -26,11 +31,7 @@ impl Spool {
         let folder = folder.to_owned();
         blocking(move || {
             fs::create_dir_all(&folder)?;
-            let path = folder.join(uuid::Uuid::new_v4().to_string());
-            let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-            fs::remove_file(&path)?;
-            Ok(Self { file: Arc::new(file), len: 0 })
+            Ok(Self { file: Arc::new(nameless(&folder)?), len: 0 })
         })
         .await
     }
@@ -78,6 +79,20 @@ impl Spooled {
         })
         .await
     }
+}
+
+/// Where the file system makes none without a name, the name goes at once: a kill in between leaves an empty file.
+fn nameless(folder: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    let unnamed = options.clone().custom_flags(OFlags::TMPFILE.bits().cast_signed()).open(folder);
+    if let Ok(file) = unnamed {
+        return Ok(file);
+    }
+    let path = folder.join(uuid::Uuid::new_v4().to_string());
+    let file = options.create_new(true).open(&path)?;
+    fs::remove_file(&path)?;
+    Ok(file)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -123,6 +123,8 @@ mod openapi;
 #[cfg(test)]
 mod operations;
 #[cfg(test)]
+mod recordings;
+#[cfg(test)]
 mod billable;
 #[cfg(test)]
 mod every_route;

@@ -260,31 +260,6 @@ async fn every_operation_reaches_its_provider_and_is_billed_by_its_unit(start: B
     }
 }
 
-async fn a_recording_reaches_its_provider_as_it_was(start: Builder) {
-    let provider = Provider::start(answers);
-    let gateway = gateway(start, &provider).await;
-    let key = gateway.key("u").await;
-    let [.., route] = routes();
-    let more = json!({"user": "u", "api_base": "http://evil.example", "timestamp_granularities[]": "word", "novel": "1"});
-    route.call(&gateway, &key, more).await.expect(200);
-    let sent = provider.requests().pop().unwrap();
-    let kind = sent.header("content-type").unwrap();
-    assert!(kind.starts_with("multipart/form-data; boundary="), "{kind}");
-    assert_eq!(sent.header("content-length").unwrap(), sent.body.len().to_string());
-    let body = &sent.body;
-    let has = |bytes: &[u8]| body.windows(bytes.len()).any(|window| window == bytes);
-    assert!(has(b"\x00OggS\r\n--not the boundary\r\n\xff\r\n--"), "the file is not touched");
-    assert!(has("filename=\"speech é.ogg\"\r\nContent-Type: audio/ogg\r\n".as_bytes()));
-    assert!(has(b"name=\"model\"\r\n\r\nm\r\n"), "the provider's own name of the model");
-    assert!(has(b"name=\"timestamp_granularities[]\"\r\n\r\nword\r\n") && has(b"name=\"novel\""));
-    assert!(!has(b"name=\"user\"") && !has(b"evil.example"), "only the gateway's: {}", sent.text());
-
-    let srt = route.call(&gateway, &key, json!({"response_format": "srt"})).await.expect(200);
-    assert!(srt.text().starts_with("1\n00:00:00,000"), "{}", srt.text());
-    assert_eq!(srt.header("content-type"), Some("text/plain; charset=utf-8"));
-    gateway.usage(2).await;
-}
-
 async fn fields_that_nobody_has_heard_of_pass_and_steering_ones_do_not(start: Builder) {
     let provider = Provider::start(answers);
     let gateway = gateway(start, &provider).await;
@@ -558,31 +533,8 @@ async fn official_clients_call_them(start: Builder) {
     }
 }
 
-async fn a_large_recording_is_never_in_memory(start: Builder) {
-    let provider = Provider::start(answers);
-    let gateway = gateway(start, &provider).await;
-    let key = gateway.key("u").await;
-    let bearer = format!("Bearer {key}");
-    let call = async |bytes: usize| {
-        let recording = vec![b'x'; bytes];
-        let (kind, body) = form(Some(("long.wav", &recording)), &[("model", "p:m")]);
-        let headers = [("content-type", kind.as_str()), ("authorization", bearer.as_str())];
-        gateway.send(Method::POST, "/v1/audio/transcriptions", &headers, body).await
-    };
-    call(25 << 20).await.expect(200);
-    let sent = provider.requests().pop().unwrap();
-    assert!(sent.body.len() > 25 << 20);
-    let refusal = call((25 << 20) + 1).await.refused(413);
-    assert_eq!(refusal["detail"], "Audio file exceeds maximum upload size of 25 MB");
-    call(40 << 20).await.refused(413);
-    let peak = gateway.peak_memory();
-    assert!(peak < 100 << 20, "{} MiB at most", peak >> 20);
-    assert_eq!(gateway.settled("u").await, 0.001);
-}
-
 on_both_databases!(
     every_operation_reaches_its_provider_and_is_billed_by_its_unit,
-    a_recording_reaches_its_provider_as_it_was,
     fields_that_nobody_has_heard_of_pass_and_steering_ones_do_not,
     every_gate_stands_before_every_operation,
     what_a_request_lacks_is_said_as_the_reference_says_it,
@@ -593,5 +545,4 @@ on_both_databases!(
     a_caller_who_leaves_pays_for_what_the_provider_did,
     an_alias_is_shown_and_a_policy_fails_over,
     official_clients_call_them,
-    a_large_recording_is_never_in_memory,
 );

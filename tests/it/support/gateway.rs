@@ -355,6 +355,11 @@ impl Gateway {
         number.and_then(|number| number.parse().ok()).expect("a peak in kilobytes")
     }
 
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("a running gateway").id()
+    }
+
     /// Where it listens.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr.expect("a started gateway has an address")
