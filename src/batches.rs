@@ -10,6 +10,7 @@ mod held;
 mod lines;
 mod make;
 mod manage;
+mod output;
 mod remote;
 mod runner;
 mod watcher;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::HeaderMap;
+use jiff::SignedDuration;
 use otari_filters::batches::{Counts, Document, has_ended};
 use otari_filters::control::Caller;
 use otari_filters::providers::{self, PROVIDERS};
@@ -39,6 +41,8 @@ pub use watcher::Watcher;
 
 /// Most items in one batch.
 pub const MAX_ITEMS: usize = 10_000;
+/// Batches that ended so long ago are removed with their items.
+const KEEP: SignedDuration = SignedDuration::from_hours(24 * 30);
 
 /// What the room needs of the proxy.
 #[async_trait]

@@ -24,6 +24,7 @@ use crate::telemetry::metrics::Metrics;
 pub use blobs::Reading;
 use blobs::{Blobs, Removed};
 pub use failure::FilesError;
+pub use keeper::began_long_ago;
 pub use upload::{NewFile, Upload};
 
 /// What a deletion waits for the bytes to go; after that they are the keeper's business.
@@ -112,6 +113,23 @@ impl Files {
     /// `Disabled`, `Failed`.
     pub async fn begin(&self) -> Result<Upload<'_>, FilesError> {
         Upload::begin(self, self.shelf()?).await
+    }
+
+    /// The same under a name of the gateway's own; [`Upload::finish`] fails where that is taken.
+    ///
+    /// # Errors
+    /// `Disabled`, `Failed`.
+    pub async fn begin_as(&self, id: &str) -> Result<Upload<'_>, FilesError> {
+        Upload::begin_as(self, self.shelf()?, id.to_owned()).await
+    }
+
+    /// What is known of a file, whatever became of it.
+    ///
+    /// # Errors
+    /// `Disabled`, `Store`.
+    pub async fn known(&self, id: &str) -> Result<Option<FileRow>, FilesError> {
+        self.shelf()?;
+        Ok(self.store.file_find(id).await?)
     }
 
     /// Keeps a file of the gateway's own making.

@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use super::remote::Remote;
 use super::{
-    Asker, Lines, Results, known_document, not_complete, not_found, own_document, shown, state_of,
-    upstream,
+    Asker, Lines, Results, known_document, not_complete, not_found, output, own_document, shown,
+    state_of, upstream,
 };
 use crate::app::Standalone;
 use crate::clock;
@@ -128,7 +128,11 @@ pub async fn get(
 ) -> Result<Map<String, Value>, Rejection> {
     let document = match (found.remote(app), &found.row) {
         (Some(remote), _) => found.ask(app, remote, asker, id).await?,
-        (None, Some(row)) => own_document(row),
+        (None, Some(row)) => {
+            let mut document = own_document(row);
+            output::name(app, row, true, &mut document).await;
+            document
+        }
         (None, None) => return Err(not_found(id)),
     };
     Ok(shown(document, &found.provider, found.row.as_ref()))
@@ -159,7 +163,10 @@ pub async fn cancel(
             app.store.batch_cancel(id, clock::now()).await?;
             app.store.batch_sweep(clock::now()).await?;
             let now = app.store.batch_find(id, Some(&row.provider)).await?.pop();
-            own_document(now.as_ref().unwrap_or(row))
+            let now = now.as_ref().unwrap_or(row);
+            let mut document = own_document(now);
+            output::name(app, now, true, &mut document).await;
+            document
         }
         (None, None) => return Err(not_found(id)),
     };
@@ -245,11 +252,14 @@ async fn known(
     let mut rows = app.store.batch_list(&filter).await?;
     let has_more = rows.len() > usize::try_from(limit).unwrap_or(usize::MAX);
     rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let show = |row: &BatchRow| {
+    let mut batches = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let mut document = known_document(row);
+        output::name(app, row, false, &mut document).await;
         let named = provider.map_or(row.provider.as_str(), |(named, _)| named);
-        shown(known_document(row), named, Some(row))
-    };
-    Ok(Listed { batches: rows.iter().map(show).collect(), has_more })
+        batches.push(shown(document, named, Some(row)));
+    }
+    Ok(Listed { batches, has_more })
 }
 
 /// Batches as their provider lists them, without those of others.

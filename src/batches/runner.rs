@@ -17,7 +17,7 @@ use otari_filters::control::Caller;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{Inner, InnerAnswer};
+use super::{Inner, InnerAnswer, KEEP};
 use crate::app::Standalone;
 use crate::clock;
 use crate::store::{BatchItemRow, ItemLease, ItemOutcome, StoreError};
@@ -37,8 +37,6 @@ const MAX_ATTEMPTS: i64 = 5;
 /// The first pause of a provider that says it has too much to do, and the longest.
 const FIRST_PAUSE_S: u64 = 2;
 const MAX_PAUSE_S: u64 = 300;
-/// Batches that were ended so long ago are removed with their items.
-const KEEP: SignedDuration = SignedDuration::from_hours(24 * 30);
 /// How many at once.
 const EXPIRE: i64 = 100;
 /// Between two looks for those.

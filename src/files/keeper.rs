@@ -23,6 +23,11 @@ const AGAIN: SignedDuration = SignedDuration::from_mins(10);
 /// Bytes that are not found here are looked for by other gateways for so long.
 const ELSEWHERE: SignedDuration = SignedDuration::from_hours(24);
 
+/// Whether a file began so long ago that whoever began it is not at it any more.
+pub fn began_long_ago(file: &FileRow, now: Timestamp) -> bool {
+    file.created_at < moved(now, -PATIENCE)
+}
+
 impl Files {
     /// Works for as long as it is polled. Dropping it between two steps loses nothing.
     pub async fn keep(&self) {

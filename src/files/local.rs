@@ -1,7 +1,6 @@
 //! A folder of files: `<first two digits of the id>/<id>`, as the reference gateway lays them out. An upload is written
 //! beside them and moved there once all of it is on the disk.
 
-use std::ffi::OsStr;
 use std::io::{Error, ErrorKind, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,7 +47,8 @@ impl Folder {
         let target = self.path(place)?;
         let uploads = self.0.join(UPLOADS);
         folder(&uploads).await?;
-        let aside = uploads.join(target.file_name().unwrap_or(OsStr::new("upload")));
+        // Whatever the file is called: what a process that died has left must not be in the way of the next.
+        let aside = uploads.join(uuid::Uuid::new_v4().to_string());
         let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside).await;
         let file = opened.map_err(|error| said("make", &aside, &error))?;
         Ok(Draft { root: self.0.clone(), aside, target, file, is_loose: true })

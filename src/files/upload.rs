@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use otari_filters::files;
+use otari_filters::files as names;
 use ring::digest::{Context, SHA256};
 use serde_json::Map;
 
@@ -43,8 +43,15 @@ pub struct Upload<'a> {
 
 impl<'a> Upload<'a> {
     pub(super) async fn begin(files: &'a Files, shelf: &'a Shelf) -> Result<Self, FilesError> {
-        let id = files::id(*uuid::Uuid::new_v4().as_bytes());
-        let draft = shelf.blobs.begin(&files::place(&id)).await.map_err(FilesError::storing)?;
+        Self::begin_as(files, shelf, names::id(*uuid::Uuid::new_v4().as_bytes())).await
+    }
+
+    pub(super) async fn begin_as(
+        files: &'a Files,
+        shelf: &'a Shelf,
+        id: String,
+    ) -> Result<Self, FilesError> {
+        let draft = shelf.blobs.begin(&names::place(&id)).await.map_err(FilesError::storing)?;
         Ok(Self { files, shelf, id, draft, hash: Context::new(&SHA256), bytes: 0 })
     }
 
@@ -125,7 +132,7 @@ impl<'a> Upload<'a> {
             mime_type: media_type(new.mime_type, new.filename),
             bytes: i64::try_from(self.bytes).unwrap_or(i64::MAX),
             purpose: new.purpose.to_owned(),
-            storage_ref: files::place(&self.id),
+            storage_ref: names::place(&self.id),
             created_at: now,
             expires_at: life.map(|life| after(now, life)),
             // Until the bytes are in their place.

@@ -234,12 +234,61 @@ async fn the_official_client_makes_them_of_its_files(start: Builder) {
     let seen = tokio::task::spawn_blocking(run).await.expect("the script ends");
     let texts = json!([["a", "Hello"], ["b", "Hello"], ["c", "Hello"]]);
     let made = json!(["batch", "/v1/chat/completions", {"job": "nightly"}, 3]);
+    let output = json!([["a", 200, "Hello"], ["b", 200, "Hello"], ["c", 200, "Hello"]]);
+    let kept = json!([true, "batch_output", true]);
     let expected = json!({"made": made, "status": "completed", "counts": [3, 0], "texts": texts,
-        "listed": true, "cancelled": true, "missing": 422, "no_file": 404});
+        "output": output, "kept": kept, "no_errors": null, "listed": true, "cancelled": true, "missing": 422, "no_file": 404});
     assert_eq!(seen, expected);
 }
 
+async fn answers_and_errors_are_files_of_their_makers(start: Builder) {
+    let provider = Provider::start(|request| match request.text().contains("bad") {
+        true => Reply::json(400, &json!({"error": {"message": "a bad one"}})),
+        false => Reply::chat(request, &["ok"]),
+    });
+    let mut gateway = before(start, &provider).await;
+    let (key, other) = (gateway.key("u").await, gateway.key("other").await);
+    let mut body = order("p:m", &["a", "b"]);
+    body["requests"][1]["body"]["messages"][0]["content"] = json!("bad");
+    let made = gateway.post(&key, "/v1/batches", body.to_string()).await.expect(200).json();
+    let done = until(&gateway, &key, id(&made), "completed").await;
+    let listed = get(&gateway, &key, "/v1/batches").await.expect(200).json();
+    assert_eq!(listed["data"][0]["output_file_id"], done["output_file_id"]);
+    let line = async |gateway: &Gateway, field: &str| {
+        let path = format!("/v1/files/{}/content", done[field].as_str().unwrap());
+        get(gateway, &other, &path).await.refused(404);
+        get(gateway, &key, &path).await.expect(200).json()
+    };
+    let (output, error) =
+        (line(&gateway, "output_file_id").await, line(&gateway, "error_file_id").await);
+    assert_eq!(
+        (&output["custom_id"], &output["response"]["status_code"]),
+        (&json!("a"), &json!(200))
+    );
+    assert_eq!((&error["custom_id"], &error["error"]), (&json!("b"), &Value::Null));
+    let told = &error["response"];
+    let told = (&told["status_code"], &told["body"]["error"]["message"]);
+    assert_eq!(told, (&json!(400), &json!("a bad one")));
+    let files = get(&gateway, &key, "/v1/files?purpose=batch_output").await.expect(200).json();
+    assert_eq!(files["data"].as_array().map(Vec::len), Some(2));
+
+    // The same ones after a restart; a deleted one is not made again.
+    gateway.kill9();
+    gateway.restart().await;
+    let path = format!("/v1/batches/{}", id(&made));
+    let again = get(&gateway, &key, &path).await.expect(200).json();
+    assert_eq!(again, done);
+    let bearer = format!("Bearer {key}");
+    let file = format!("/v1/files/{}", done["output_file_id"].as_str().unwrap());
+    let headers = [("authorization", bearer.as_str())];
+    gateway.send(Method::DELETE, &file, &headers, "").await.expect(200);
+    let less = get(&gateway, &key, &path).await.expect(200).json();
+    assert_eq!((&less["output_file_id"], &less["status"]), (&Value::Null, &json!("completed")));
+    assert_eq!(results(&gateway, &key, id(&made)).await.len(), 2, "the results are there");
+}
+
 on_both_databases!(
+    answers_and_errors_are_files_of_their_makers,
     the_official_client_makes_them_of_its_files,
     items_are_calls_like_any_other,
     items_survive_a_kill_and_have_one_result_each,

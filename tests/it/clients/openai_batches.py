@@ -26,6 +26,9 @@ while batch.status != "completed" and time.monotonic() < until:
     time.sleep(0.05)
     batch = client.batches.retrieve(batch.id)
 results = client.get(f"/batches/{batch.id}/results", cast_to=object)["results"]
+output = client.files.content(batch.output_file_id).text
+answers = [json.loads(line) for line in output.splitlines()]
+kept = client.files.retrieve(batch.output_file_id)
 second = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
 cancelled = client.batches.cancel(second.id)
 try:
@@ -43,6 +46,12 @@ print(json.dumps({
     "status": batch.status,
     "counts": [batch.request_counts.completed, batch.request_counts.failed],
     "texts": sorted([one["custom_id"], one["result"]["choices"][0]["message"]["content"]] for one in results),
+    "output": sorted(
+        [one["custom_id"], one["response"]["status_code"], one["response"]["body"]["choices"][0]["message"]["content"]]
+        for one in answers
+    ),
+    "kept": [kept.filename == f"{batch.id}_output.jsonl", kept.purpose, kept.bytes == len(output.encode())],
+    "no_errors": batch.error_file_id,
     "listed": [one.id for one in client.batches.list()] == [second.id, batch.id],
     "cancelled": cancelled.status in ("cancelling", "cancelled", "completed"),
     "missing": missing,
