@@ -18,6 +18,8 @@ pub enum Measure {
     Moderation,
     /// The call itself; the input's price is USD for a million.
     Call,
+    /// The call itself, at what its provider says that it costs.
+    Said(MicroUsd),
 }
 
 impl Measure {
@@ -28,6 +30,7 @@ impl Measure {
             Self::Images(images) => prices.map(|prices| prices.images(images)),
             Self::Moderation => Some(prices.map_or(MicroUsd::ZERO, |prices| prices.calls(1))),
             Self::Call => prices.map(|prices| prices.calls(1)),
+            Self::Said(cost) => Some(cost),
         }
     }
 
@@ -36,7 +39,7 @@ impl Measure {
         match self {
             Self::Tokens => (None, None, None),
             Self::Moderation => (None, Some(0), None),
-            Self::Images(_) | Self::Call => (Some(0), Some(0), Some(0)),
+            Self::Images(_) | Self::Call | Self::Said(_) => (Some(0), Some(0), Some(0)),
         }
     }
 }

@@ -7,7 +7,6 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Map, Value, json};
 
-use crate::money::MicroUsd;
 use crate::providers::list::escaped;
 use crate::rejection::{Code, Rejection};
 use crate::secret::Secret;
@@ -363,9 +362,4 @@ fn get(path: &str, pairs: Vec<(&str, String)>, options: &Map<String, Value>) -> 
         path_and_query: format!("{path}{query}").parse().ok()?,
         body: Bytes::new(),
     })
-}
-
-/// What a search costs: what the engine says, else the flat price; `None`: nobody knows.
-pub fn cost(found: &Found, flat: Option<MicroUsd>) -> Option<MicroUsd> {
-    found.cost.or(flat)
 }

@@ -256,6 +256,11 @@ impl Open {
         }
     }
 
+    /// Takes over what the provider says that the call costs.
+    pub(super) fn observe_cost(&mut self, cost: MicroUsd) {
+        self.estimate.measure = Measure::Said(cost);
+    }
+
     /// Lets the hold grow when the output has passed it.
     ///
     /// # Errors
