@@ -6,6 +6,8 @@ mod golden;
 #[cfg(test)]
 mod conversations;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod packets;
 #[cfg(test)]
 mod properties;
