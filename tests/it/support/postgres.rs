@@ -20,7 +20,9 @@ const MISSING: &str = "these tests need PostgreSQL: run `apt-get install postgre
                        TEST_DATABASE_URL to the URL of a server on which they may create databases";
 
 /// What the watchdog runs, as the owner of the cluster: `$0` is the folder of the programs, `$1` that of the cluster.
-const WATCHDOG: &str = r#"read -r _; "$0/pg_ctl" stop -D "$1/data" -m immediate -s; rm -rf "$1""#;
+const WATCHDOG: &str = r#"read -r _
+for data in "$1"/data*; do "$0/pg_ctl" stop -D "$data" -m immediate -s; done
+rm -rf "$1""#;
 
 /// No fsync: nothing here outlives the machine. Commits stay synchronous, because `stop` must not lose any.
 const SETTINGS: &str = "fsync = off\nfull_page_writes = off\nmax_connections = 200\nshared_buffers = 32MB\n\
@@ -55,10 +57,11 @@ pub(crate) fn database() -> Database {
 
 /// A server of our own, for tests that stop it. Dropping it removes it.
 pub(crate) struct Cluster {
-    folder: PathBuf,
-    programs: PathBuf,
-    owner: Option<&'static str>,
-    port: u16,
+    /// Every folder in it whose name begins with `data` is that of a server, which ends with this one.
+    pub(crate) folder: PathBuf,
+    pub(crate) programs: PathBuf,
+    pub(crate) owner: Option<&'static str>,
+    pub(crate) port: u16,
     /// Alive as long as its stdin is open.
     watchdog: Child,
 }
@@ -182,7 +185,7 @@ fn folder() -> (PathBuf, Option<&'static str>) {
     (folder, root.then_some("postgres"))
 }
 
-fn as_owner(owner: Option<&str>, program: &Path) -> Command {
+pub(crate) fn as_owner(owner: Option<&str>, program: &Path) -> Command {
     let mut command = match owner {
         None => Command::new(program),
         Some(owner) => {
@@ -197,7 +200,7 @@ fn as_owner(owner: Option<&str>, program: &Path) -> Command {
     command
 }
 
-fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     if let Err(error) = attempt(command) {
         panic!("{error}");
     }
