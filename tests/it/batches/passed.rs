@@ -7,8 +7,8 @@ use super::{get, id, ids, make, order, results, rows, until};
 use crate::support::gateway::{Builder, Gateway, MASTER};
 use crate::support::manage::names;
 use crate::support::mock::Mock;
-use crate::support::provider::{Provider, Reply};
-use crate::support::{eventually, on_both_databases, postgres};
+use crate::support::provider::{Gate, Provider, Reply, Step, completion};
+use crate::support::{COST, eventually, on_both_databases, postgres, priced};
 
 const FIELDS: &str = "id completion_window created_at endpoint input_file_id object status cancelled_at cancelling_at \
                       completed_at error_file_id errors expired_at expires_at failed_at finalizing_at in_progress_at \
@@ -402,7 +402,46 @@ async fn a_server_without_files_leaves_its_batches_to_the_gateway(start: Builder
     assert_eq!(ids(&list), [id(&made)]);
 }
 
+async fn who_leaves_in_the_middle_of_the_results_is_charged_once_all_the_same(start: Builder) {
+    let gate = Gate::closed();
+    let shared = gate.clone();
+    let line = |name: &str, text: &str| {
+        let response = json!({"status_code": 200, "body": completion(text)});
+        format!("{}\n", json!({"custom_id": name, "response": response, "error": null}))
+            .into_bytes()
+    };
+    let provider = Provider::start(move |request| match request.path.as_str() {
+        "/v1/files" => Reply::json(200, &json!({"id": "file-in", "object": "file"})),
+        "/v1/files/file-out/content" => {
+            let begun = Reply::bytes(200, "application/jsonl", line("a", &"x".repeat(300_000)));
+            begun.then(Step::WaitFor(shared.clone())).then(Step::Send(line("b", "ok")))
+        }
+        _ => Reply::json(
+            200,
+            &json!({"id": "batch_1", "object": "batch", "status": "completed", "output_file_id": "file-out",
+                "request_counts": {"total": 2, "completed": 2, "failed": 0}}),
+        ),
+    });
+    let gateway = priced(start, &provider).config("batch_poll_interval_s: 3600").await;
+    let key = gateway.key("u").await;
+    let made = make(&gateway, &key, "p:m", &["a", "b"]).await;
+    let mut raw = gateway.connect().await;
+    let path = format!("/v1/batches/{}/results", id(&made));
+    raw.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n"))
+        .await;
+    raw.until(b"xxxxxxxx").await;
+    assert_eq!(gateway.settled("u").await, 0.0, "not before the last one is here");
+    raw.reset();
+    gate.open(2);
+    assert_eq!(results(&gateway, &key, id(&made)).await.len(), 2);
+    assert!((gateway.settled("u").await - 2.0 * COST).abs() < 1e-9);
+    let rows = gateway.all_usage().await;
+    let charged = rows.iter().filter(|row| !row["cost"].is_null()).count();
+    assert_eq!(charged, 1, "{rows:#?}");
+}
+
 on_both_databases!(
+    who_leaves_in_the_middle_of_the_results_is_charged_once_all_the_same,
     a_batch_goes_its_way_at_openai,
     what_has_not_ended_has_no_results_and_can_be_cancelled,
     anthropic_and_mistral_have_ways_of_their_own,
