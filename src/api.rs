@@ -2,6 +2,7 @@
 
 mod access;
 mod aliases;
+mod audit;
 pub mod batches;
 mod budgets;
 mod ceilings;
@@ -18,12 +19,15 @@ mod settings;
 mod usage;
 mod users;
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use otari_filters::control::Caller;
 use otari_filters::rejection::{Code, Rejection};
 use serde::Serialize;
 
+use self::audit::Managed;
 use crate::app::{App, Mode, Standalone};
 use crate::routes::{Handler, Route};
 use crate::store::StoreError;
@@ -41,6 +45,10 @@ pub struct Request<'a> {
     pub headers: &'a HeaderMap,
     /// Who calls; `None` where no credential is asked for.
     pub caller: Option<&'a Caller>,
+    /// Where from, behind trusted proxies.
+    pub address: Option<IpAddr>,
+    /// The request's own id.
+    pub request_id: &'a str,
 }
 
 /// What the caller gets.
@@ -128,51 +136,59 @@ async fn manage(
         _ if route.handler == Handler::Files => None,
         _ => Some(app.local.ledger.turn().await),
     };
+    let noted = || Managed::new(app, request);
     match (route.handler, &route.method, id.as_deref()) {
-        (Handler::Keys, &Method::POST, _) => keys::create(app, request).await,
-        (Handler::Keys, &Method::PATCH, Some(id)) => keys::update(app, id, request).await,
-        (Handler::Keys, &Method::DELETE, Some(id)) => keys::delete(app, id).await,
+        (Handler::Keys, &Method::POST, _) => keys::create(&noted(), request).await,
+        (Handler::Keys, &Method::PATCH, Some(id)) => keys::update(&noted(), id, request).await,
+        (Handler::Keys, &Method::DELETE, Some(id)) => keys::delete(&noted(), id).await,
         (Handler::Keys, _, Some(id)) => keys::get(app, id).await,
         (Handler::Keys, _, None) => keys::list(app, request).await,
-        (Handler::KeyRotation, _, Some(id)) => keys::rotate(app, id).await,
-        (Handler::Users, &Method::POST, _) => users::create(app, request).await,
-        (Handler::Users, &Method::PATCH, Some(id)) => users::update(app, id, request).await,
-        (Handler::Users, &Method::DELETE, Some(id)) => users::delete(app, id).await,
+        (Handler::KeyRotation, _, Some(id)) => keys::rotate(&noted(), id).await,
+        (Handler::Users, &Method::POST, _) => users::create(&noted(), request).await,
+        (Handler::Users, &Method::PATCH, Some(id)) => users::update(&noted(), id, request).await,
+        (Handler::Users, &Method::DELETE, Some(id)) => users::delete(&noted(), id).await,
         (Handler::Users, _, Some(id)) => users::get(app, id).await,
         (Handler::Users, _, None) => users::list(app, request).await,
         (Handler::UserUsage, _, Some(id)) => usage::of_user(app, id, request).await,
-        (Handler::Budgets, &Method::POST, _) => budgets::create(app, request).await,
-        (Handler::Budgets, &Method::PATCH, Some(id)) => budgets::update(app, id, request).await,
-        (Handler::Budgets, &Method::DELETE, Some(id)) => budgets::delete(app, id).await,
+        (Handler::Budgets, &Method::POST, _) => budgets::create(&noted(), request).await,
+        (Handler::Budgets, &Method::PATCH, Some(id)) => {
+            budgets::update(&noted(), id, request).await
+        }
+        (Handler::Budgets, &Method::DELETE, Some(id)) => budgets::delete(&noted(), id).await,
         (Handler::Budgets, _, Some(id)) => budgets::get(app, id).await,
         (Handler::Budgets, _, None) => budgets::list(app, request).await,
         (Handler::BudgetResets, _, Some(id)) => budgets::resets(app, id, request).await,
-        (Handler::Ceilings, &Method::POST, _) => ceilings::create(app, request).await,
-        (Handler::Ceilings, &Method::PATCH, Some(id)) => ceilings::update(app, id, request).await,
-        (Handler::Ceilings, &Method::DELETE, Some(id)) => ceilings::delete(app, id).await,
+        (Handler::Ceilings, &Method::POST, _) => ceilings::create(&noted(), request).await,
+        (Handler::Ceilings, &Method::PATCH, Some(id)) => {
+            ceilings::update(&noted(), id, request).await
+        }
+        (Handler::Ceilings, &Method::DELETE, Some(id)) => ceilings::delete(&noted(), id).await,
         (Handler::Ceilings, _, Some(id)) => ceilings::get(app, id).await,
         (Handler::Ceilings, _, None) => ceilings::list(app, request).await,
         (Handler::Models, _, Some(id)) => models::get(app, id, request).await,
         (Handler::Models, _, None) => models::list(app, request).await,
         (Handler::ModelSources, ..) => models::sources::list(app).await,
         (Handler::ModelMetadata, ..) => models::sources::metadata(app).await,
-        (Handler::Pricing, &Method::POST, _) => pricing::create(app, request).await,
-        (Handler::Pricing, &Method::DELETE, Some(key)) => pricing::delete(app, key, request).await,
+        (Handler::Pricing, &Method::POST, _) => pricing::create(&noted(), request).await,
+        (Handler::Pricing, &Method::DELETE, Some(key)) => {
+            pricing::delete(&noted(), key, request).await
+        }
         (Handler::Pricing, _, Some(key)) => pricing::get(app, key, request).await,
         (Handler::Pricing, _, None) => pricing::list(app, request).await,
         (Handler::PriceHistory, _, Some(key)) => pricing::history(app, key).await,
         (Handler::Files, &Method::DELETE, Some(id)) => files::delete(app, id, request).await,
         (Handler::Files, _, Some(id)) => files::get(app, id, request).await,
         (Handler::Files, _, None) => files::list(app, request).await,
-        (Handler::Aliases, &Method::POST, _) => aliases::put(app, request).await,
+        (Handler::Aliases, &Method::POST, _) => aliases::put(&noted(), request).await,
         (Handler::Aliases, &Method::DELETE, Some(name)) => {
-            aliases::delete(app, name, request).await
+            aliases::delete(&noted(), name, request).await
         }
         (Handler::Aliases, ..) => aliases::list(app).await,
-        (Handler::Settings, &Method::PATCH, _) => settings::update(app, request).await,
+        (Handler::Settings, &Method::PATCH, _) => settings::update(&noted(), request).await,
         (Handler::Settings, ..) => settings::get(app),
-        (Handler::MasterKeyRotation, ..) => settings::rotate(app).await,
+        (Handler::MasterKeyRotation, ..) => settings::rotate(&noted()).await,
         (Handler::Usage(question), ..) => usage::answer(app, question, request).await,
+        (Handler::Audit, ..) => audit::list(app, request).await,
         (handler, _, id) => {
             let what = format!("{handler:?} is not managed, or has no id: {}", id.is_none());
             Err(Rejection::internal(what))

@@ -174,6 +174,8 @@ pub struct Config {
 
     /// Days after which usage rows are removed; `None`: never.
     pub usage_retention_days: Option<u32>,
+    /// Days after which the notes of who changed what are removed; `None`: never.
+    pub audit_retention_days: Option<u32>,
 
     /// Files that callers upload; `None`: they may not, and in connected mode they never may.
     pub files: Option<Files>,

@@ -82,6 +82,8 @@ pub enum Handler {
     MasterKeyRotation,
     /// Usage, asked in one of several ways.
     Usage(Question),
+    /// Who changed what.
+    Audit,
     /// Batches of calls.
     Batches(BatchVerb),
 }
@@ -256,6 +258,7 @@ pub static ROUTES: &[Route] = &[
         Credential::Master,
         Handler::Usage(Question::InFlight),
     ),
+    route(Method::GET, "/v1/audit", Credential::Master, Handler::Audit),
 ];
 
 /// Generation routes that people call without their prefix.

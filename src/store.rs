@@ -6,6 +6,7 @@
 pub mod postgres;
 pub mod sqlite;
 mod adopt;
+mod audit;
 pub mod analytics;
 mod files;
 mod batches;
@@ -25,6 +26,7 @@ use jiff::Timestamp;
 use otari_filters::settle::Entry;
 
 pub use self::adopt::{Adoption, Origin, Upgrade};
+pub use self::audit::{AuditFilter, AuditLog, AuditRow, Author, Shapes};
 pub use self::batches::*;
 pub use self::files::{FileFilter, FileRow, FileStore, FilesDue};
 pub use self::rows::*;
@@ -66,7 +68,7 @@ pub enum StoreError {
 ///
 /// Money is exact on both: PostgreSQL holds `NUMERIC`, SQLite whole micro-dollars (rates: 1e-8 USD) as `INTEGER`.
 #[async_trait]
-pub trait Store: FileStore + Batches + Send + Sync {
+pub trait Store: FileStore + Batches + AuditLog + Send + Sync {
     /// What the start-up screen calls it, without a password: `sqlite /data/otari.db`, `postgresql db.host/otari`.
     fn label(&self) -> &str;
     /// Answers when the database does.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::audit::{self, Managed};
 use super::openapi::Operation;
 use super::{Answer, Request, fields};
 use crate::app::Standalone;
@@ -58,6 +59,11 @@ impl<'a> From<&'a AliasRow> for Alias<'a> {
     }
 }
 
+/// What is noted of a change.
+pub(super) fn shown(row: &AliasRow) -> Value {
+    audit::without(&Alias::from(row), &[])
+}
+
 /// By name; of one name the configuration's first, then everybody's, then those of users.
 pub(super) async fn list(app: &Standalone) -> Result<Answer, Rejection> {
     let rows = app.store.alias_all().await?;
@@ -77,7 +83,7 @@ pub(super) async fn list(app: &Standalone) -> Result<Answer, Rejection> {
 }
 
 /// Sets the target of a name, for everybody or for one user.
-pub(super) async fn put(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn put(app: &Managed<'_>, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = PUT.read_body(&body);
     let name = fields::required_string(&mut read, "name");
@@ -120,7 +126,7 @@ pub(super) async fn put(app: &Standalone, request: Request<'_>) -> Result<Answer
 }
 
 pub(super) async fn delete(
-    app: &Standalone,
+    app: &Managed<'_>,
     name: &str,
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {

@@ -5,9 +5,10 @@ use otari_filters::rejection::{Code, Rejection};
 use otari_filters::validate::{Bounds, Field, Fields, Kind};
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::audit::{self, Managed};
 use super::openapi::Operation;
 use super::{Answer, Request, fields};
 use crate::app::{FLUSH_AT_MOST, Standalone};
@@ -106,6 +107,12 @@ fn budget<'a>(row: &'a BudgetRow, totals: BudgetTotals, held: MicroUsd) -> Budge
     }
 }
 
+/// What is noted of a change: the budget, without who spends under it.
+pub(super) fn shown(row: &BudgetRow) -> Value {
+    let shown = budget(row, BudgetTotals::default(), MicroUsd::ZERO);
+    audit::without(&shown, &["user_count", "total_spend", "total_reserved"])
+}
+
 /// Budgets with what is spent and held under them now. What is held is asked first: what is settled in between counts
 /// twice for once, and not as if it had never been.
 async fn with_totals(
@@ -126,7 +133,7 @@ async fn answer(app: &Standalone, row: &BudgetRow) -> Result<Answer, Rejection> 
     Answer::json(&budget(row, totals, held))
 }
 
-pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn create(app: &Managed<'_>, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = CREATE.read_body(&body);
     let name = fields::string(&mut read, "name");
@@ -226,7 +233,7 @@ pub(super) async fn resets(
 }
 
 pub(super) async fn update(
-    app: &Standalone,
+    app: &Managed<'_>,
     id: &str,
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {
@@ -256,7 +263,7 @@ pub(super) async fn update(
     answer(app, &row).await
 }
 
-pub(super) async fn delete(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn delete(app: &Managed<'_>, id: &str) -> Result<Answer, Rejection> {
     match app.store.budget_delete(id, clock::now()).await {
         Ok(true) => {}
         Ok(false) => return Err(not_found(id)),

@@ -6,9 +6,10 @@ use otari_filters::rejection::{Code, Rejection};
 use otari_filters::validate::{Field, Fields, Kind};
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::audit::Managed;
 use super::openapi::Operation;
 use super::{Answer, Request, budgets, fields};
 use crate::app::{FLUSH_AT_MOST, Standalone};
@@ -94,6 +95,22 @@ struct Ceiling<'a> {
     updated_at: String,
 }
 
+/// What is noted of a change: the ceiling, without what is its budget's or spent under it.
+pub(super) fn shown(row: &CeilingRow) -> Value {
+    json!({
+        "id": row.id,
+        "scope_type": row.scope_type,
+        "scope_id": row.scope_id,
+        "provider_key_id": row.provider,
+        "budget_id": row.budget_id,
+        "name": row.name,
+        "period_start": row.period_start.map(fields::iso),
+        "period_end": row.period_end.map(fields::iso),
+        "created_at": fields::iso(row.created_at),
+        "updated_at": fields::iso(row.updated_at),
+    })
+}
+
 /// What is held under a ceiling now, by calls here and elsewhere and by batches. It is asked before the spend is: what is
 /// settled in between counts twice for once, and not as if it had never been.
 async fn held(app: &Standalone, id: &str) -> Result<MicroUsd, Rejection> {
@@ -135,7 +152,7 @@ async fn ceiling(
     .map_err(Rejection::internal)
 }
 
-pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn create(app: &Managed<'_>, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = CREATE.read_body(&body);
     let scope_type = scope_type(&mut read);
@@ -247,7 +264,7 @@ pub(super) async fn get(app: &Standalone, id: &str) -> Result<Answer, Rejection>
 }
 
 pub(super) async fn update(
-    app: &Standalone,
+    app: &Managed<'_>,
     id: &str,
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {
@@ -277,7 +294,7 @@ pub(super) async fn update(
     Answer::json(&ceiling(app, &row, held).await?)
 }
 
-pub(super) async fn delete(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn delete(app: &Managed<'_>, id: &str) -> Result<Answer, Rejection> {
     if !app.store.ceiling_delete(id).await? {
         return Err(not_found(id));
     }

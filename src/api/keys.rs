@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::audit::{self, Managed};
 use super::openapi::Operation;
 use super::{Answer, Request, access, fields};
 use crate::app::Standalone;
@@ -122,6 +123,11 @@ impl<'a> From<&'a KeyRow> for KeyInfo<'a> {
     }
 }
 
+/// What is noted of a change: what is seen of a key, but for its last use.
+pub(super) fn shown(row: &KeyRow) -> Value {
+    audit::without(&KeyInfo::from(row), &["last_used_at"])
+}
+
 impl<'a> CreatedKey<'a> {
     fn new(row: &'a KeyRow, token: &'a str) -> Self {
         Self {
@@ -141,7 +147,7 @@ impl<'a> CreatedKey<'a> {
     }
 }
 
-pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn create(app: &Managed<'_>, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = CREATE.read_body(&body);
     let key_name = fields::string(&mut read, "key_name");
@@ -181,7 +187,7 @@ pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Ans
 }
 
 /// A new secret on the same row; the old one is worth nothing from here on.
-pub(super) async fn rotate(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn rotate(app: &Managed<'_>, id: &str) -> Result<Answer, Rejection> {
     let token = first_run::new_key().map_err(Rejection::internal)?;
     let hash = directory::hex(&directory::digest(&token));
     let rotated = app.store.key_rotate(id, &hash, &first_run::key_prefix(&token)).await?;
@@ -226,7 +232,7 @@ pub(super) async fn get(app: &Standalone, id: &str) -> Result<Answer, Rejection>
 }
 
 pub(super) async fn update(
-    app: &Standalone,
+    app: &Managed<'_>,
     id: &str,
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {
@@ -262,7 +268,7 @@ pub(super) async fn update(
     Answer::json(&KeyInfo::from(&row))
 }
 
-pub(super) async fn delete(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn delete(app: &Managed<'_>, id: &str) -> Result<Answer, Rejection> {
     if !app.store.key_delete(id).await? {
         return Err(not_found(id));
     }

@@ -5,8 +5,9 @@ use otari_filters::resolve;
 use otari_filters::validate::{Field, Fields, Kind};
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::audit::{self, Managed};
 use super::openapi::Operation;
 use super::{Answer, Request, aliases, fields};
 use crate::app::Standalone;
@@ -73,7 +74,12 @@ impl<'a> From<&'a PriceRow> for Pricing<'a> {
     }
 }
 
-pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
+/// What is noted of a change.
+pub(super) fn shown(row: &PriceRow) -> Value {
+    audit::without(&Pricing::from(row), &[])
+}
+
+pub(super) async fn create(app: &Managed<'_>, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = CREATE.read_body(&body);
     let model_key = model_key(app, &mut read);
@@ -184,7 +190,7 @@ pub(super) async fn history(app: &Standalone, key: &str) -> Result<Answer, Rejec
 }
 
 pub(super) async fn delete(
-    app: &Standalone,
+    app: &Managed<'_>,
     key: &str,
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {

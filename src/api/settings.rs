@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use self::table::{Kind, SETTABLE, SETTINGS, Setting};
+use super::audit::Managed;
 use super::openapi::Operation;
 use super::{Answer, Request, fields};
 use crate::app::Standalone;
@@ -110,7 +111,7 @@ pub(super) fn get(app: &Standalone) -> Result<Answer, Rejection> {
 }
 
 /// Changes settings from the next request on. Null forgets a change: the configuration holds again.
-pub(super) async fn update(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn update(app: &Managed<'_>, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let changes = read(&body)?;
     if !changes.is_empty() {
@@ -191,7 +192,7 @@ fn time(read: &mut Fields<'_>, key: &'static str, above_zero: bool) -> Option<St
 }
 
 /// A new master key; the old one is worth nothing from here on.
-pub(super) async fn rotate(app: &Standalone) -> Result<Answer, Rejection> {
+pub(super) async fn rotate(app: &Managed<'_>) -> Result<Answer, Rejection> {
     if !matches!(**app.local.master.load(), MasterKey::Generated(_)) {
         let message = "The master key is set in the configuration and is not rotated here: change master_key or \
                        OTARI_MASTER_KEY, and restart";

@@ -1,6 +1,6 @@
 //! `/v1/usage`: what was called, by whom, and what it cost.
 
-mod filter;
+pub(super) mod filter;
 mod in_flight;
 mod summary;
 

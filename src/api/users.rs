@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::audit::{self, Managed};
 use super::openapi::Operation;
 use super::{Answer, Request, access, budgets, fields};
 use crate::app::{FLUSH_AT_MOST, Standalone};
@@ -70,6 +71,30 @@ struct User<'a> {
     metadata: &'a Map<String, Value>,
 }
 
+impl<'a> User<'a> {
+    fn new(row: &'a UserRow, held: MicroUsd) -> Self {
+        Self {
+            user_id: &row.user_id,
+            alias: row.alias.as_deref(),
+            spend: row.spend.to_f64(),
+            reserved: held.to_f64(),
+            budget_id: row.budget_id.as_deref(),
+            allowed_models: row.allowed_models.as_deref(),
+            budget_started_at: row.budget_started_at.map(fields::iso),
+            next_budget_reset_at: row.next_budget_reset_at.map(fields::iso),
+            blocked: row.blocked,
+            created_at: fields::iso(row.created_at),
+            updated_at: fields::iso(row.updated_at),
+            metadata: &row.metadata,
+        }
+    }
+}
+
+/// What is noted of a change: the user, without what they spend.
+pub(super) fn shown(row: &UserRow) -> Value {
+    audit::without(&User::new(row, MicroUsd::ZERO), &["spend", "reserved"])
+}
+
 /// What is held for a user now, by calls here and elsewhere and by batches. It is asked before the spend is: what is
 /// settled in between counts twice for once, and not as if it had never been.
 async fn held(app: &Standalone, user_id: &str) -> Result<MicroUsd, Rejection> {
@@ -83,20 +108,7 @@ async fn held(app: &Standalone, user_id: &str) -> Result<MicroUsd, Rejection> {
 
 /// A user with counters as they are now. `held`: see [`held`].
 fn user<'a>(app: &Standalone, row: &'a UserRow, held: MicroUsd) -> User<'a> {
-    let mut user = User {
-        user_id: &row.user_id,
-        alias: row.alias.as_deref(),
-        spend: row.spend.to_f64(),
-        reserved: held.to_f64(),
-        budget_id: row.budget_id.as_deref(),
-        allowed_models: row.allowed_models.as_deref(),
-        budget_started_at: row.budget_started_at.map(fields::iso),
-        next_budget_reset_at: row.next_budget_reset_at.map(fields::iso),
-        blocked: row.blocked,
-        created_at: fields::iso(row.created_at),
-        updated_at: fields::iso(row.updated_at),
-        metadata: &row.metadata,
-    };
+    let mut user = User::new(row, held);
     if !app.local.ledger.is_shared()
         && let Some(now) = app.local.ledger.counters(&row.user_id)
     {
@@ -116,7 +128,7 @@ async fn catch_up(app: &Standalone) {
     }
 }
 
-pub(super) async fn create(app: &Standalone, request: Request<'_>) -> Result<Answer, Rejection> {
+pub(super) async fn create(app: &Managed<'_>, request: Request<'_>) -> Result<Answer, Rejection> {
     let body = fields::body(request)?;
     let mut read = CREATE.read_body(&body);
     let user_id = fields::required_string(&mut read, "user_id");
@@ -198,7 +210,7 @@ pub(super) async fn get(app: &Standalone, id: &str) -> Result<Answer, Rejection>
 }
 
 pub(super) async fn update(
-    app: &Standalone,
+    app: &Managed<'_>,
     id: &str,
     request: Request<'_>,
 ) -> Result<Answer, Rejection> {
@@ -245,7 +257,7 @@ pub(super) async fn update(
     Answer::json(&user(app, &row, held))
 }
 
-pub(super) async fn delete(app: &Standalone, id: &str) -> Result<Answer, Rejection> {
+pub(super) async fn delete(app: &Managed<'_>, id: &str) -> Result<Answer, Rejection> {
     if !app.store.user_delete(id, clock::now()).await? {
         return Err(not_found(id));
     }

@@ -39,10 +39,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         master_key: fields.text("master_key", report).filter(|k| !k.is_empty()).map(Secret::new),
         bootstrap_api_key: fields.flag("bootstrap_api_key", true, report),
         rate_limit_rpm: limits::requests_per_minute(fields, report),
-        cors_allow_origins: fields
-            .get("cors_allow_origins")
-            .map(|node| node.texts(report))
-            .unwrap_or_default(),
+        cors_allow_origins: cors_allow_origins(fields, report),
         trusted_proxies: limits::trusted_proxies(fields, report),
         auth_failures_per_minute: limits::auth_failures(fields, report),
         enable_metrics: fields.flag("enable_metrics", false, report),
@@ -81,10 +78,8 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         stream_missing_usage_policy: missing_usage(fields, report),
         // A call that was sent whole may have been billed.
         retry_after_sent: fields.flag("retry_after_sent", false, report),
-        // A hundred years: what is meant to be kept longer is kept for ever.
-        usage_retention_days: fields
-            .some_whole("usage_retention_days", 1..=36_500, report)
-            .and_then(|days| u32::try_from(days).ok()),
+        usage_retention_days: usage_retention_days(fields, report),
+        audit_retention_days: audit_retention_days(fields, report),
         files,
         batches: batches(fields, report),
         attachments: attachments::read(fields, report),
@@ -95,6 +90,22 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
 fn budgets_enabled(fields: &Fields, report: &mut Report) -> bool {
     let strategy = fields.text("budget_strategy", report);
     strategy.is_none_or(|strategy| !strategy.trim().eq_ignore_ascii_case("disabled"))
+}
+
+fn cors_allow_origins(fields: &Fields, report: &mut Report) -> Vec<String> {
+    fields.get("cors_allow_origins").map(|node| node.texts(report)).unwrap_or_default()
+}
+
+fn usage_retention_days(fields: &Fields, report: &mut Report) -> Option<u32> {
+    // A hundred years: what is meant to be kept longer is kept for ever.
+    let days = fields.some_whole("usage_retention_days", 1..=36_500, report)?;
+    u32::try_from(days).ok()
+}
+
+fn audit_retention_days(fields: &Fields, report: &mut Report) -> Option<u32> {
+    // What is asked of auditors is mostly a year. Nobody's usage grows it: there is a row for each change by an operator.
+    let days = fields.whole("audit_retention_days", 0..=36_500, 365, report);
+    u32::try_from(days).ok().filter(|days| *days > 0)
 }
 
 fn budget_lease_ttl(fields: &Fields, report: &mut Report) -> Duration {

@@ -99,6 +99,7 @@ pub(super) const KEYS: &[(&str, Shape)] = {
         ("stream_missing_usage_policy", Scalar),
         ("retry_after_sent", Scalar),
         ("usage_retention_days", Scalar),
+        ("audit_retention_days", Scalar),
         ("batch_concurrency", Scalar),
         ("batch_poll_interval_s", Scalar),
         ("max_connections", Scalar),

@@ -32,6 +32,7 @@ const STANDALONE_KEYS: &[&str] = &[
     "budget_lease_ttl_s",
     "stream_missing_usage_policy",
     "usage_retention_days",
+    "audit_retention_days",
     "files_enabled",
     "files_backend",
     "files_local_dir",

@@ -1,5 +1,5 @@
-//! Work on usage rows that nobody waits for: sums of hours to weeks, and the removal of what is too old. In small steps,
-//! each by one gateway at a time.
+//! Work on usage rows that nobody waits for: sums of hours to weeks, and the removal of what is too old, of audit rows too.
+//! In small steps, each by one gateway at a time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +56,7 @@ impl Housekeeper {
     async fn tidy(&self) -> Result<(), StoreError> {
         // First, because what is gone need not be summed up.
         self.expire().await?;
+        self.expire_audit().await?;
         let closed = before(clock::now(), SETTLED_AFTER);
         while self.store.usage_condense(closed).await? == Condensed::One {
             tokio::time::sleep(PAUSE).await;
@@ -85,6 +86,24 @@ impl Housekeeper {
             tracing::info!(rows = removed, before = %limit, "usage rows older than usage_retention_days were removed");
         }
         result
+    }
+
+    async fn expire_audit(&self) -> Result<(), StoreError> {
+        let Some(days) = self.live.load().audit_retention_days else { return Ok(()) };
+        let limit = oldest_kept(clock::now(), days);
+        let mut removed = 0;
+        loop {
+            let rows = self.store.audit_expire(limit, BATCH).await?;
+            removed += rows;
+            if i64::try_from(rows).unwrap_or(i64::MAX) < BATCH {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        if removed > 0 {
+            tracing::info!(rows = removed, before = %limit, "audit rows older than audit_retention_days were removed");
+        }
+        Ok(())
     }
 }
 

@@ -168,7 +168,7 @@ impl Admission {
 }
 
 /// Whose request it is, by address.
-fn address(app: &App, s: &Session) -> Option<IpAddr> {
+pub(super) fn address(app: &App, s: &Session) -> Option<IpAddr> {
     let peer = s.downstream_session.client_addr()?.as_inet()?.ip();
     let forwarded = s.req_header().headers.get_all("x-forwarded-for");
     let lines: Vec<&str> = forwarded.iter().filter_map(|line| line.to_str().ok()).collect();

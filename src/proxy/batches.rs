@@ -22,7 +22,7 @@ use crate::app::{App, Mode, Standalone};
 use crate::batches::{self, Asker, CREATED, Held, Order, Results, Tally};
 use crate::proxy::call::Stop;
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{RequestContext, body, refusals};
+use crate::proxy::{RequestContext, admission, body, refusals};
 use crate::routes::BatchVerb;
 
 /// Results are joined to pieces of this size.
@@ -46,7 +46,16 @@ pub(super) async fn serve(
     let head = s.req_header();
     let query = head.uri.query().unwrap_or_default();
     let caller = ctx.caller.clone().ok_or_else(|| Rejection::internal("no caller"))?;
-    let request = Request { id, query, body: &body, headers: &head.headers, caller: Some(&caller) };
+    let request_id = ctx.id.clone();
+    let request = Request {
+        id,
+        query,
+        body: &body,
+        headers: &head.headers,
+        caller: Some(&caller),
+        address: admission::address(app, s),
+        request_id: &request_id,
+    };
     if verb == BatchVerb::Create {
         let batch = create(app, mode, ctx, &caller, request).await?;
         return Ok(reply::write(s, ctx, Reply::new(StatusCode::OK, JSON, json(&batch)?)).await?);

@@ -23,10 +23,10 @@ use crate::api;
 use crate::api::files as about;
 use crate::app::{App, Mode, Standalone};
 use crate::files::{self, FilesError, NewFile, Reading, Upload};
-use crate::proxy::RequestContext;
 use crate::proxy::call::Stop;
 use crate::proxy::form::{Bounds, Form, Part};
 use crate::proxy::reply::{self, JSON, Reply};
+use crate::proxy::{RequestContext, admission};
 use crate::routes::{Handler, Route};
 use crate::store::FileRow;
 
@@ -189,7 +189,15 @@ pub(super) async fn content(
     let head = s.req_header();
     let query = head.uri.query().unwrap_or_default();
     let (caller, body) = (ctx.caller.as_ref(), &Bytes::new());
-    let request = api::Request { id: None, query, body, headers: &head.headers, caller };
+    let request = api::Request {
+        id: None,
+        query,
+        body,
+        headers: &head.headers,
+        caller,
+        address: admission::address(app, s),
+        request_id: &ctx.id,
+    };
     let owner = about::owner_of(standalone, request)?;
     ctx.user_id = Some(owner.clone());
     let found = standalone.files.find(Some(&owner), &id).await.map_err(Rejection::from)?;

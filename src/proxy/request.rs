@@ -19,7 +19,7 @@ use crate::proxy::call::Stop;
 use crate::proxy::cors::Origin;
 use crate::proxy::reply::{self, JSON, Reply};
 use crate::proxy::{
-    Active, RequestContext, batches, body, door, files, generate, operations, search,
+    Active, RequestContext, admission, batches, body, door, files, generate, operations, search,
 };
 use crate::routes::{self, Credential, Found, Handler, Route};
 
@@ -185,7 +185,15 @@ async fn manage(
     let head = s.req_header();
     let query = head.uri.query().unwrap_or_default();
     let caller = ctx.caller.as_ref();
-    let request = api::Request { id, query, body: &body, headers: &head.headers, caller };
+    let request = api::Request {
+        id,
+        query,
+        body: &body,
+        headers: &head.headers,
+        caller,
+        address: admission::address(app, s),
+        request_id: &ctx.id,
+    };
     let answer = api::answer(app, route, request).await?;
     let mut reply = Reply::new(answer.status, answer.content_type, answer.body);
     reply.headers = answer.headers;

@@ -53,6 +53,7 @@ const LIVE_STANDALONE: &[&str] = &[
     "budget_estimate_default_output_tokens",
     "stream_missing_usage_policy",
     "usage_retention_days",
+    "audit_retention_days",
     "model_discovery",
     "model_cache_ttl_seconds",
     "model_discovery_timeout_seconds",
@@ -108,6 +109,7 @@ pub(super) fn next(old: &Config, new: &Config) -> Config {
         next.budget_estimate_default_output_tokens = new.budget_estimate_default_output_tokens;
         next.stream_missing_usage_policy = new.stream_missing_usage_policy;
         next.usage_retention_days = new.usage_retention_days;
+        next.audit_retention_days = new.audit_retention_days;
         next.models = new.models;
     }
     next

@@ -4,6 +4,7 @@ mod rows;
 mod management;
 mod changes;
 mod access;
+mod audit;
 mod journal;
 mod ceilings;
 mod files;
@@ -86,6 +87,10 @@ facts! {
     access::an_alias_of_an_unknown_user_is_refused,
     access::settings_are_set_and_removed_together,
     access::a_setting_is_added_once,
+    audit::every_change_is_noted_with_its_author,
+    audit::a_refused_change_is_not_noted,
+    audit::changes_at_once_are_noted_one_after_the_other,
+    audit::what_is_noted_is_filtered_paged_and_removed,
     journal::an_entry_applied_twice_counts_once,
     journal::repeats_inside_one_batch_count_once,
     journal::every_column_of_a_record_is_kept,

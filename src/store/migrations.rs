@@ -23,6 +23,7 @@ pub(super) const SQLITE: &[Step] = &[
     ("V5__files", include_str!("migrations/sqlite/V5__files.sql")),
     ("V6__batches", include_str!("migrations/sqlite/V6__batches.sql")),
     ("V7__batch_holds", include_str!("migrations/sqlite/V7__batch_holds.sql")),
+    ("V8__audit_log", include_str!("migrations/sqlite/V8__audit_log.sql")),
 ];
 
 /// PostgreSQL's steps: the same names in the same order.
@@ -34,6 +35,7 @@ pub(super) const POSTGRES: &[Step] = &[
     ("V5__files", include_str!("migrations/postgres/V5__files.sql")),
     ("V6__batches", include_str!("migrations/postgres/V6__batches.sql")),
     ("V7__batch_holds", include_str!("migrations/postgres/V7__batch_holds.sql")),
+    ("V8__audit_log", include_str!("migrations/postgres/V8__audit_log.sql")),
 ];
 
 /// What a database says about its schema.

@@ -13,6 +13,7 @@ mod changes;
 mod shared;
 mod prices;
 mod aliases;
+mod audit;
 mod files;
 mod batch_holds;
 mod batches;
@@ -22,7 +23,7 @@ mod usage;
 mod rollups;
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,11 +33,12 @@ use otari_filters::settle::Entry;
 use tokio::time::timeout;
 use tokio_postgres::IsolationLevel;
 
+use self::audit::Audit;
 use super::adopt::Upgrade;
 use super::analytics::{Condensed, Report, Reported};
 use super::migrations;
 use super::{
-    AliasRow, Applied, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter,
+    AliasRow, Applied, Author, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter,
     CeilingRow, Everything, KeyChange, KeyRow, Page, PriceRow, ResetRow, SettingRow, Shared, Store,
     StoreError, UsageFilter, UsageRow, UserChange, UserRow,
 };
@@ -52,6 +54,7 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 const MIGRATION_LOCK: i64 = 0x6f_74_61_72_69;
 
 /// A pool of connections to one PostgreSQL database.
+#[derive(Clone)]
 pub struct Postgres {
     label: String,
     pool: Pool,
@@ -59,9 +62,25 @@ pub struct Postgres {
     listener: tokio_postgres::Config,
     tls: tokio_postgres_rustls::MakeRustlsConnect,
     /// Who this gateway is to the others on the database, once it has joined.
-    gateway: OnceLock<String>,
+    gateway: Arc<OnceLock<String>>,
     /// How far the changes of others have been read.
-    cursor: tokio::sync::Mutex<changes::Cursor>,
+    cursor: Arc<tokio::sync::Mutex<changes::Cursor>>,
+    /// Whose changes are made through this one; `None`: they are not noted.
+    author: Option<Arc<Author>>,
+}
+
+/// Makes a change and notes it, in one transaction.
+macro_rules! audited {
+    ($self:ident, $change:ident($($value:expr),*)) => {
+        within(async {
+            let mut db = $self.pool.get().await?;
+            let audit = Audit::begin(&mut db, $self.author.as_deref()).await?;
+            let answer = audit.$change($($value),*).await?;
+            audit.commit().await?;
+            Ok(answer)
+        })
+        .await
+    };
 }
 
 impl Postgres {
@@ -112,8 +131,9 @@ pub async fn open(
         pool,
         listener,
         tls: connector,
-        gateway: OnceLock::new(),
-        cursor: tokio::sync::Mutex::default(),
+        gateway: Arc::default(),
+        cursor: Arc::default(),
+        author: None,
     })
 }
 
@@ -177,13 +197,7 @@ impl Store for Postgres {
     }
 
     async fn key_create(&self, key: &KeyRow, owner: Option<&UserRow>) -> Result<(), StoreError> {
-        let create = async {
-            let mut db = self.pool.get().await?;
-            let transaction = db.transaction().await?;
-            keys::key_create(&transaction, key, owner).await?;
-            Ok(transaction.commit().await?)
-        };
-        within(create).await
+        audited!(self, key_create(key, owner))
     }
 
     async fn key_list(&self, page: Page) -> Result<Vec<KeyRow>, StoreError> {
@@ -195,7 +209,7 @@ impl Store for Postgres {
     }
 
     async fn key_update(&self, id: &str, change: &KeyChange) -> Result<Option<KeyRow>, StoreError> {
-        within(async { keys::key_update(&self.pool.get().await?, id, change).await }).await
+        audited!(self, key_update(id, change))
     }
 
     async fn key_rotate(
@@ -204,12 +218,11 @@ impl Store for Postgres {
         key_hash: &str,
         key_prefix: &str,
     ) -> Result<Option<KeyRow>, StoreError> {
-        within(async { keys::key_rotate(&self.pool.get().await?, id, key_hash, key_prefix).await })
-            .await
+        audited!(self, key_rotate(id, key_hash, key_prefix))
     }
 
     async fn key_delete(&self, id: &str) -> Result<bool, StoreError> {
-        within(async { keys::key_delete(&self.pool.get().await?, id).await }).await
+        audited!(self, key_delete(id))
     }
 
     async fn key_touch(&self, used: &[(String, Timestamp)]) -> Result<(), StoreError> {
@@ -217,7 +230,7 @@ impl Store for Postgres {
     }
 
     async fn user_create(&self, user: &UserRow) -> Result<UserRow, StoreError> {
-        within(async { users::user_create(&self.pool.get().await?, user).await }).await
+        audited!(self, user_create(user))
     }
 
     async fn user_list(&self, page: Page) -> Result<Vec<UserRow>, StoreError> {
@@ -237,15 +250,15 @@ impl Store for Postgres {
         user_id: &str,
         change: &UserChange,
     ) -> Result<Option<UserRow>, StoreError> {
-        within(async { users::user_update(&self.pool.get().await?, user_id, change).await }).await
+        audited!(self, user_update(user_id, change))
     }
 
     async fn user_delete(&self, user_id: &str, at: Timestamp) -> Result<bool, StoreError> {
-        within(async { users::user_delete(&self.pool.get().await?, user_id, at).await }).await
+        audited!(self, user_delete(user_id, at))
     }
 
     async fn budget_create(&self, budget: &BudgetRow) -> Result<(), StoreError> {
-        within(async { budgets::budget_create(&self.pool.get().await?, budget).await }).await
+        audited!(self, budget_create(budget))
     }
 
     async fn budget_list(&self, page: Page) -> Result<Vec<BudgetRow>, StoreError> {
@@ -261,19 +274,11 @@ impl Store for Postgres {
         budget_id: &str,
         change: &BudgetChange,
     ) -> Result<Option<BudgetRow>, StoreError> {
-        within(async { budgets::budget_update(&self.pool.get().await?, budget_id, change).await })
-            .await
+        audited!(self, budget_update(budget_id, change))
     }
 
     async fn budget_delete(&self, budget_id: &str, at: Timestamp) -> Result<bool, StoreError> {
-        let delete = async {
-            let mut db = self.pool.get().await?;
-            let transaction = db.transaction().await?;
-            let deleted = budgets::budget_delete(&transaction, budget_id, at).await?;
-            transaction.commit().await?;
-            Ok(deleted)
-        };
-        within(delete).await
+        audited!(self, budget_delete(budget_id, at))
     }
 
     async fn budget_totals(&self, ids: &[String]) -> Result<Vec<BudgetTotals>, StoreError> {
@@ -286,7 +291,7 @@ impl Store for Postgres {
     }
 
     async fn ceiling_create(&self, ceiling: &CeilingRow) -> Result<(), StoreError> {
-        within(async { ceilings::ceiling_create(&self.pool.get().await?, ceiling).await }).await
+        audited!(self, ceiling_create(ceiling))
     }
 
     async fn ceiling_list(
@@ -306,15 +311,15 @@ impl Store for Postgres {
         id: &str,
         change: &CeilingChange,
     ) -> Result<Option<CeilingRow>, StoreError> {
-        within(async { ceilings::ceiling_update(&self.pool.get().await?, id, change).await }).await
+        audited!(self, ceiling_update(id, change))
     }
 
     async fn ceiling_delete(&self, id: &str) -> Result<bool, StoreError> {
-        within(async { ceilings::ceiling_delete(&self.pool.get().await?, id).await }).await
+        audited!(self, ceiling_delete(id))
     }
 
     async fn price_put(&self, price: &PriceRow) -> Result<PriceRow, StoreError> {
-        within(async { prices::price_put(&self.pool.get().await?, price).await }).await
+        audited!(self, price_put(price))
     }
 
     async fn price_list(&self, page: Page) -> Result<Vec<PriceRow>, StoreError> {
@@ -338,10 +343,7 @@ impl Store for Postgres {
         model_key: &str,
         effective_at: Option<Timestamp>,
     ) -> Result<bool, StoreError> {
-        within(async {
-            prices::price_delete(&self.pool.get().await?, model_key, effective_at).await
-        })
-        .await
+        audited!(self, price_delete(model_key, effective_at))
     }
 
     async fn alias_all(&self) -> Result<Vec<AliasRow>, StoreError> {
@@ -349,11 +351,11 @@ impl Store for Postgres {
     }
 
     async fn alias_put(&self, alias: &AliasRow) -> Result<AliasRow, StoreError> {
-        within(async { aliases::alias_put(&self.pool.get().await?, alias).await }).await
+        audited!(self, alias_put(alias))
     }
 
     async fn alias_delete(&self, name: &str, user_id: Option<&str>) -> Result<bool, StoreError> {
-        within(async { aliases::alias_delete(&self.pool.get().await?, name, user_id).await }).await
+        audited!(self, alias_delete(name, user_id))
     }
 
     async fn setting_all(&self) -> Result<Vec<SettingRow>, StoreError> {
@@ -365,13 +367,7 @@ impl Store for Postgres {
         changes: &[(String, Option<String>)],
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        let put = async {
-            let mut db = self.pool.get().await?;
-            let transaction = db.transaction().await?;
-            settings::setting_put(&transaction, changes, at).await?;
-            Ok(transaction.commit().await?)
-        };
-        within(put).await
+        audited!(self, setting_put(changes, at))
     }
 
     async fn setting_add(&self, setting: &SettingRow) -> Result<bool, StoreError> {

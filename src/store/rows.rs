@@ -234,6 +234,13 @@ pub struct CeilingFilter {
     pub scope_id: Option<String>,
 }
 
+impl CeilingFilter {
+    /// Those over one API key.
+    pub(super) fn of_key(id: &str) -> Self {
+        Self { scope_type: Some("api_token".into()), scope_id: Some(id.into()) }
+    }
+}
+
 /// The price of a model from an instant on. Key: `model_key` and `effective_at`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PriceRow {

@@ -9,6 +9,7 @@ mod budgets;
 mod ceilings;
 mod prices;
 mod aliases;
+mod audit;
 mod files;
 mod batch_holds;
 mod batches;
@@ -20,6 +21,7 @@ mod rollups;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,11 +30,12 @@ use otari_filters::settle::Entry;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
 use self::actor::Actor;
+use self::audit::Audit;
 use super::adopt::Upgrade;
 use super::analytics::{Condensed, Report, Reported};
 use super::migrations::{self, Found, HISTORY, Plan};
 use super::{
-    AliasRow, Applied, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter,
+    AliasRow, Applied, Author, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter,
     CeilingRow, Everything, KeyChange, KeyRow, Page, PriceRow, ResetRow, SettingRow, Store,
     StoreError, UsageFilter, UsageRow, UserChange, UserRow,
 };
@@ -46,10 +49,12 @@ const STATEMENTS: usize = 64;
 
 /// An open SQLite file.
 pub struct Sqlite {
-    label: String,
+    label: Arc<str>,
     /// Dropped first: the writer closes last and folds the write-ahead log into the file.
-    readers: Actor,
-    writer: Actor,
+    readers: Arc<Actor>,
+    writer: Arc<Actor>,
+    /// Whose changes are made through this one; `None`: they are not noted.
+    author: Option<Arc<Author>>,
 }
 
 /// Opens the file at `path` and creates it when missing; the folder must exist. The schema is not looked at.
@@ -63,7 +68,8 @@ pub async fn open(path: &Path) -> Result<Sqlite, StoreError> {
     let writer = Actor::start("sqlite-writer", 1, move || open_writer(&file)).await?;
     let file = path.to_owned();
     let readers = Actor::start("sqlite-reader", READERS, move || open_reader(&file)).await?;
-    Ok(Sqlite { label, readers, writer })
+    let (readers, writer) = (Arc::new(readers), Arc::new(writer));
+    Ok(Sqlite { label: label.into(), readers, writer, author: None })
 }
 
 fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -189,6 +195,15 @@ impl Sqlite {
         self.writer.run(run).await
     }
 
+    /// As [`Self::write`], and what `work` changes is noted as the author's.
+    async fn audited<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Audit<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let author = self.author.clone();
+        self.write(move |db| work(&Audit { db, author: author.as_deref() })).await
+    }
+
     /// Runs `work` in a read transaction: all of its statements see the same state.
     async fn read<T: Send + 'static>(
         &self,
@@ -234,7 +249,7 @@ impl Store for Sqlite {
 
     async fn key_create(&self, key: &KeyRow, owner: Option<&UserRow>) -> Result<(), StoreError> {
         let (key, owner) = (key.clone(), owner.cloned());
-        self.write(move |db| keys::key_create(db, &key, owner.as_ref())).await
+        self.audited(move |audit| audit.key_create(&key, owner.as_ref())).await
     }
 
     async fn key_list(&self, page: Page) -> Result<Vec<KeyRow>, StoreError> {
@@ -248,7 +263,7 @@ impl Store for Sqlite {
 
     async fn key_update(&self, id: &str, change: &KeyChange) -> Result<Option<KeyRow>, StoreError> {
         let (id, change) = (id.to_owned(), change.clone());
-        self.write(move |db| keys::key_update(db, &id, &change)).await
+        self.audited(move |audit| audit.key_update(&id, &change)).await
     }
 
     async fn key_rotate(
@@ -258,12 +273,12 @@ impl Store for Sqlite {
         key_prefix: &str,
     ) -> Result<Option<KeyRow>, StoreError> {
         let (id, hash, prefix) = (id.to_owned(), key_hash.to_owned(), key_prefix.to_owned());
-        self.write(move |db| keys::key_rotate(db, &id, &hash, &prefix)).await
+        self.audited(move |audit| audit.key_rotate(&id, &hash, &prefix)).await
     }
 
     async fn key_delete(&self, id: &str) -> Result<bool, StoreError> {
         let id = id.to_owned();
-        self.write(move |db| keys::key_delete(db, &id)).await
+        self.audited(move |audit| audit.key_delete(&id)).await
     }
 
     async fn key_touch(&self, used: &[(String, Timestamp)]) -> Result<(), StoreError> {
@@ -273,7 +288,7 @@ impl Store for Sqlite {
 
     async fn user_create(&self, user: &UserRow) -> Result<UserRow, StoreError> {
         let user = user.clone();
-        self.write(move |db| users::user_create(db, &user)).await
+        self.audited(move |audit| audit.user_create(&user)).await
     }
 
     async fn user_list(&self, page: Page) -> Result<Vec<UserRow>, StoreError> {
@@ -296,17 +311,17 @@ impl Store for Sqlite {
         change: &UserChange,
     ) -> Result<Option<UserRow>, StoreError> {
         let (user_id, change) = (user_id.to_owned(), change.clone());
-        self.write(move |db| users::user_update(db, &user_id, &change)).await
+        self.audited(move |audit| audit.user_update(&user_id, &change)).await
     }
 
     async fn user_delete(&self, user_id: &str, at: Timestamp) -> Result<bool, StoreError> {
         let user_id = user_id.to_owned();
-        self.write(move |db| users::user_delete(db, &user_id, at)).await
+        self.audited(move |audit| audit.user_delete(&user_id, at)).await
     }
 
     async fn budget_create(&self, budget: &BudgetRow) -> Result<(), StoreError> {
         let budget = budget.clone();
-        self.write(move |db| budgets::budget_create(db, &budget)).await
+        self.audited(move |audit| audit.budget_create(&budget)).await
     }
 
     async fn budget_list(&self, page: Page) -> Result<Vec<BudgetRow>, StoreError> {
@@ -324,12 +339,12 @@ impl Store for Sqlite {
         change: &BudgetChange,
     ) -> Result<Option<BudgetRow>, StoreError> {
         let (budget_id, change) = (budget_id.to_owned(), change.clone());
-        self.write(move |db| budgets::budget_update(db, &budget_id, &change)).await
+        self.audited(move |audit| audit.budget_update(&budget_id, &change)).await
     }
 
     async fn budget_delete(&self, budget_id: &str, at: Timestamp) -> Result<bool, StoreError> {
         let budget_id = budget_id.to_owned();
-        self.write(move |db| budgets::budget_delete(db, &budget_id, at)).await
+        self.audited(move |audit| audit.budget_delete(&budget_id, at)).await
     }
 
     async fn budget_totals(&self, ids: &[String]) -> Result<Vec<BudgetTotals>, StoreError> {
@@ -344,7 +359,7 @@ impl Store for Sqlite {
 
     async fn ceiling_create(&self, ceiling: &CeilingRow) -> Result<(), StoreError> {
         let ceiling = ceiling.clone();
-        self.write(move |db| ceilings::ceiling_create(db, &ceiling)).await
+        self.audited(move |audit| audit.ceiling_create(&ceiling)).await
     }
 
     async fn ceiling_list(
@@ -367,17 +382,17 @@ impl Store for Sqlite {
         change: &CeilingChange,
     ) -> Result<Option<CeilingRow>, StoreError> {
         let (id, change) = (id.to_owned(), change.clone());
-        self.write(move |db| ceilings::ceiling_update(db, &id, &change)).await
+        self.audited(move |audit| audit.ceiling_update(&id, &change)).await
     }
 
     async fn ceiling_delete(&self, id: &str) -> Result<bool, StoreError> {
         let id = id.to_owned();
-        self.write(move |db| ceilings::ceiling_delete(db, &id)).await
+        self.audited(move |audit| audit.ceiling_delete(&id)).await
     }
 
     async fn price_put(&self, price: &PriceRow) -> Result<PriceRow, StoreError> {
         let price = price.clone();
-        self.write(move |db| prices::price_put(db, &price)).await
+        self.audited(move |audit| audit.price_put(&price)).await
     }
 
     async fn price_list(&self, page: Page) -> Result<Vec<PriceRow>, StoreError> {
@@ -404,7 +419,7 @@ impl Store for Sqlite {
         effective_at: Option<Timestamp>,
     ) -> Result<bool, StoreError> {
         let model_key = model_key.to_owned();
-        self.write(move |db| prices::price_delete(db, &model_key, effective_at)).await
+        self.audited(move |audit| audit.price_delete(&model_key, effective_at)).await
     }
 
     async fn alias_all(&self) -> Result<Vec<AliasRow>, StoreError> {
@@ -413,12 +428,12 @@ impl Store for Sqlite {
 
     async fn alias_put(&self, alias: &AliasRow) -> Result<AliasRow, StoreError> {
         let alias = alias.clone();
-        self.write(move |db| aliases::alias_put(db, &alias)).await
+        self.audited(move |audit| audit.alias_put(&alias)).await
     }
 
     async fn alias_delete(&self, name: &str, user_id: Option<&str>) -> Result<bool, StoreError> {
         let (name, user_id) = (name.to_owned(), user_id.map(str::to_owned));
-        self.write(move |db| aliases::alias_delete(db, &name, user_id.as_deref())).await
+        self.audited(move |audit| audit.alias_delete(&name, user_id.as_deref())).await
     }
 
     async fn setting_all(&self) -> Result<Vec<SettingRow>, StoreError> {
@@ -431,7 +446,7 @@ impl Store for Sqlite {
         at: Timestamp,
     ) -> Result<(), StoreError> {
         let changes = changes.to_vec();
-        self.write(move |db| settings::setting_put(db, &changes, at)).await
+        self.audited(move |audit| audit.setting_put(&changes, at)).await
     }
 
     async fn setting_add(&self, setting: &SettingRow) -> Result<bool, StoreError> {

@@ -91,6 +91,8 @@ mod upgrade;
 #[cfg(test)]
 mod access;
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod aliases;
 #[cfg(test)]
 mod settings;

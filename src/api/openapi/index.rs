@@ -8,7 +8,7 @@ use otari_filters::protocol::Protocol;
 use super::operations;
 use super::{CHAT, COUNT_TOKENS, MESSAGES, NO_SOCKET, Operation, RESPONSES};
 use crate::api::{
-    aliases, batches, budgets, ceilings, docs, files, health, keys, models, pricing, search,
+    aliases, audit, batches, budgets, ceilings, docs, files, health, keys, models, pricing, search,
     settings, usage, users,
 };
 use crate::routes::{Handler, Route};
@@ -29,12 +29,7 @@ pub(super) fn operation(route: &Route) -> &'static Operation {
         (Handler::Generate(Protocol::Chat), ..) => &CHAT,
         (Handler::Generate(Protocol::Messages), ..) => &MESSAGES,
         (Handler::Generate(Protocol::Responses), ..) => &RESPONSES,
-        (Handler::Operation(Kind::Embeddings), ..) => &operations::EMBEDDINGS,
-        (Handler::Operation(Kind::Moderations), ..) => &operations::MODERATIONS,
-        (Handler::Operation(Kind::Rerank), ..) => &operations::RERANK,
-        (Handler::Operation(Kind::Images), ..) => &operations::IMAGES,
-        (Handler::Operation(Kind::Speech), ..) => &operations::SPEECH,
-        (Handler::Operation(Kind::Transcription), ..) => &operations::TRANSCRIPTION,
+        (Handler::Operation(kind), ..) => operation_of(kind),
         (Handler::CountTokens, ..) => &COUNT_TOKENS,
         (Handler::ResponsesSocket, ..) => &NO_SOCKET,
         (Handler::Keys, &Method::POST, _) => &keys::CREATE,
@@ -83,7 +78,20 @@ pub(super) fn operation(route: &Route) -> &'static Operation {
         (Handler::Settings, ..) => &settings::GET,
         (Handler::MasterKeyRotation, ..) => &settings::ROTATE,
         (Handler::Usage(question), ..) => usage::operation(question),
+        (Handler::Audit, ..) => &audit::LIST,
         (Handler::Batches(verb), ..) => batches::operation(verb),
+    }
+}
+
+/// The operation of a kind.
+fn operation_of(kind: Kind) -> &'static Operation {
+    match kind {
+        Kind::Embeddings => &operations::EMBEDDINGS,
+        Kind::Moderations => &operations::MODERATIONS,
+        Kind::Rerank => &operations::RERANK,
+        Kind::Images => &operations::IMAGES,
+        Kind::Speech => &operations::SPEECH,
+        Kind::Transcription => &operations::TRANSCRIPTION,
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) const FIELDS: [Field; 15] = [
 pub(super) const PAGE_FIELDS: [Field; 17] = joined(FIELDS, fields::PAGE);
 
 /// One list after the other.
-pub(super) const fn joined<const A: usize, const B: usize, const N: usize>(
+pub(in crate::api) const fn joined<const A: usize, const B: usize, const N: usize>(
     first: [Field; A],
     second: [Field; B],
 ) -> [Field; N] {
@@ -228,7 +228,15 @@ mod tests {
         let headers = HeaderMap::new();
         checked(
             &COUNT,
-            Request { id: None, query, body: &Bytes::new(), headers: &headers, caller: None },
+            Request {
+                id: None,
+                query,
+                body: &Bytes::new(),
+                headers: &headers,
+                caller: None,
+                address: None,
+                request_id: "",
+            },
             filter,
         )
     }

@@ -261,7 +261,7 @@ pub(in crate::store) const HOLDS: [(&str, &str); 2] =
     [("users", "reserved"), ("scoped_budgets", "reserved_spend")];
 
 /// Tables of our steps that the reference has not, whatever it may have under these names.
-pub(in crate::store) const OURS_ALONE: [&str; 9] = [
+pub(in crate::store) const OURS_ALONE: [&str; 10] = [
     "gateways",
     "budget_leases",
     "changes",
@@ -271,4 +271,5 @@ pub(in crate::store) const OURS_ALONE: [&str; 9] = [
     "otari_batches",
     "otari_batch_items",
     "otari_batch_holds",
+    "otari_audit_log",
 ];

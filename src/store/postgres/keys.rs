@@ -105,6 +105,20 @@ pub(super) async fn key_get(
     db.query_opt(&statement, &[&id]).await?.as_ref().map(read).transpose()
 }
 
+/// Keys of a user that are switched on.
+pub(super) async fn key_active_of(
+    db: &impl GenericClient,
+    user_id: &str,
+) -> Result<Vec<KeyRow>, StoreError> {
+    let sql = concat!(
+        "-- user_delete\nSELECT ",
+        columns!(),
+        " FROM api_keys WHERE user_id = $1 AND is_active ORDER BY created_at, id COLLATE \"C\""
+    );
+    let statement = db.prepare_cached(sql).await?;
+    db.query(&statement, &[&user_id]).await?.iter().map(read).collect()
+}
+
 pub(super) async fn key_update(
     db: &impl GenericClient,
     id: &str,

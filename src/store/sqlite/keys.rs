@@ -85,6 +85,16 @@ pub(super) fn key_get(db: &Connection, id: &str) -> Result<Option<KeyRow>, Store
     Ok(db.prepare_cached(sql)?.query_row([id], read).optional()?)
 }
 
+/// Keys of a user that are switched on.
+pub(super) fn key_active_of(db: &Connection, user_id: &str) -> Result<Vec<KeyRow>, StoreError> {
+    let sql = concat!(
+        "-- user_delete\nSELECT ",
+        columns!(),
+        " FROM api_keys WHERE user_id = ?1 AND is_active ORDER BY created_at, id"
+    );
+    Ok(db.prepare_cached(sql)?.query_map([user_id], read)?.collect::<Result<_, _>>()?)
+}
+
 pub(super) fn key_update(
     db: &Connection,
     id: &str,
