@@ -16,6 +16,7 @@ mod openapi;
 mod pricing;
 mod search;
 mod settings;
+mod tools;
 mod usage;
 mod users;
 
@@ -113,6 +114,7 @@ pub async fn answer(app: &App, route: &Route, request: Request<'_>) -> Result<An
         Handler::Liveness => health::liveness(),
         Handler::Readiness => health::readiness(app).await,
         Handler::Metrics => health::metrics(app),
+        Handler::Tools => tools::list(app),
         _ => match &app.mode {
             Mode::Standalone(standalone) => manage(standalone, route, request).await,
             // The index of routes has none of them in this mode.

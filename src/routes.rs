@@ -70,6 +70,8 @@ pub enum Handler {
     ModelMetadata,
     /// Web search.
     Search,
+    /// Which tools the gateway itself runs.
+    Tools,
     /// Prices.
     Pricing,
     /// All prices of one model.
@@ -210,6 +212,7 @@ pub static ROUTES: &[Route] = &[
     route(Method::GET, "/v1/models/{model_id...}", Credential::Key, Handler::Models),
     route(Method::POST, "/v1/search", Credential::Key, Handler::Search),
     route(Method::POST, "/v1/search/{tool}", Credential::Key, Handler::Search),
+    route(Method::GET, "/v1/tools", Credential::Key, Handler::Tools),
     route(Method::POST, "/v1/batches", Credential::Key, Handler::Batches(BatchVerb::Create)),
     route(Method::GET, "/v1/batches", Credential::Key, Handler::Batches(BatchVerb::List)),
     route(Method::GET, "/v1/batches/{id}", Credential::Key, Handler::Batches(BatchVerb::Get)),

@@ -37,7 +37,7 @@ pub(crate) use entries::{
 };
 pub use limits::{Backends, rounds_exceeded, sandbox_unreachable, search_unreachable};
 pub use marks::{Marks, Source};
-pub use offer::{Hint, Offer, Owner, ToolDef};
+pub use offer::{Hint, Offer, OwnTool, Owner, ToolDef, own};
 pub use stream::{Ending, Loop, Options, RoundEnd};
 pub use tally::Tally;
 

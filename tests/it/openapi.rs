@@ -182,6 +182,7 @@ async fn prices_and_names(proof: &mut Proof, gateway: &Gateway) {
         json!({"model_key": "fast", "input_price_per_million": 1, "output_price_per_million": 2});
     proof.expect(gateway, 400, "set_price", with(body)).await;
     proof.expect(gateway, 200, "list_aliases", Call::default()).await;
+    proof.expect(gateway, 200, "list_tools", Call::default()).await;
     proof
         .expect(gateway, 200, "list_models", Call { query: "provider=p", ..Call::default() })
         .await;

@@ -16,8 +16,8 @@ use crate::protocol::json;
 use crate::rejection::Rejection;
 use crate::validate::Faults;
 
-const CODE_ENTRY: &str = "otari_code_execution";
-const SEARCH_ENTRY: &str = "otari_web_search";
+pub(super) const CODE_ENTRY: &str = "otari_code_execution";
+pub(super) const SEARCH_ENTRY: &str = "otari_web_search";
 /// Most results of a search, and what there are when nobody says.
 const MAX_RESULTS: u64 = 20;
 const DEFAULT_RESULTS: u64 = 5;

@@ -27,7 +27,7 @@ const ROUNDS: Bounds<i64> =
 
 const SERVER_FIELDS: [Field; 5] = [
     Field::new("name", Kind::Bounded(1, MAX_NAME), "For logs and hints").required(),
-    Field::new("url", Kind::Text, "Where it is: streamable HTTP").required(),
+    Field::new("url", Kind::Text, "Where it is: streamable HTTP, or HTTP with SSE").required(),
     Field::new(TOKEN, Kind::Text, "Sent as a bearer token; needs https"),
     Field::new("purpose_hint", Kind::Bounded(0, MAX_HINT), "When the model should use it"),
     Field::new("allowed_tools", Kind::Texts, "Which of its tools there are; none: all"),

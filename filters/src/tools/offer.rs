@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::claim::owned_choice;
+use super::claim::{CODE_ENTRY, SEARCH_ENTRY, owned_choice};
 use super::doc::{Doc, Edits, list_of, quoted};
 use super::{CODE_EXECUTION, CodeTool, McpServer, Owned, SearchTool, WEB_SEARCH, Wanted};
 
@@ -66,6 +66,42 @@ fn spaced(server: &str, tool: &str) -> String {
     format!("{server}__{tool}")
 }
 
+/// A tool of the gateway's own, for who asks what there is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnTool {
+    /// The `type` of the entry that asks for it.
+    pub entry: &'static str,
+    /// Further types that are taken for it; the providers' own may have a date behind them.
+    pub also: &'static [&'static str],
+    /// What the model is offered for it.
+    pub offered: ToolDef,
+}
+
+/// The tools that need no server of the caller's: searching, running code. `intercepts`: providers' own entries for searches
+/// are the gateway's too.
+pub fn own(intercepts: bool) -> [OwnTool; 2] {
+    let native: &[&str] = if intercepts { &["web_search", "web_search_preview"] } else { &[] };
+    [
+        OwnTool { entry: SEARCH_ENTRY, also: native, offered: searching() },
+        OwnTool { entry: CODE_ENTRY, also: &[], offered: running() },
+    ]
+}
+
+fn running() -> ToolDef {
+    let about = "Run Python code in a sandbox and read what it prints. Files and variables stay within \
+         one conversation turn.";
+    let parameters = json!({"type": "object", "properties": {"code": {"type": "string",
+        "description": "Python source; print what you want to see"}}, "required": ["code"]});
+    ToolDef::new(CODE_EXECUTION, Some(about.to_owned()), parameters)
+}
+
+fn searching() -> ToolDef {
+    let about = "Search the web. Returns titles, addresses and text of the best results.";
+    let parameters = json!({"type": "object", "properties": {"query": {"type": "string",
+        "description": "What to search for"}}, "required": ["query"]});
+    ToolDef::new(WEB_SEARCH, Some(about.to_owned()), parameters)
+}
+
 impl ToolDef {
     /// A tool as a server describes it. Without a schema it has no arguments.
     pub fn new(name: impl Into<String>, description: Option<String>, parameters: Value) -> Self {
@@ -80,21 +116,14 @@ impl ToolDef {
 impl Offer {
     /// Running code. `configured`: the hint where the request has none.
     pub fn code(wanted: &CodeTool, configured: Option<&str>) -> Self {
-        let about = "Run Python code in a sandbox and read what it prints. Files and variables stay within \
-             one conversation turn.";
-        let parameters = json!({"type": "object", "properties": {"code": {"type": "string",
-            "description": "Python source; print what you want to see"}}, "required": ["code"]});
         let hint = wanted.purpose_hint.as_deref().or(configured).unwrap_or(CODE_HINT);
-        Self::one(ToolDef::new(CODE_EXECUTION, Some(about.to_owned()), parameters), hint)
+        Self::one(running(), hint)
     }
 
     /// Searching the web. `configured`: the hint where the request has none.
     pub fn search(wanted: &SearchTool, configured: Option<&str>) -> Self {
-        let about = "Search the web. Returns titles, addresses and text of the best results.";
-        let parameters = json!({"type": "object", "properties": {"query": {"type": "string",
-            "description": "What to search for"}}, "required": ["query"]});
         let hint = wanted.purpose_hint.as_deref().or(configured).unwrap_or(SEARCH_HINT);
-        Self::one(ToolDef::new(WEB_SEARCH, Some(about.to_owned()), parameters), hint)
+        Self::one(searching(), hint)
     }
 
     /// The tools of MCP servers, those of the first server first, and for each name whose it is. A tool has its own name;

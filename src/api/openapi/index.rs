@@ -2,14 +2,13 @@
 
 use http::Method;
 
-use otari_filters::operations::Kind;
 use otari_filters::protocol::Protocol;
 
 use super::operations;
 use super::{CHAT, COUNT_TOKENS, MESSAGES, NO_SOCKET, Operation, RESPONSES};
 use crate::api::{
     aliases, audit, batches, budgets, ceilings, docs, files, health, keys, models, pricing, search,
-    settings, usage, users,
+    settings, tools, usage, users,
 };
 use crate::routes::{Handler, Route};
 
@@ -29,7 +28,7 @@ pub(super) fn operation(route: &Route) -> &'static Operation {
         (Handler::Generate(Protocol::Chat), ..) => &CHAT,
         (Handler::Generate(Protocol::Messages), ..) => &MESSAGES,
         (Handler::Generate(Protocol::Responses), ..) => &RESPONSES,
-        (Handler::Operation(kind), ..) => operation_of(kind),
+        (Handler::Operation(kind), ..) => operations::operation(kind),
         (Handler::CountTokens, ..) => &COUNT_TOKENS,
         (Handler::ResponsesSocket, ..) => &NO_SOCKET,
         (Handler::Keys, &Method::POST, _) => &keys::CREATE,
@@ -61,6 +60,7 @@ pub(super) fn operation(route: &Route) -> &'static Operation {
         (Handler::ModelMetadata, ..) => &models::sources::METADATA,
         (Handler::Search, _, false) => &search::SEARCH,
         (Handler::Search, _, true) => &search::SEARCH_WITH,
+        (Handler::Tools, ..) => &tools::LIST,
         (Handler::Pricing, &Method::POST, _) => &pricing::CREATE,
         (Handler::Pricing, &Method::DELETE, _) => &pricing::DELETE,
         (Handler::Pricing, _, true) => &pricing::GET,

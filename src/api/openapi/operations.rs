@@ -7,6 +7,18 @@ use serde_json::{Map, Value};
 
 use super::{Operation, Others, Success, shape};
 
+/// What the document says of an operation.
+pub(super) fn operation(kind: Kind) -> &'static Operation {
+    match kind {
+        Kind::Embeddings => &EMBEDDINGS,
+        Kind::Moderations => &MODERATIONS,
+        Kind::Rerank => &RERANK,
+        Kind::Images => &IMAGES,
+        Kind::Speech => &SPEECH,
+        Kind::Transcription => &TRANSCRIPTION,
+    }
+}
+
 /// Vectors, in the order of the input. With an alias, `model` shows the alias.
 #[derive(JsonSchema)]
 #[schemars(extend("additionalProperties" = true))]
@@ -65,7 +77,7 @@ struct Transcript {
 const PRICED: &[u16] = &[400, 402, 403, 404, 429, 502];
 const UNPRICED: &[u16] = &[400, 403, 404, 429, 502];
 
-pub(super) static EMBEDDINGS: Operation = Operation {
+static EMBEDDINGS: Operation = Operation {
     body: Some(Kind::Embeddings.fields()),
     others: Others::Passed,
     success: Success::Json(shape::<Embeddings>),
@@ -73,7 +85,7 @@ pub(super) static EMBEDDINGS: Operation = Operation {
     ..Operation::new("create_embeddings", "Vectors of texts; by the tokens of the input")
 };
 
-pub(super) static MODERATIONS: Operation = Operation {
+static MODERATIONS: Operation = Operation {
     query: Kind::Moderations.query_fields(),
     body: Some(Kind::Moderations.fields()),
     others: Others::Passed,
@@ -85,7 +97,7 @@ pub(super) static MODERATIONS: Operation = Operation {
     )
 };
 
-pub(super) static RERANK: Operation = Operation {
+static RERANK: Operation = Operation {
     body: Some(Kind::Rerank.fields()),
     others: Others::Passed,
     success: Success::Json(shape::<Ranking>),
@@ -93,7 +105,7 @@ pub(super) static RERANK: Operation = Operation {
     ..Operation::new("create_rerank", "Documents by relevance to a query; by the provider's tokens")
 };
 
-pub(super) static IMAGES: Operation = Operation {
+static IMAGES: Operation = Operation {
     body: Some(Kind::Images.fields()),
     others: Others::Passed,
     success: Success::Stream(shape::<Images>),
@@ -101,7 +113,7 @@ pub(super) static IMAGES: Operation = Operation {
     ..Operation::new("create_image", "Images; the input's price is that of one, in USD")
 };
 
-pub(super) static SPEECH: Operation = Operation {
+static SPEECH: Operation = Operation {
     body: Some(Kind::Speech.fields()),
     others: Others::Passed,
     success: Success::Page("audio/mpeg"),
@@ -112,7 +124,7 @@ pub(super) static SPEECH: Operation = Operation {
     )
 };
 
-pub(super) static TRANSCRIPTION: Operation = Operation {
+static TRANSCRIPTION: Operation = Operation {
     body: Some(Kind::Transcription.fields()),
     is_form: true,
     others: Others::Passed,

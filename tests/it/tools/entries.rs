@@ -1,9 +1,10 @@
 //! Which entries of a request's tools are the gateway's, and how its searches look to callers of the providers' own.
 
+use reqwest::Method;
 use serde_json::json;
 
 use super::search::{scene, searching, service};
-use super::ways;
+use super::{Scene, ways};
 use crate::support::caller::Api;
 use crate::support::model::{model, offered, says};
 use crate::support::provider::Request;
@@ -72,5 +73,45 @@ async fn native_searches_are_taken_over_where_that_is_said() {
         way.api.call(&scene.gateway, &scene.key, &body, false).await.good();
         let sent: String = model.requests()[asked.len()..].iter().map(Request::text).collect();
         assert!(!sent.contains("server_tool_use") && !sent.contains("srvtoolu_otari_"), "{sent}");
+    }
+}
+
+/// What a gateway says it can run is what requests for it come to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tools_are_listed_as_they_are_configured() {
+    let model = model(|_| says("ok"));
+    for (config, available, types) in [
+        ("", [false, false], json!(["otari_web_search"])),
+        (
+            "web_search_url: http://127.0.0.1:1\nweb_search_intercept: true",
+            [true, false],
+            json!(["otari_web_search", "web_search", "web_search_preview"]),
+        ),
+        ("sandbox_url: http://127.0.0.1:1", [false, true], json!(["otari_web_search"])),
+    ] {
+        let scene = Scene::with(&model, |start| start.config(config)).await;
+        let bearer = format!("Bearer {}", scene.key);
+        let headers = [("authorization", bearer.as_str())];
+        let list =
+            scene.gateway.send(Method::GET, "/v1/tools", &headers, "").await.expect(200).json();
+        assert_eq!(list["object"], "list");
+        let [search, code] = list["data"].as_array().expect("a list").as_slice() else {
+            panic!("two tools: {list}")
+        };
+        assert_eq!(
+            (&search["id"], &code["id"]),
+            (&json!("otari_web_search"), &json!("otari_code_execution"))
+        );
+        assert_eq!((&search["accepted_types"], &search["object"]), (&types, &json!("tool")));
+        assert_eq!(search["input_schema"]["required"], json!(["query"]));
+        assert_eq!(code["example"], json!({"type": "otari_code_execution"}));
+        let way = ways().next().expect("some way");
+        for (tool, available) in [search, code].into_iter().zip(available) {
+            assert_eq!(tool["available"], available, "{config}: {tool}");
+            assert!(tool["description"].as_str().is_some_and(|text| !text.is_empty()), "{tool}");
+            let seen = scene.call(way, json!({"tools": [tool["example"]]})).await;
+            assert_eq!(seen.status == 400, !available, "{config}: {}", seen.raw);
+        }
+        scene.gateway.send(Method::GET, "/v1/tools", &[], "").await.refused(401);
     }
 }
