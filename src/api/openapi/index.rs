@@ -83,18 +83,6 @@ pub(super) fn operation(route: &Route) -> &'static Operation {
     }
 }
 
-/// The operation of a kind.
-fn operation_of(kind: Kind) -> &'static Operation {
-    match kind {
-        Kind::Embeddings => &operations::EMBEDDINGS,
-        Kind::Moderations => &operations::MODERATIONS,
-        Kind::Rerank => &operations::RERANK,
-        Kind::Images => &operations::IMAGES,
-        Kind::Speech => &operations::SPEECH,
-        Kind::Transcription => &operations::TRANSCRIPTION,
-    }
-}
-
 /// The heading under which a route stands: what follows `/v1/`, else what the path is about.
 pub(super) fn tag(route: &Route) -> &'static str {
     match route.template.strip_prefix("/v1/") {
