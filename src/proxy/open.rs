@@ -316,10 +316,12 @@ impl Open {
             }
             return;
         }
-        let is_held = reservation.as_ref().is_some_and(|it| it.held > MicroUsd::ZERO);
+        let held = reservation.as_ref().map_or(MicroUsd::ZERO, |it| it.held);
         let mut record = self.record(Status::Error);
         let outcome = match ending {
-            Ending::Complete { streamed } => self.complete(&mut record, *streamed, is_held),
+            Ending::Complete { streamed } => {
+                self.complete(&mut record, *streamed, held > MicroUsd::ZERO)
+            }
             Ending::Failed { reason, status, class: _ } => {
                 // What was answered before it is used, and paid.
                 self.fill_rounds(&mut record);
@@ -340,6 +342,9 @@ impl Open {
                     Measure::Tokens => self.rounds.cost(self.price(produced)),
                     measure => measure.cost(self.prices()),
                 };
+                if *reason == "budget_exceeded" {
+                    record.cost = self.within_hold(record.cost, held);
+                }
                 record.error_message = Some((*reason).into());
                 record.status_code = Some(*status);
                 reason

@@ -56,6 +56,13 @@ impl Open {
         }
     }
 
+    /// What a stream costs that was ended because its hold could not grow: the piece that passed the hold is given away,
+    /// or the cap would be passed by it. Rounds that were answered before it are paid whole.
+    pub(super) fn within_hold(&self, cost: Option<MicroUsd>, held: MicroUsd) -> Option<MicroUsd> {
+        let most = held.max(self.rounds.cost(None).unwrap_or_default());
+        cost.map(|cost| cost.min(most))
+    }
+
     /// Puts the tokens into the record: the provider's, else prompt estimate and output seen. Returns them.
     pub(super) fn fill_tokens(&self, record: &mut UsageRecord) -> Usage {
         let produced = self.usage.unwrap_or_else(|| Usage {
