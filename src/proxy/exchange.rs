@@ -39,6 +39,9 @@ use crate::proxy::{RequestContext, attach};
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
 /// How long a credential is waited for at most.
 const CREDENTIAL_TIMEOUT: Duration = Duration::from_secs(15);
+/// A connection from the pool that the provider had closed shows it in a round trip. One that breaks later was alive, and
+/// the provider may have worked on the request: it is not sent again as if it had never arrived.
+const STALE_WITHIN: Duration = Duration::from_secs(1);
 /// All pauses of one request together.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
@@ -291,6 +294,7 @@ async fn try_once(
     call.open.mark_sent();
     let sending = connect::send(s, watch, up, &peer, upstream, outgoing, &proof);
     let (mut up, sent) = sending.await;
+    let sent_at = Instant::now();
     let received = match sent {
         Ok(()) => receive::first_piece(s, watch, &mut up, attempt, &outgoing.reading).await,
         Err(failed) => Err(failed),
@@ -311,7 +315,9 @@ async fn try_once(
             connect::give_back(app, up, &peer, false).await;
             Err(match failed {
                 Failed::Attempt(mut broken) if reused && broken.status.is_none() => {
-                    broken.stale = broken.reason == "connection_broken" && !broken.had_begun;
+                    broken.stale = broken.reason == "connection_broken"
+                        && !broken.had_begun
+                        && sent_at.elapsed() < STALE_WITHIN;
                     Failed::Attempt(broken)
                 }
                 other => other,

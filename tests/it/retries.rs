@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::gateway::{Builder, Gateway};
-use crate::support::provider::{Provider, Reply};
+use crate::support::provider::{Provider, Reply, Step};
 use crate::support::{COST, ask_streamed, ask_with};
 
 /// A provider that refuses so many times with `status`, then answers.
@@ -106,4 +106,25 @@ async fn a_call_that_broke_after_it_was_sent_is_not_repeated() {
     assert_eq!(rows.len(), 1, "one try: {rows:?}");
     assert_eq!(rows[0]["error_message"], json!("connection_broken"));
     assert_eq!(rows[0]["model"], json!("m"), "options are not part of the name");
+}
+
+#[tokio::test]
+async fn only_a_kept_connection_that_breaks_at_once_is_taken_for_one_that_was_dead() {
+    // The second request comes on the first one's connection, which breaks before any answer.
+    let provider = |after_ms: u64| {
+        let seen = AtomicUsize::new(0);
+        Provider::start(move |request| match seen.fetch_add(1, Ordering::SeqCst) {
+            1 => Reply::none(Step::Sleep(after_ms)).then(Step::CutNow),
+            _ => Reply::chat(request, &["ok"]),
+        })
+    };
+    for (after_ms, status, asked) in [(0, 200, 3), (1500, 502, 2)] {
+        let provider = provider(after_ms);
+        let gateway = repeating(&provider, 2).await;
+        let key = gateway.key("u").await;
+        let body = ask_with(json!({"model": "r:m"}));
+        gateway.chat(&key, &body).await.expect(200);
+        let answer = gateway.chat(&key, &body).await.expect(status);
+        assert_eq!(provider.count(), asked, "after {after_ms} ms: {}", answer.text());
+    }
 }
