@@ -6,6 +6,8 @@
 //! applying records commutes. A place that was claimed and never written (the process died in between, or the disk
 //! refused) reads as zeros; it is skipped once no writer can still be about to fill it.
 
+mod refused;
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -17,6 +19,8 @@ use arc_swap::ArcSwap;
 use otari_filters::settle::Entry;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+pub use refused::Refused;
 
 /// A segment is closed when the next record would pass this size; closed and applied segments are deleted.
 const SEGMENT_BYTES: u64 = 64 << 20;
@@ -90,6 +94,8 @@ pub struct Journal {
     applied: Mutex<Position>,
     /// Records appended by this process and not yet read back.
     pending: AtomicU64,
+    /// What the disk refused, until the store has it.
+    pub refused: Refused,
     /// Appends under way: from before a place is claimed until it has been written.
     writing: AtomicU64,
     /// Woken when records should be applied sooner than the timer would.
@@ -129,6 +135,7 @@ impl Journal {
             cursor,
             applied: Mutex::new(start),
             pending: AtomicU64::new(0),
+            refused: Refused::default(),
             writing: AtomicU64::new(0),
             hurry: Notify::new(),
             moved: Notify::new(),
@@ -171,7 +178,12 @@ impl Journal {
             if at + size <= SEGMENT_BYTES {
                 self.pending.fetch_add(1, Ordering::Relaxed);
                 claimed(Position { segment: segment.number, offset: at }, size);
-                return segment.file.write_all_at(frame, at);
+                let written = segment.file.write_all_at(frame, at);
+                if written.is_err() {
+                    // Nobody will read it back.
+                    self.count_applied(1);
+                }
+                return written;
             }
             self.rotate(segment.number)?;
         }
@@ -200,7 +212,7 @@ impl Journal {
 
     /// Records of this process that wait to be applied.
     pub fn pending(&self) -> u64 {
-        self.pending.load(Ordering::Relaxed)
+        self.pending.load(Ordering::Relaxed) + self.refused.len() as u64
     }
 
     /// Notes that so many records were applied.
@@ -210,6 +222,12 @@ impl Journal {
         let _ = self.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |pending| {
             Some(pending.saturating_sub(done))
         });
+    }
+
+    /// Notes that so many of the entries that the disk refused were applied.
+    pub fn forget_refused(&self, applied: usize) {
+        self.refused.forget(applied);
+        self.moved.notify_waiters();
     }
 
     /// Bytes that wait to be applied, roughly: whole segments in between count in full.
@@ -304,7 +322,7 @@ impl Journal {
                 let moved = self.moved.notified();
                 tokio::pin!(moved);
                 moved.as_mut().enable();
-                if self.applied() >= target {
+                if self.applied() >= target && self.refused.is_empty() {
                     return;
                 }
                 self.hurry.notify_one();

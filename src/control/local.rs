@@ -204,10 +204,17 @@ impl Local {
     }
 
     fn journal(&self, entry: &Entry) {
-        if let Err(error) = self.journal.append(entry) {
-            // The disk is full or broken. The record is in the log then, for a person to enter by hand.
-            let record = serde_json::to_string(entry).unwrap_or_default();
-            tracing::error!(%error, record, "a usage record could not be journalled");
+        let Err(error) = self.journal.append(entry) else { return };
+        // The disk is full or broken: it waits in memory for the database. It is in the log as well, because there it
+        // outlives this process.
+        let record = serde_json::to_string(entry).unwrap_or_default();
+        if self.journal.refused.keep(entry.clone()) {
+            tracing::error!(
+                %error, record,
+                "a usage record could not be journalled; it waits in memory for the database"
+            );
+        } else {
+            tracing::error!(%error, record, "a usage record could not be journalled; enter it by hand");
             self.metrics.journal.dropped();
         }
     }

@@ -106,9 +106,10 @@ impl Writer {
 
     /// Reads once and applies what was read, batch by batch.
     async fn step(&self) -> Result<usize, StoreError> {
+        let kept = self.apply_refused().await?;
         let from = self.journal.applied();
         if from >= self.journal.end() {
-            return Ok(0);
+            return Ok(kept);
         }
         let journal = self.journal.clone();
         let read = tokio::task::spawn_blocking(move || journal.read(from)).await;
@@ -117,7 +118,7 @@ impl Writer {
             Ok(Err(error)) => return Err(unreadable(&error.to_string())),
             Err(error) => return Err(unreadable(&error.to_string())),
         };
-        let mut fresh = 0;
+        let mut fresh = kept;
         for entries in batch.entries.chunks(BATCH) {
             fresh += self.apply(entries).await?;
             self.journal.count_applied(entries.len());
@@ -125,6 +126,17 @@ impl Writer {
         if batch.next != from {
             self.journal.advance(batch.next);
         }
+        Ok(fresh)
+    }
+
+    /// What the disk refused goes to the store all the same, which may be elsewhere, or have room again.
+    async fn apply_refused(&self) -> Result<usize, StoreError> {
+        let entries = self.journal.refused.first(BATCH);
+        if entries.is_empty() {
+            return Ok(0);
+        }
+        let fresh = self.apply(&entries).await?;
+        self.journal.forget_refused(entries.len());
         Ok(fresh)
     }
 
