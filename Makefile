@@ -31,11 +31,12 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # The first python3 that can make a venv: a distribution's own often lacks that module.
 PYTHON = $(shell for p in python3 /usr/bin/python3; do "$$p" -c 'import venv, ensurepip' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: help deps deps-build deps-test test deny demo bench
+.PHONY: help deps deps-build deps-test test test-faults deny demo bench
 
 help:
 	@echo "make demo        build and run the gateway with its built-in provider: no key, no database to set up"
 	@echo "make test        install what the tests need, then formatting, lints and every test"
+	@echo "make test-faults 300 runs of the fault suite, of which make test has 20: twenty minutes"
 	@echo "make deny        licences, bans and sources of all dependencies, by .deny.toml"
 	@echo "make bench       added latency and memory of the relay, beside a direct call; what translating costs"
 	@echo "make deps        only install what building and testing need (deps-build: only building)"
@@ -112,6 +113,10 @@ test: deps
 	cargo lint
 	@$(MAKE) --no-print-directory deny
 	cargo test --workspace --locked
+
+# OTARI_FAULTS_RUNS, OTARI_FAULTS_SEED and OTARI_FAULTS_AT_ONCE say how many, which and how many at one time.
+test-faults: deps-build deps-test
+	OTARI_FAULTS_RUNS=$${OTARI_FAULTS_RUNS:-300} cargo test --locked --test faults
 
 # Not the advisories: their database is fetched, and no build may fail because somebody else's server does. Run `cargo deny
 # check advisories` where it can be.

@@ -10,11 +10,12 @@
 //!   gateway is killed before the database has it, it is in the log, for a person to enter, and counts as kept.
 //! - **Refusals.** What the gateway refused reached nobody and costs nothing; it may leave one row, in place 0.
 //! - **Costs.** A row costs what its tokens cost, rounded once, half up; nothing where a provider failed or broke off
-//!   without saying what it used. A call whose caller left costs what was produced.
+//!   without saying what it used. A call whose caller left costs what was produced; a stream that was ended because its
+//!   hold could not grow, no more than that hold.
 //! - **Spend** is the sum of the rows' costs, to the micro-dollar, before and after another start of the gateway; nothing
 //!   is held when nothing is under way, and nobody is past their cap: providers here never use more than the hold.
 //! - **Reports.** Every attempt that reached a provider is reported, and every whole answer as a success with its
-//!   tokens, with the same exception for a kill. A platform may get a report twice only if its acceptance may not have
+//!   tokens (`report_disconnects` is on, or whoever leaves would be an exception), with the same exception for a kill. A platform may get a report twice only if its acceptance may not have
 //!   reached the gateway, or the gateway was killed before it could note that (within half a second).
 //! - **Frames.** What a caller receives is what one provider sent, byte for byte, keep-alives apart: whole, or a
 //!   beginning of it and an error in the caller's dialect. A connection that ends without either is broken, unless the
@@ -23,7 +24,7 @@
 //!   record in the journal, and the gateway ends within its time when it is asked to.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use otari::mock::platform;
 use serde_json::{Value, json};
@@ -45,6 +46,10 @@ pub(crate) const COLUMNS: [&str; 9] = [
     "broken frames",
     "leaked",
 ];
+
+/// A connection from the pool that turns out to be dead is replaced, once and within this time: it shows within a second,
+/// and another second is for connecting. Anything else is not asked again: it may have been served.
+const SOON: Duration = Duration::from_millis(2500);
 
 /// A column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -255,11 +260,12 @@ fn rows_of(
             }
         }
     }
-    // A connection from the pool that turns out to be dead is replaced once; anything else is not asked again.
     for place in [0, 1] {
-        let asked = reached.iter().filter(|served| served.place == place).count();
-        if asked > 2 {
-            found.add(Fact::DoubleRow, format!("{name}: {asked} calls at {place}"));
+        let asked: Vec<Instant> =
+            reached.iter().filter(|served| served.place == place).map(|it| it.at).collect();
+        let is_soon = asked.windows(2).all(|pair| pair[1] - pair[0] < SOON);
+        if asked.len() > 2 || !is_soon {
+            found.add(Fact::DoubleRow, format!("{name}: asked {place} again: {reached:?}"));
         }
     }
     rows.iter().for_each(|row| costs(call, row, &reached, found));
@@ -272,6 +278,7 @@ fn costs(call: &Call, row: &Value, reached: &[&Served], found: &mut Findings) {
     // The log has micro-dollars, the API dollars.
     let paid = if row["cost"].is_i64() { row["cost"].as_i64() } else { micro(&row["cost"]) };
     let wrong = match paid {
+        Some(paid) if row["error_message"] == "budget_exceeded" => paid > cost(told.0, told.1),
         Some(paid) => paid != cost(told.0, told.1) || row["status"] == "absorbed",
         None => is_success,
     };
@@ -370,6 +377,172 @@ pub(crate) fn open_between(got: &Got) -> (Instant, Instant) {
     match got.end {
         End::Whole => (got.began, got.ended),
         // The gateway hears later that the caller is gone.
-        _ => (got.began, got.ended + std::time::Duration::from_secs(3)),
+        _ => (got.began, got.ended + Duration::from_secs(3)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scene::{Api, Kind};
+    use crate::upstream::document;
+
+    /// One call that is whole, and books that say so.
+    fn scene(mode: Mode) -> Scene {
+        let mut scene = Scene::draw(0, true);
+        let first = Call {
+            api: Api::Chat,
+            streams: false,
+            leaves_after: None,
+            user: 1,
+            ..scene.calls[0].clone()
+        };
+        (scene.mode, scene.kind, scene.calls) = (mode, Kind::Slow, vec![first]);
+        scene
+    }
+
+    fn good(scene: &Scene) -> Evidence<'_> {
+        let call = &scene.calls[0];
+        let now = Instant::now();
+        let body = document(Api::Chat, call, 1).into_bytes();
+        let got = Got { began: now, ended: now, status: 200, body, end: End::Whole };
+        let paid = cost(PROMPT_TOKENS, call.pieces);
+        let row = |id: &str, provider: &str, position: u64, status: &str| {
+            let usd = |it: i64| json!(f64::from(u32::try_from(it).unwrap()) / 1e6);
+            let cost = if status == "success" { usd(paid) } else { Value::Null };
+            let tokens = |it: u64| if status == "success" { json!(it) } else { Value::Null };
+            json!({"id": id, "policy_name": call.name, "provider": provider, "attempt_position": position,
+                   "status": status, "cost": cost, "user_id": USERS[1],
+                   "prompt_tokens": tokens(PROMPT_TOKENS), "completion_tokens": tokens(call.pieces)})
+        };
+        let served = |place: usize, is_whole: bool| {
+            let key = format!("key-{}-1", ["a", "b"][place]);
+            Served { call: call.name.clone(), place, key, at: now, is_whole }
+        };
+        let account = |at: usize| Account {
+            user: USERS[at],
+            spend: if at == 1 { paid } else { 0 },
+            held: 0,
+            cap: (at > 0).then_some(500),
+        };
+        Evidence {
+            scene,
+            calls: vec![Seen { got, met_kill: false, link_broke: false }],
+            served: vec![served(0, false), served(1, true)],
+            rows: vec![row("1", "a", 1, "absorbed"), row("2", "b", 2, "success")],
+            logged: Vec::new(),
+            accounts: (0..4).map(account).collect(),
+            told: Vec::new(),
+            violations: Vec::new(),
+            leaks: Vec::new(),
+        }
+    }
+
+    fn facts(change: impl FnOnce(&mut Evidence<'_>)) -> Vec<Fact> {
+        let scene = scene(Mode::Sqlite);
+        let mut evidence = good(&scene);
+        change(&mut evidence);
+        let mut facts: Vec<Fact> = audit(&evidence).0.into_iter().map(|(fact, _)| fact).collect();
+        facts.sort();
+        facts.dedup();
+        facts
+    }
+
+    #[test]
+    fn good_books_are_good_and_every_fault_in_them_is_found() {
+        assert_eq!(facts(|_| {}), []);
+        assert_eq!(facts(|it| drop(it.rows.remove(0))), [Fact::LostRow]);
+        let lost = facts(|it| drop(it.rows.pop()));
+        assert!(lost.contains(&Fact::LostRow) && lost.contains(&Fact::Spend), "{lost:?}");
+        let again = facts(|it| it.rows.push(it.rows[1].clone()));
+        assert!(again.contains(&Fact::DoubleRow), "{again:?}");
+        assert_eq!(facts(|it| it.accounts[1].spend += 1), [Fact::Spend]);
+        assert_eq!(facts(|it| it.accounts[2].held = 1), [Fact::Hold]);
+        assert_eq!(facts(|it| it.accounts[1].cap = Some(1)), [Fact::Overspent]);
+        assert_eq!(facts(|it| it.leaks.push("a task".into())), [Fact::Leak]);
+        let dearer = facts(|it| it.rows[1]["completion_tokens"] = json!(31));
+        assert_eq!(dearer, [Fact::Spend]);
+        let unserved = facts(|it| it.served[1].is_whole = false);
+        assert_eq!(unserved, [Fact::Spend]);
+        let asked_late = facts(|it| {
+            let mut later = it.served[1].clone();
+            later.at += Duration::from_secs(4);
+            it.served.push(later);
+        });
+        assert_eq!(asked_late, [Fact::DoubleRow]);
+        let cut = |excused: bool| {
+            facts(move |it| {
+                it.calls[0].link_broke = excused;
+                it.calls[0].got.end = End::Cut("reset".into());
+                it.calls[0].got.body.truncate(50);
+            })
+        };
+        assert_eq!((cut(false), cut(true)), (vec![Fact::Frame], vec![]));
+        let other = facts(|it| it.calls[0].got.body[100] ^= 1);
+        assert_eq!(other, [Fact::Frame]);
+        // A kill may take the end of a call that was open, but not of one that was answered.
+        let killed = |answered: bool| {
+            facts(move |it| {
+                it.calls[0].met_kill = true;
+                it.rows.pop();
+                it.accounts[1].spend = 0;
+                if !answered {
+                    it.calls[0].got.end = End::Cut("gone".into());
+                    it.calls[0].got.body.truncate(50);
+                }
+            })
+        };
+        assert_eq!((killed(false), killed(true)), (vec![], vec![Fact::LostRow]));
+        // What the log has is not lost.
+        let logged = facts(|it| {
+            let row = it.rows.pop().unwrap();
+            it.logged.push(row);
+            it.accounts[1].spend = 0;
+        });
+        assert_eq!(logged, []);
+    }
+
+    #[test]
+    fn reports_are_held_against_what_was_served() {
+        let scene = scene(Mode::Connected);
+        let found = |evidence: &Evidence<'_>| -> Vec<Fact> {
+            audit(evidence).0.into_iter().map(|(fact, _)| fact).collect()
+        };
+        assert_eq!(
+            found(&good(&scene)),
+            [Fact::LostReport; 3],
+            "of the answer, and of both attempts"
+        );
+        let with = |evidence: &mut Evidence<'_>, may_repeat: &[bool]| {
+            let tokens =
+                json!({"prompt_tokens": PROMPT_TOKENS, "completion_tokens": scene.calls[0].pieces});
+            for (id, status, last) in [("a-1", "error", false), ("b-1", "success", true)] {
+                for may_repeat in may_repeat {
+                    let body = json!({"correlation_id": id, "status": status, "is_final_attempt": last,
+                                      "usage": tokens});
+                    let report = platform::Seen {
+                        at_ms: 0,
+                        method: "POST".into(),
+                        path: String::new(),
+                        headers: platform::Headers::default(),
+                        body: body.to_string(),
+                        status: 200,
+                        fault: None,
+                        answer: String::new(),
+                        abandoned: false,
+                    };
+                    evidence.told.push(Told { report, may_repeat: *may_repeat });
+                }
+            }
+        };
+        for (told, expected) in [
+            (&[false][..], vec![]),
+            (&[true, false], vec![]),
+            (&[false, true], vec![Fact::DoubleReport; 2]),
+        ] {
+            let mut evidence = good(&scene);
+            with(&mut evidence, told);
+            assert_eq!(found(&evidence), expected, "{told:?}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use otari::mock::platform::{Rule, Then};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard, RwLock};
 
 use crate::caller::Idle;
@@ -149,6 +149,7 @@ impl Stage {
                         "PLATFORM_BASE_URL",
                         &format!("http://localhost:{}/{path}", link.addr().port()),
                     )
+                    .config("platform:\n  report_disconnects: true")
                     .env("PLATFORM_RESOLVE_TIMEOUT_MS", "1500")
                     .env("PLATFORM_USAGE_TIMEOUT_MS", "1500")
                     .env("PLATFORM_USAGE_INLINE_TIMEOUT_MS", "500")
@@ -164,7 +165,7 @@ impl Stage {
         Node { gateway, link, idle: Idle::default(), shim, kills }
     }
 
-    /// Providers and prices of its own, and a policy for every call, so that every row says whose it is.
+    /// Providers of its own, and a policy for every call, so that every row says whose it is.
     fn local(&self, mut start: Builder) -> Builder {
         for (place, names) in [["a", "ma"], ["b", "mb"]].iter().enumerate() {
             let at = format!("http://localhost:{}/v1", self.to_upstreams[place].addr().port());
@@ -189,6 +190,12 @@ impl Stage {
 
     async fn open_accounts(&mut self) {
         let gateway = self.nodes[0].gateway.lock().await;
+        for provider in ["a", "ma", "b", "mb"] {
+            // Of long ago: a clock that is set back must not come before it.
+            let price = json!({"model_key": format!("{provider}:m"), "effective_at": "2025-01-01T00:00:00Z",
+                               "input_price_per_million": PRICE.0, "output_price_per_million": PRICE.1});
+            gateway.manage(Method::POST, "/v1/pricing", price).await;
+        }
         let caps = self.scene.caps.iter().map(|cap| Some(*cap));
         for (user, cap) in USERS.iter().zip([None].into_iter().chain(caps)) {
             let budget = match cap {
@@ -203,10 +210,11 @@ impl Stage {
         for node in &self.nodes {
             let gateway = node.gateway.lock().await;
             let path = gateway.url("/v1/pricing");
-            eventually("the gateway to know every key", async || {
+            eventually("the gateway to know every key and price", async || {
                 for key in &self.keys {
                     let answer = gateway.http().get(&path).bearer_auth(key).send().await.ok()?;
-                    (answer.status() == 200).then_some(())?;
+                    let prices: Value = answer.json().await.ok()?;
+                    (prices.as_array()?.len() >= 4).then_some(())?;
                 }
                 Some(())
             })

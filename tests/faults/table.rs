@@ -1,5 +1,6 @@
 //! What the auditor found, as a table.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
@@ -29,7 +30,7 @@ struct Row {
 #[derive(Default)]
 pub(crate) struct Table {
     rows: [Row; Kind::ALL.len()],
-    ends: [usize; 3],
+    ends: BTreeMap<u16, usize>,
     faults: usize,
     met: [i64; 3],
     longest: Duration,
@@ -48,11 +49,13 @@ impl Table {
             Ok(outcome) => {
                 let counts = outcome.findings.counts();
                 row.found.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
-                self.ends.iter_mut().zip(outcome.ends).for_each(|(sum, count)| *sum += count);
+                for (status, count) in &outcome.ends {
+                    *self.ends.entry(*status).or_default() += count;
+                }
                 self.met.iter_mut().zip(outcome.met).for_each(|(sum, count)| *sum += count);
                 self.longest = self.longest.max(outcome.took);
                 let took = outcome.took.as_secs_f32();
-                say(&format!("{scene} {:?} whole, refused, cut; {took:.1} s", outcome.ends));
+                say(&format!("{scene} answers {:?}; {took:.1} s", outcome.ends));
                 outcome.findings.0
             }
             Err(error) => {
@@ -89,13 +92,16 @@ impl Table {
         }
         line("all", &all);
         say(&text);
-        let [whole, refused, cut] = self.ends;
+        let ends = self.ends.iter().map(|(status, count)| match status {
+            0 => format!("{count} were cut or left"),
+            _ => format!("{count} were {status}"),
+        });
+        let ends = ends.collect::<Vec<_>>().join(", ");
         let [clock, disk, names] = self.met;
         let longest = self.longest.as_secs();
         say(&format!(
-            "\n{} faults; {whole} answers were whole, {refused} were refusals or errors, {cut} were cut or left; the \
-             longest run took {longest} s. Gateways read a clock that had jumped {clock} times, were refused {disk} writes \
-             and {names} names",
+            "\n{} faults. Of the answers {ends}; the longest run took {longest} s. Gateways read a clock that had jumped \
+             {clock} times, were refused {disk} writes and {names} names",
             self.faults
         ));
         assert!(

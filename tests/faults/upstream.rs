@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -27,6 +27,7 @@ pub(crate) struct Served {
     pub(crate) place: usize,
     /// The credential that came with it.
     pub(crate) key: String,
+    pub(crate) at: Instant,
     /// Everything was written, and it was a success.
     pub(crate) is_whole: bool,
 }
@@ -143,7 +144,7 @@ fn named<'a>(scene: &'a Scene, body: &Value) -> Option<&'a Call> {
 fn note(state: &State, call: &Call, key: String) -> usize {
     let mut served = state.served.lock().unwrap_or_else(PoisonError::into_inner);
     let (call, place) = (call.name.clone(), state.place);
-    served.push(Served { call, place, key, is_whole: false });
+    served.push(Served { call, place, key, at: Instant::now(), is_whole: false });
     served.len() - 1
 }
 
