@@ -13,6 +13,7 @@ use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::{Connector, v1};
 use pingora_core::server::configuration::ServerConf;
 
+use crate::certificates::Certificates;
 use crate::config::{Config, Live};
 use crate::control::journal::JournalError;
 use crate::control::local::RateLimiter;
@@ -76,6 +77,8 @@ pub struct App {
     pub guardrails: Guardrails,
     /// How much is taken on at once.
     pub admission: Admission,
+    /// What callers are shown; `None`: they speak without TLS.
+    pub certificates: Option<Arc<Certificates>>,
     /// Requests in flight, draining.
     pub life: Arc<Life>,
 }
@@ -170,6 +173,7 @@ impl App {
         };
         let readers = Readers::default();
         let safety = Safety::default();
+        let certificates = config.tls.as_ref().map(|tls| Certificates::new(tls, metrics.clone()));
         let kit = Kit::new(&config, safety.clone(), outbound.clone(), readers.clone());
         Ok(Self {
             kit: Arc::new(kit),
@@ -189,6 +193,7 @@ impl App {
             outbound,
             readers,
             admission: Admission::new(config.auth_failures_per_minute),
+            certificates: certificates.map(Arc::new),
             life: Arc::new(Life::default()),
             config,
             current,

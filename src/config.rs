@@ -40,6 +40,7 @@ mod files;
 mod mode;
 mod unused;
 mod limits;
+mod tls;
 mod check;
 
 #[cfg(test)]
@@ -57,6 +58,7 @@ pub use price_file::{FilePrice, load_prices};
 pub use problem::{ConfigError, Place, Problem};
 pub use search::SearchTool;
 pub use supervisor::Supervisor;
+pub use tls::{Management, Tls};
 pub use tools::{Sandbox, SearchBackend, Searching, Tools};
 pub use written::{Change, Written};
 
@@ -100,6 +102,10 @@ pub struct Config {
 
     /// `host` and `port`.
     pub listen: Listen,
+    /// What callers see of the gateway's identity; `None`: they speak without TLS.
+    pub tls: Option<Tls>,
+    /// Where it is managed, when that is not where it is called.
+    pub management: Option<Management>,
     /// Worker threads of the gateway service; default: the number of cores.
     pub threads: usize,
     /// Standalone mode's database.

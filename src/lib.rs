@@ -6,6 +6,7 @@ pub mod app;
 pub mod first_run;
 pub mod server;
 pub mod reload;
+pub mod certificates;
 pub mod life;
 pub mod period;
 pub mod routes;

@@ -45,12 +45,14 @@ use crate::app::App;
 use crate::life::InFlight;
 use crate::proxy::admission::Places;
 use crate::proxy::cors::Origin;
-use crate::routes::Route;
+use crate::routes::{Route, Side};
 
 /// Serves requests.
 pub struct Gateway(
     /// Everything they need.
     pub Arc<App>,
+    /// Where they came to.
+    pub Side,
 );
 
 /// What is known of one request; each step fills its part.
@@ -61,6 +63,8 @@ pub struct RequestContext {
     pub started: Instant,
     /// The gateway asks by itself, for a caller's sake: the endpoint of the request that it helps.
     pub own: Option<&'static str>,
+    /// Which address it came to.
+    pub side: Side,
     /// Dialect of errors.
     pub protocol: Protocol,
     /// The page of another site that asks; `None`: no page, or CORS is off.
@@ -146,6 +150,7 @@ impl ProxyHttp for Gateway {
             id: uuid::Uuid::now_v7().to_string().into(),
             started: Instant::now(),
             own: None,
+            side: self.1,
             protocol: Protocol::default(),
             origin: None,
             route: None,

@@ -182,6 +182,7 @@ impl Reloader {
             let why = "the mode is another one, which needs a restart";
             return Err(Refused::Other(why.into()));
         }
+        expired(&old, &new)?;
         let next = Arc::new(takeover::next(&old, &new));
         let mut reloaded = Reloaded::default();
         match &self.app.mode {
@@ -195,6 +196,7 @@ impl Reloader {
         let changes = read.last.changes(&written).into_iter().filter(is_live);
         reloaded.changed = changes.map(|change| change.text).collect();
         reloaded.changed.extend(credentials(&old, &next, &reloaded.changed));
+        reloaded.changed.extend(certificate(&old, &next));
         for change in read.first.changes(&written).iter().filter(|change| !is_live(change)) {
             if !reloaded.restart.contains(&change.key) {
                 reloaded.restart.push(change.key);
@@ -220,6 +222,9 @@ impl Reloader {
             logs::set_level(next.log_level);
             app.access.switch(logs::has_lines(next.log_level));
         }
+        if let (Some(certificates), Some(tls)) = (&app.certificates, &next.tls) {
+            certificates.replace(tls);
+        }
         app.current.store(next.clone());
     }
 
@@ -234,8 +239,28 @@ impl Reloader {
             CredentialSource::File(file) => Some(file.clone()),
             _ => None,
         }));
+        files.extend(
+            config.tls.iter().flat_map(|tls| [tls.cert_path.clone(), tls.key_path.clone()]),
+        );
         files
     }
+}
+
+/// Refuses to put a certificate that callers refuse in the place of another.
+fn expired(old: &Config, new: &Config) -> Result<(), Refused> {
+    let (Some(was), Some(tls)) = (&old.tls, &new.tls) else { return Ok(()) };
+    if was.certified.cert == tls.certified.cert || !tls.has_expired() {
+        return Ok(());
+    }
+    let (file, at) = (tls.cert_path.display(), tls.until());
+    Err(Refused::Other(format!("tls_cert_path: {file} holds a certificate that expired at {at}")))
+}
+
+/// A certificate that is another one, whether or not its path is.
+fn certificate(old: &Config, next: &Config) -> Option<String> {
+    let (was, tls) = (old.tls.as_ref()?, next.tls.as_ref()?);
+    let is_other = was.certified.cert != tls.certified.cert;
+    is_other.then(|| format!("tls: another certificate, until {}", tls.until()))
 }
 
 /// Providers that are different although nothing that is written about them is: their credential comes from a file, or

@@ -287,6 +287,39 @@ pub enum Surface {
     Connected,
 }
 
+/// Which address a request came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The only one there is.
+    Only,
+    /// That of callers, where management has its own.
+    Public,
+    /// That of management.
+    Management,
+}
+
+impl Side {
+    /// Whether the route is answered there. What everybody may read, health above all, is answered on both.
+    pub fn has(self, route: &Route) -> bool {
+        match self {
+            Self::Only => true,
+            Self::Public => {
+                route.credential != Credential::Master && route.handler != Handler::Metrics
+            }
+            Self::Management => {
+                // Prices and models are read to manage them.
+                let is_read = matches!(
+                    route.handler,
+                    Handler::Pricing | Handler::PriceHistory | Handler::Models
+                );
+                let is_page = route.credential == Credential::Open
+                    && route.handler != Handler::ResponsesSocket;
+                route.credential == Credential::Master || is_read || is_page
+            }
+        }
+    }
+}
+
 /// Beginnings of paths that a platform manages: callers are told so.
 const ELSEWHERE: [&str; 11] = [
     "/v1/users",
@@ -354,6 +387,17 @@ pub enum Found<'a> {
     Nothing(&'static str),
 }
 
+/// As [`find`], for a request that came to this side: what is not answered there is not there.
+pub fn find_on<'a>(surface: Surface, side: Side, method: &Method, path: &'a str) -> Found<'a> {
+    match find(surface, method, path) {
+        Found::Route(route, _) | Found::OtherMethod(route) if !side.has(route) => {
+            Found::Nothing(nearest(surface, side, path))
+        }
+        Found::Nothing(_) => Found::Nothing(nearest(surface, side, path)),
+        found => found,
+    }
+}
+
 /// Finds the route of `path`: under `/v1` and `/api/v1`, with or without a trailing slash.
 pub fn find<'a>(surface: Surface, method: &Method, path: &'a str) -> Found<'a> {
     let path = if path.len() > 1 { path.strip_suffix('/').unwrap_or(path) } else { path };
@@ -380,7 +424,7 @@ pub fn find<'a>(surface: Surface, method: &Method, path: &'a str) -> Found<'a> {
     }
     match other {
         Some(route) => Found::OtherMethod(route),
-        None => Found::Nothing(nearest(surface, path)),
+        None => Found::Nothing(nearest(surface, Side::Only, path)),
     }
 }
 
@@ -396,9 +440,9 @@ fn matches<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
     (!id.is_empty() && fits).then_some(Some(id))
 }
 
-fn nearest(surface: Surface, path: &str) -> &'static str {
+fn nearest(surface: Surface, side: Side, path: &str) -> &'static str {
     let mut best = ("/", 0.0);
-    for route in ROUTES.iter().filter(|route| surface.has(route)) {
+    for route in ROUTES.iter().filter(|route| surface.has(route) && side.has(route)) {
         let likeness = strsim::jaro_winkler(route.template, path);
         if likeness > best.1 {
             best = (route.template, likeness);
@@ -456,6 +500,30 @@ mod tests {
         ));
         assert_eq!(template(Method::POST, "/v1/keys/a/rotate/"), Some("/v1/keys/{id}/rotate"));
         assert_eq!(template(Method::GET, "/v1/users/usage"), Some("/v1/users/{id}"));
+    }
+
+    #[test]
+    fn each_side_has_its_own_routes() {
+        let found = |side, method, path: &str| {
+            matches!(find_on(Surface::Standalone, side, &method, path), Found::Route(..))
+        };
+        for (method, path, public, management) in [
+            (Method::POST, "/v1/chat/completions", true, false),
+            (Method::POST, "/v1/files", true, false),
+            (Method::GET, "/v1/pricing/p:m", true, true),
+            (Method::POST, "/v1/pricing", false, true),
+            (Method::GET, "/v1/models/discoverable", false, true),
+            (Method::GET, "/v1/users", false, true),
+            (Method::GET, "/metrics", false, true),
+            (Method::GET, "/health", true, true),
+            (Method::GET, "/docs", true, true),
+        ] {
+            assert!(found(Side::Only, method.clone(), path), "{path}");
+            assert_eq!(found(Side::Public, method.clone(), path), public, "{path}");
+            assert_eq!(found(Side::Management, method, path), management, "{path}");
+        }
+        let put = find_on(Surface::Standalone, Side::Public, &Method::PUT, "/v1/keys");
+        assert!(matches!(put, Found::Nothing(near) if !near.contains("keys")), "{put:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod announce;
 mod inherit;
+mod listen;
 mod notify;
 mod shutdown;
 
@@ -10,11 +11,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use pingora_core::listeners::TcpSocketOptions;
 use pingora_core::server::configuration::{Opt, ServerConf};
 use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
-use pingora_core::services::listening::Service;
 
 use crate::app::{App, Mode, Standalone, StartError};
 use crate::batches::{Runner, Watcher};
@@ -24,12 +23,12 @@ use crate::credentials::Credentials;
 use crate::demo::Kind;
 use crate::mock;
 use crate::mock::platform::Platform;
-use crate::proxy::Gateway;
-use crate::proxy::door::Door;
 use crate::proxy::inner::InnerCalls;
 use crate::reload::{Reloader, Reread};
+use crate::routes::Side;
 use crate::telemetry::logs::{self, AccessLog};
 use inherit::Handover;
+use listen::Listener;
 pub use notify::Notify;
 use notify::Watchdog;
 use otari_filters::providers::Family;
@@ -62,7 +61,12 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     let Given { config, written, reread, supervisor } = given;
     let notify = Notify::new(&supervisor);
     let is_held = supervisor.sockets > 0;
-    let listener = if is_held { Listener::held(&config)? } else { Listener::bind(&config)? };
+    let listener = match is_held {
+        true => Listener::held(&config.listen)?,
+        false => Listener::bind(&config.listen)?,
+    };
+    let management = config.management.clone();
+    let managing = management.as_ref().map(|own| Listener::bind(&own.listen)).transpose()?;
     let handover = is_held
         .then(|| Handover::new(&config.journal_dir, listener.address.to_string()))
         .transpose()?;
@@ -92,10 +96,12 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
         .map_err(|error| StartError::Other(format!("cannot start a thread: {error}")))?;
 
     let mut server = bootstrapped(conf, handover)?;
-    let proxy = pingora_proxy::http_proxy(&server.configuration, Gateway(app.clone()));
-    let mut gateway = Service::new("gateway".to_owned(), Door::new(proxy, app.clone()));
-    gateway.add_tcp_with_settings(&listener.address.to_string(), listener.options());
-    server.add_service(gateway);
+    let side = if managing.is_some() { Side::Public } else { Side::Only };
+    server.add_service(listen::service(&app, &server.configuration, &listener, side, None));
+    if let Some((at, own)) = managing.as_ref().zip(management) {
+        let side = Side::Management;
+        server.add_service(listen::service(&app, &server.configuration, at, side, own.clients));
+    }
     add_mode(&mut server, &app);
     let reloader = Reloader::new(app.clone(), reread, written, Box::new(notify.clone()));
     let reloader = ReloadService { reloader, hangup: Mutex::new(hangup) };
@@ -110,16 +116,17 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
         let platform = PlatformListener::new(peers.platform, Platform::new(peers.script));
         server.add_service(background_service("mock platform", platform));
     }
-    let announcer = announce::Announcer::new(app.clone(), listener.address, hints, notify.clone());
+    let addresses = (listener.address, managing.as_ref().map(|managing| managing.address));
+    let announcer = announce::Announcer::new(app.clone(), addresses, hints, notify.clone());
     let address = announcer.reach();
     let every = supervisor.watchdog;
-    let watchdog = Watchdog { notify: notify.clone(), every, address, life: app.life.clone() };
+    let watchdog = Watchdog { notify: notify.clone(), every, address, app: app.clone() };
     server.add_service(background_service("watchdog", watchdog));
     server.add_service(background_service("announce", announcer));
     server.add_service(background_service("drain", shutdown::Drain(app.clone())));
     let signals = shutdown::Signals::new(app.life.clone(), app.config.limits.lame_duck, notify);
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
-    drop(listener);
+    drop((listener, managing));
     drop(runtime);
     Ok(())
 }
@@ -181,75 +188,6 @@ fn server_conf(config: &Config) -> ServerConf {
         graceful_shutdown_timeout_seconds: Some(5),
         ..ServerConf::default()
     }
-}
-
-/// The address we listen on, known before Pingora binds it.
-struct Listener {
-    address: SocketAddr,
-    /// For port 0: keeps the port that the system chose ours until Pingora has bound it.
-    placeholder: Option<socket2::Socket>,
-}
-
-impl Listener {
-    /// The address that somebody else listens on for us.
-    fn held(config: &Config) -> Result<Self, StartError> {
-        if config.listen.port == 0 {
-            let why = "a socket of systemd needs the port that it listens on as `port`";
-            return Err(StartError::Other(why.into()));
-        }
-        Ok(Self { address: Self::address(config)?, placeholder: None })
-    }
-
-    /// Finds out whether the address can be bound, so that a mistake is said at once: Pingora would try for half a
-    /// minute.
-    fn bind(config: &Config) -> Result<Self, StartError> {
-        let failed = |error| Self::failed(config, &error);
-        let (port, address) = (config.listen.port, Self::address(config)?);
-        if port != 0 {
-            TcpListener::bind(address).map_err(failed)?;
-            return Ok(Self { address, placeholder: None });
-        }
-        let placeholder = placeholder(address).map_err(failed)?;
-        let address = placeholder.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
-        Ok(Self { address, placeholder: Some(placeholder) })
-    }
-
-    fn failed(config: &Config, error: &std::io::Error) -> StartError {
-        let (host, port) = (&config.listen.host, config.listen.port);
-        StartError::Other(format!(
-            "cannot listen on {host}:{port}: {error}. Set host and port, or stop what holds the port"
-        ))
-    }
-
-    /// The address of `host` and `port`.
-    fn address(config: &Config) -> Result<SocketAddr, StartError> {
-        let failed = |error| Self::failed(config, &error);
-        let (host, port) = (&config.listen.host, config.listen.port);
-        let text = if host.contains(':') && !host.starts_with('[') {
-            format!("[{host}]:{port}")
-        } else {
-            format!("{host}:{port}")
-        };
-        std::net::ToSocketAddrs::to_socket_addrs(&text)
-            .map_err(failed)?
-            .next()
-            .ok_or_else(|| failed(std::io::Error::other("the name has no address")))
-    }
-
-    fn options(&self) -> TcpSocketOptions {
-        let mut options = TcpSocketOptions::default();
-        options.so_reuseport = self.placeholder.is_some().then_some(true);
-        options
-    }
-}
-
-/// A socket that holds a port of the system's choice without listening on it.
-fn placeholder(address: SocketAddr) -> std::io::Result<socket2::Socket> {
-    let domain = socket2::Domain::for_address(address);
-    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-    socket.set_reuse_port(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
 }
 
 /// Takes the journal to the store for as long as the process lives.

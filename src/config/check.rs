@@ -12,7 +12,7 @@ use super::problem::Report;
 use super::{
     Ambient, BatchConfig, CircuitBreaker, Config, Files, Listen, LogFormat, LogLevel, MissingUsage,
     PlatformConfig, PriceSeed, ProviderConfig, SearchTool, Secret, aliases, attachments, database,
-    files, limits, models, platform, policies, prices, providers, search, tools, unused,
+    files, limits, models, platform, policies, prices, providers, search, tls, tools, unused,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
@@ -27,11 +27,15 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
             Some(_) => names_alone(fields, report),
         };
     unused::check(fields, report);
+    let listen = listen(fields, report);
+    let tls = tls::read(fields, report);
     Config {
         platform,
         file: sources.file.clone(),
         warnings: Vec::new(),
-        listen: listen(fields, report),
+        management: tls::management(fields, &listen, tls.as_ref(), report),
+        tls,
+        listen,
         threads: threads(fields, report),
         database,
         auto_migrate: fields.flag("auto_migrate", true, report),

@@ -68,6 +68,10 @@ pub(super) const KEYS: &[(&str, Shape)] = {
     &[
         ("host", Scalar),
         ("port", Scalar),
+        ("tls_cert_path", Scalar),
+        ("tls_key_path", Scalar),
+        ("management_address", Scalar),
+        ("management_client_ca_path", Scalar),
         ("threads", Scalar),
         ("database_url", Scalar),
         ("auto_migrate", Scalar),

@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::batches::{Inner, InnerAnswer};
 use crate::proxy::call::Stop;
 use crate::proxy::{Active, Gateway, generate, logging, reply};
-use crate::routes::{self, Found};
+use crate::routes::{self, Found, Side};
 
 /// What either pipe holds before its writer waits.
 const PIPE_BYTES: usize = 64 << 10;
@@ -76,7 +76,7 @@ async fn serve(
     protocol: Protocol,
     own: Option<&'static str>,
 ) {
-    let mut ctx = Gateway(app.clone()).new_ctx();
+    let mut ctx = Gateway(app.clone(), Side::Only).new_ctx();
     let path = protocol.route();
     if let Found::Route(route, _) = routes::find(app.surface(), &Method::POST, path) {
         ctx.route = Some(route);

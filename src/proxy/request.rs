@@ -85,7 +85,7 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
     if let Some(preflight) = preflight {
         return Ok(reply::write(s, ctx, preflight).await?);
     }
-    let (route, id) = match routes::find(app.surface(), &method, &path) {
+    let (route, id) = match routes::find_on(app.surface(), ctx.side, &method, &path) {
         Found::Route(route, id) => (route, id),
         Found::OtherMethod(route) if method == Method::OPTIONS => {
             return options(s, ctx, route).await;

@@ -71,6 +71,10 @@ pub(super) fn is_live(key: &str, new: &Config, old: &Config) -> bool {
         // Who would be let in then is in the database, and is found out at start.
         return false;
     }
+    if ["tls_cert_path", "tls_key_path"].contains(&key) {
+        // Whether a listener speaks TLS is decided when it is made.
+        return new.tls.is_some() && old.tls.is_some();
+    }
     LIVE.contains(&key) || (new.platform.is_none() && LIVE_STANDALONE.contains(&key))
 }
 
@@ -94,6 +98,7 @@ pub(super) fn next(old: &Config, new: &Config) -> Config {
         },
         circuit_breaker: new.circuit_breaker,
         attachments: new.attachments.clone(),
+        tls: old.tls.as_ref().and(new.tls.as_ref()).or(old.tls.as_ref()).cloned(),
         ..old.clone()
     };
     if new.platform.is_none() {

@@ -42,6 +42,8 @@ impl Hints {
 pub(super) struct Announcer {
     app: Arc<App>,
     address: SocketAddr,
+    /// Where it is managed, if not there.
+    management: Option<SocketAddr>,
     hints: Option<Hints>,
     notify: Notify,
     started: Instant,
@@ -50,26 +52,44 @@ pub(super) struct Announcer {
 impl Announcer {
     pub(super) fn new(
         app: Arc<App>,
-        address: SocketAddr,
+        (address, management): (SocketAddr, Option<SocketAddr>),
         hints: Option<Hints>,
         notify: Notify,
     ) -> Self {
-        Self { app, address, hints, notify, started: Instant::now() }
+        Self { app, address, management, hints, notify, started: Instant::now() }
     }
 
     /// The address under which this machine reaches it.
     pub(super) fn reach(&self) -> SocketAddr {
-        let ip = match self.address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        SocketAddr::new(ip, self.address.port())
+        reach(self.address)
     }
 
     /// The address a person on this machine can open.
     fn url(&self) -> String {
-        format!("http://{}", self.reach())
+        self.url_of(self.address)
+    }
+
+    fn url_of(&self, address: SocketAddr) -> String {
+        let scheme = if self.app.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", reach(address))
+    }
+
+    /// What is said of TLS and of management.
+    fn security(&self) -> Vec<String> {
+        let config = &self.app.config;
+        let mut lines = Vec::new();
+        if let Some(tls) = &config.tls {
+            let (file, until) = (tls.cert_path.display(), tls.until());
+            lines.push(format!("tls        {file}, until {until}"));
+        }
+        if let (Some(address), Some(own)) = (self.management, &config.management) {
+            let who = match own.clients {
+                Some(_) => "clients show a certificate",
+                None => "no certificate of clients asked for",
+            };
+            lines.push(format!("management {}  {who}", self.url_of(address)));
+        }
+        lines
     }
 
     fn lines(&self, url: &str) -> Vec<String> {
@@ -92,6 +112,7 @@ impl Announcer {
                 format!("journal    {}", config.journal_dir.join("reports").display()),
             ],
         };
+        lines.extend(self.security());
         lines.push(format!(
             "listening  {url}  API /v1  health /health{}  docs README.md",
             if config.enable_metrics { "  metrics /metrics" } else { "" }
@@ -136,6 +157,16 @@ impl Announcer {
             tracing::warn!("the bootstrap key could not be shown; create one with POST /v1/keys");
         }
     }
+}
+
+/// The address under which this machine reaches another of its own.
+fn reach(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 /// What there is to call, and what stands in the way.

@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pingora_core::prelude::HttpPeer;
+use pingora_core::protocols::ALPN;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
+use pingora_http::RequestHeader;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::app::App;
 use crate::config::Supervisor;
-use crate::life::Life;
 use crate::reload::Telling;
 
 /// Tells systemd what the process is doing.
@@ -72,7 +75,7 @@ pub(super) struct Watchdog {
     pub(super) notify: Notify,
     pub(super) every: Option<Duration>,
     pub(super) address: SocketAddr,
-    pub(super) life: Arc<Life>,
+    pub(super) app: Arc<App>,
 }
 
 #[async_trait]
@@ -82,8 +85,10 @@ impl BackgroundService for Watchdog {
         let Some(every) = self.every.map(|every| every / 2) else { return };
         loop {
             // While it leaves the port may be closed, and the time to leave is limited anyway.
-            let is_alive = self.life.is_draining()
-                || tokio::time::timeout(every, answers(self.address)).await.is_ok_and(|done| done);
+            let is_alive = self.app.life.is_draining()
+                || tokio::time::timeout(every, answers(&self.app, self.address))
+                    .await
+                    .is_ok_and(|done| done);
             if is_alive {
                 self.notify.say("WATCHDOG=1");
             } else {
@@ -95,13 +100,30 @@ impl BackgroundService for Watchdog {
 }
 
 /// Whether the port answers, with whatever status.
-async fn answers(address: SocketAddr) -> bool {
+async fn answers(app: &App, address: SocketAddr) -> bool {
+    if app.certificates.is_some() {
+        return answers_tls(app, address).await.is_ok();
+    }
     let Ok(mut stream) = TcpStream::connect(address).await else { return false };
     let ask = b"GET /health/liveness HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let mut begin = [0; 9];
     stream.write_all(ask).await.is_ok()
         && stream.read_exact(&mut begin).await.is_ok()
         && begin.starts_with(b"HTTP/1.1 ")
+}
+
+/// The same over TLS. The certificate is not looked at: it is for another name, and its own.
+async fn answers_tls(app: &App, address: SocketAddr) -> pingora_core::Result<()> {
+    let mut peer = HttpPeer::new(address, true, "localhost".to_owned());
+    (peer.options.verify_cert, peer.options.verify_hostname) = (false, false);
+    peer.options.alpn = ALPN::H1;
+    let (mut session, _) = app.connector.get_http_session(&peer).await?;
+    let mut ask = RequestHeader::build("GET", b"/health/liveness", Some(1))?;
+    ask.insert_header("host", "localhost")?;
+    session.write_request_header(Box::new(ask)).await?;
+    let answered = session.read_response_header().await;
+    session.shutdown().await;
+    answered
 }
 
 #[cfg(test)]

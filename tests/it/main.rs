@@ -93,6 +93,8 @@ mod access;
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod tls_listener;
+#[cfg(test)]
 mod aliases;
 #[cfg(test)]
 mod settings;

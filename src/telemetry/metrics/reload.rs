@@ -1,6 +1,6 @@
-//! Readings of the configuration while the gateway runs.
+//! Readings of the configuration while the gateway runs, and the certificate that comes with it.
 
-use prometheus::{IntCounterVec, IntGauge};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
 use super::Registrar;
 use crate::clock;
@@ -10,6 +10,8 @@ pub struct ReloadMetrics {
     success: IntGauge,
     timestamp: IntGauge,
     outcomes: IntCounterVec,
+    /// Nothing is told of a certificate that there is not.
+    expiry: IntGaugeVec,
 }
 
 impl ReloadMetrics {
@@ -28,6 +30,13 @@ impl ReloadMetrics {
                 "Readings of the configuration while the gateway runs, by outcome",
                 &["outcome"],
             )?,
+            expiry: add.add(IntGaugeVec::new(
+                Opts::new(
+                    "gateway_tls_certificate_expiry_seconds",
+                    "When the certificate that callers are shown ends, in seconds since 1970",
+                ),
+                &[],
+            )?)?,
         };
         new.started();
         Ok(new)
@@ -40,6 +49,11 @@ impl ReloadMetrics {
         for outcome in ["success", "failure"] {
             self.outcomes.with_label_values(&[outcome]);
         }
+    }
+
+    /// Another certificate is shown, which ends then.
+    pub fn certificate(&self, not_after: i64) {
+        self.expiry.with_label_values::<&str>(&[]).set(not_after);
     }
 
     /// What became of a reading.
