@@ -13,13 +13,14 @@ use crate::support::on_both_databases;
 use crate::support::provider::{Provider, Reply, Request, USAGE, completion};
 
 /// Routes of callers that cost nothing: they read or keep what is the gateway's own.
-const FREE: [&str; 9] = [
+const FREE: [&str; 10] = [
     "/v1/messages/count_tokens",
     "/v1/files",
     "/v1/files/{id}",
     "/v1/files/{id}/content",
     "/v1/models",
     "/v1/models/{model_id...}",
+    "/v1/tools",
     "/v1/pricing",
     "/v1/pricing/{model_key...}",
     "/v1/pricing/{model_key...}/history",
