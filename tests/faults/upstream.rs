@@ -188,14 +188,22 @@ async fn answer(
     let head =
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     writer.write_all(head.as_bytes()).await?;
-    for (number, event) in events(api, call, state.place).into_iter().enumerate() {
+    let events = events(api, call, state.place);
+    let last = events.len() - 1;
+    for (number, event) in events.into_iter().enumerate() {
         if breaks.is_some_and(|at| at == number as u64) {
             return Ok(None);
         }
-        writer.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
-        tokio::time::sleep(call.pace).await;
+        let mut chunk = format!("{:x}\r\n{event}\r\n", event.len());
+        if number == last {
+            // With the last event everything is said: whoever hangs up behind it has been served.
+            chunk += "0\r\n\r\n";
+        }
+        writer.write_all(chunk.as_bytes()).await?;
+        if number < last {
+            tokio::time::sleep(call.pace).await;
+        }
     }
-    writer.write_all(b"0\r\n\r\n").await?;
     Ok(Some(true))
 }
 
