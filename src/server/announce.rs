@@ -10,6 +10,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 
 use super::Notify;
+use super::notify::listens;
 use crate::app::{App, Mode, Standalone};
 use crate::config::{CredentialSource, ProviderConfig};
 use crate::control::default_prices;
@@ -276,7 +277,7 @@ impl BackgroundService for Announcer {
         let url = self.url();
         let reach = self.reach();
         let until = Instant::now() + LISTEN_TIMEOUT;
-        while tokio::net::TcpStream::connect(reach).await.is_err() {
+        while !listens(&self.app, reach).await {
             if Instant::now() > until {
                 tracing::error!(%url, "the listener does not answer");
                 return;

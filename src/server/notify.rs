@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora_core::prelude::HttpPeer;
 use pingora_core::protocols::ALPN;
+use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 use pingora_http::RequestHeader;
@@ -112,12 +113,30 @@ async fn answers(app: &App, address: SocketAddr) -> bool {
         && begin.starts_with(b"HTTP/1.1 ")
 }
 
-/// The same over TLS. The certificate is not looked at: it is for another name, and its own.
-async fn answers_tls(app: &App, address: SocketAddr) -> pingora_core::Result<()> {
+/// Whether somebody listens there, as far as a connection begins.
+pub(super) async fn listens(app: &App, address: SocketAddr) -> bool {
+    if app.certificates.is_none() {
+        return TcpStream::connect(address).await.is_ok();
+    }
+    let connected = connect_tls(app, address).await;
+    if let Ok(mut session) = connected {
+        session.shutdown().await;
+        return true;
+    }
+    false
+}
+
+/// The certificate is not looked at: it is for another name, and its own.
+async fn connect_tls(app: &App, address: SocketAddr) -> pingora_core::Result<HttpSession> {
     let mut peer = HttpPeer::new(address, true, "localhost".to_owned());
     (peer.options.verify_cert, peer.options.verify_hostname) = (false, false);
     peer.options.alpn = ALPN::H1;
-    let (mut session, _) = app.connector.get_http_session(&peer).await?;
+    Ok(app.connector.get_http_session(&peer).await?.0)
+}
+
+/// As [`answers`], over TLS.
+async fn answers_tls(app: &App, address: SocketAddr) -> pingora_core::Result<()> {
+    let mut session = connect_tls(app, address).await?;
     let mut ask = RequestHeader::build("GET", b"/health/liveness", Some(1))?;
     ask.insert_header("host", "localhost")?;
     session.write_request_header(Box::new(ask)).await?;

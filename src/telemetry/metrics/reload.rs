@@ -1,6 +1,6 @@
 //! Readings of the configuration while the gateway runs, and the certificate that comes with it.
 
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{IntCounterVec, IntGauge};
 
 use super::Registrar;
 use crate::clock;
@@ -10,8 +10,7 @@ pub struct ReloadMetrics {
     success: IntGauge,
     timestamp: IntGauge,
     outcomes: IntCounterVec,
-    /// Nothing is told of a certificate that there is not.
-    expiry: IntGaugeVec,
+    expiry: IntGauge,
 }
 
 impl ReloadMetrics {
@@ -30,13 +29,10 @@ impl ReloadMetrics {
                 "Readings of the configuration while the gateway runs, by outcome",
                 &["outcome"],
             )?,
-            expiry: add.add(IntGaugeVec::new(
-                Opts::new(
-                    "gateway_tls_certificate_expiry_seconds",
-                    "When the certificate that callers are shown ends, in seconds since 1970",
-                ),
-                &[],
-            )?)?,
+            expiry: add.gauge(
+                "gateway_tls_certificate_expiry_seconds",
+                "When the certificate that callers are shown ends, in seconds since 1970; 0: there is none",
+            )?,
         };
         new.started();
         Ok(new)
@@ -53,7 +49,7 @@ impl ReloadMetrics {
 
     /// Another certificate is shown, which ends then.
     pub fn certificate(&self, not_after: i64) {
-        self.expiry.with_label_values::<&str>(&[]).set(not_after);
+        self.expiry.set(not_after);
     }
 
     /// What became of a reading.
