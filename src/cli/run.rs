@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::{Command, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, InitDb, Migrate};
 use super::{import, init, manage, providers};
 use crate::app::{StartError, open_store, rehearse};
@@ -107,6 +109,7 @@ fn start(sources: impl Fn() -> Sources + Send + Sync + 'static, beside: Beside) 
         Err(code) => return code,
     };
     logs::start(config.log_format, config.log_level);
+    no_core_dumps();
     let supervisor = Supervisor::read(&read.env, std::process::id());
     let given = Given { config, written, reread: Box::new(sources), supervisor };
     match server::run(given, beside) {
@@ -120,6 +123,17 @@ fn start(sources: impl Fn() -> Sources + Send + Sync + 'static, beside: Beside) 
                 _ => EXIT_FAILED,
             }
         }
+    }
+}
+
+/// What is in memory, keys above all, is not to be written to a disk when the process crashes.
+fn no_core_dumps() {
+    // Not 0: Linux pipes a dump to the program that `core_pattern` names whatever the limit is, unless it is 1. No dump
+    // is as short as a byte, so there is no file either.
+    let allowed = getrlimit(Resource::Core).maximum.map_or(1, |most| most.min(1));
+    let none = Rlimit { current: Some(allowed), maximum: Some(allowed) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps could not be switched off");
     }
 }
 

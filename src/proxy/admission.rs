@@ -20,12 +20,19 @@ use parking_lot::Mutex;
 use pingora_proxy::Session;
 
 use crate::app::App;
+use crate::proxy::RequestContext;
 use crate::telemetry::metrics::Limit;
 
 /// Counters of tokens that have nothing under way are dropped when so many requests were counted.
 const PRUNE_EVERY: u64 = 1000;
 /// Places that are remembered for their failures. Beyond, all new ones share one allowance.
 const MAX_PLACES: usize = 65_536;
+/// Tokens that are remembered because a platform took them. Beyond, new ones are not.
+const MAX_TAKEN: usize = 65_536;
+/// So long after its last use a token may be forgotten, when there is no room.
+const TAKEN_FOR: Duration = Duration::from_secs(3600);
+/// A use is noted at most so often.
+const TAKEN_EVERY: Duration = Duration::from_secs(60);
 /// Between two searches for places that may be forgotten.
 const PRUNE_AFTER: Duration = Duration::from_secs(1);
 /// The place of those.
@@ -39,6 +46,8 @@ pub struct Admission {
     requests: UnderWay,
     /// Of callers whom only a platform knows, by a hash of their token.
     tokens: HashMap<u64, UnderWay>,
+    /// Those that it took, and when they were last used.
+    taken: HashMap<u64, Instant>,
     hasher: RandomState,
     counted: AtomicU64,
     failures: Failures,
@@ -57,6 +66,7 @@ impl Admission {
             connections: UnderWay::default(),
             requests: UnderWay::default(),
             tokens: HashMap::new(),
+            taken: HashMap::new(),
             hasher: RandomState::new(),
             counted: AtomicU64::new(0),
             failures: Failures::new(failures.map(Pace::per_minute)),
@@ -121,6 +131,45 @@ impl Admission {
         Ok(())
     }
 
+    /// What a platform said of a caller's token, by how the request ended.
+    pub(super) fn learn(
+        &self,
+        app: &App,
+        s: &Session,
+        ctx: &RequestContext,
+        refused: Option<Code>,
+    ) {
+        let Some(Caller::Bearer(token)) = &ctx.caller else { return };
+        let (token, now) = (self.hasher.hash_one(token.expose()), Instant::now());
+        if refused == Some(Code::PlatformUnauthorized) {
+            self.taken.pin().remove(&token);
+            if let Some(address) = address(app, s) {
+                self.failures.note(network::place(address), true, now);
+            }
+        } else if refused.is_none() && ctx.outcome.status == 200 {
+            self.took(token, now);
+        }
+    }
+
+    /// A platform took this token: everything that is answered has asked it.
+    fn took(&self, token: u64, now: Instant) {
+        let taken = self.taken.pin();
+        if taken.get(&token).is_some_and(|at| now.saturating_duration_since(*at) < TAKEN_EVERY) {
+            return;
+        }
+        if taken.len() >= MAX_TAKEN && self.failures.may_prune(now) {
+            taken.retain(|_, at| now.saturating_duration_since(*at) < TAKEN_FOR);
+        }
+        if taken.len() < MAX_TAKEN || taken.contains_key(&token) {
+            taken.insert(token, now);
+        }
+    }
+
+    /// Whether a platform took this token before. Only asked while somebody guesses.
+    fn has_taken(&self, token: &str) -> bool {
+        self.failures.is_quiet() || self.taken.pin().contains_key(&self.hasher.hash_one(token))
+    }
+
     fn token(&self, token: &str) -> UnderWay {
         let tokens = self.tokens.pin();
         if self.counted.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1 {
@@ -132,7 +181,8 @@ impl Admission {
     /// What authentication found, unless too many credentials from there were refused.
     ///
     /// A good API key always passes: it cannot be guessed, and somebody else behind the same address must not be able to
-    /// keep its holder out. The master key may be a word that a person chose, so there even the right one waits.
+    /// keep its holder out. The master key may be a word that a person chose, so there even the right one waits. Whether
+    /// a platform's token is good is only known once the platform has taken it: until then it waits too.
     pub(super) fn judge(
         &self,
         app: &App,
@@ -141,6 +191,7 @@ impl Admission {
     ) -> Result<Option<Caller>, Rejection> {
         let is_guess = match &found {
             Ok(Some(Caller::Master)) => false,
+            Ok(Some(Caller::Bearer(token))) if !self.has_taken(token.expose()) => false,
             Ok(_) => return found,
             Err(refused) => matches!(
                 refused.code,
@@ -195,10 +246,15 @@ impl Failures {
         Self { pace, places: HashMap::new(), known: AtomicUsize::new(0), pruned: Mutex::new(None) }
     }
 
+    /// Whether nobody failed anywhere.
+    fn is_quiet(&self) -> bool {
+        self.known.load(Ordering::Relaxed) == 0
+    }
+
     /// How long whoever is there has to wait; notes one more failure if there is one.
     fn note(&self, place: u128, failed: bool, now: Instant) -> Option<Duration> {
         let pace = self.pace?;
-        if !failed && self.known.load(Ordering::Relaxed) == 0 {
+        if !failed && self.is_quiet() {
             return None;
         }
         let places = self.places.pin();
@@ -248,6 +304,23 @@ mod tests {
         assert_eq!(wait, Some(Duration::from_secs(10)), "also with the right one");
         assert_eq!(failures.note(2, true, now), None);
         assert_eq!(failures.note(1, false, now + Duration::from_secs(10)), None);
+    }
+
+    #[test]
+    fn tokens_that_were_taken_are_remembered_and_bounded() {
+        let admission = Admission::new(NonZeroU32::new(1));
+        let now = Instant::now();
+        assert!(admission.has_taken("any"), "nobody guesses: nobody is asked for");
+        admission.failures.note(1, true, now);
+        assert!(!admission.has_taken("tk"));
+        admission.took(admission.hasher.hash_one("tk"), now);
+        assert!(admission.has_taken("tk") && !admission.has_taken("other"));
+        for token in 0..2 * MAX_TAKEN as u64 {
+            admission.took(token, now);
+        }
+        assert_eq!(admission.taken.len(), MAX_TAKEN);
+        admission.took(u64::MAX, now + TAKEN_FOR);
+        assert_eq!(admission.taken.len(), 1, "what was not used for long makes room");
     }
 
     #[test]

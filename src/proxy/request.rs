@@ -38,7 +38,16 @@ pub(super) async fn admit(
         s.downstream_session.set_keepalive(None);
         return reply::refuse(s, ctx, refused).await.map(|()| true);
     }
-    match serve(app, s, ctx).await {
+    let served = serve(app, s, ctx).await;
+    let refused = match &served {
+        Ok(()) => Some(None),
+        Err(Stop::Refused(refused)) => Some(Some(refused.code)),
+        Err(Stop::Broken(_)) => None,
+    };
+    if let Some(refused) = refused {
+        app.admission.learn(app, s, ctx, refused);
+    }
+    match served {
         Ok(()) => Ok(true),
         Err(Stop::Refused(refused)) => reply::refuse(s, ctx, *refused).await.map(|()| true),
         Err(Stop::Broken(error)) => Err(error),

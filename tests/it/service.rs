@@ -87,6 +87,16 @@ async fn a_watchdog_of_another_process_is_told_nothing() {
     assert!(socket.recv(&mut [0; 100]).is_err(), "nothing else is said");
 }
 
+#[tokio::test]
+async fn a_crash_leaves_no_core_dump() {
+    let gateway = Gateway::start().await;
+    let limits = gateway.proc("limits");
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    // A dump that is piped to a program is not held back by 0.
+    assert_eq!(words[4..6], ["1", "1"], "{line}");
+}
+
 #[test]
 fn systemd_reads_the_unit_and_finds_it_safe() {
     if !is_there("systemd-analyze") {

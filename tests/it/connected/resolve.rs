@@ -1,6 +1,6 @@
 //! Who may call, and where to: only the platform knows, and what it says reaches the caller.
 
-use otari::mock::platform::{Fault, Rule, Then};
+use otari::mock::platform::{Fault, Rule, Then, When};
 use reqwest::Method;
 use serde_json::json;
 
@@ -45,6 +45,33 @@ async fn only_a_bearer_token_is_a_credential_and_it_comes_first() {
     assert_eq!(asked.header("x-gateway-token"), Some(GATEWAY_TOKEN));
     assert_eq!(asked.json(), json!({"model": "m", "provider": "openai"}));
     assert_eq!(scene.told(1).await, ["att-a success final"]);
+    scene.finish().await;
+}
+
+#[tokio::test]
+async fn whoever_guesses_tokens_waits_and_known_ones_pass() {
+    let mut scene = Scene::with(|start| start.config("auth_failures_per_minute: 5")).await;
+    let provider = working();
+    scene.platform.plan("m", &[("openai", &provider)]);
+    let guess = "tk_guess".to_owned();
+    scene.platform.edit(|script| {
+        let when = When { user_token: Some(guess.clone()), ..When::default() };
+        script.resolve.insert(0, Rule { when, then: Then::status(401) });
+    });
+    let ask = Api::Chat.ask("openai:m").to_string();
+    scene.gateway.post(USER_TOKEN, Api::Chat.path(), ask.clone()).await.expect(200);
+    for _ in 0..5 {
+        scene.gateway.post(&guess, Api::Chat.path(), ask.clone()).await.refused(401);
+    }
+    let asked = scene.platform.counts().resolves;
+    for token in [guess.as_str(), "tk_another"] {
+        let refused = scene.gateway.post(token, Api::Chat.path(), ask.clone()).await;
+        assert_eq!(refused.refused(429)["error"]["code"], "too_many_failed_authentications");
+        assert!(refused.header("retry-after").is_some());
+    }
+    assert_eq!(scene.platform.counts().resolves, asked, "the platform is not asked");
+    scene.gateway.post(USER_TOKEN, Api::Chat.path(), ask).await.expect(200);
+    assert_eq!(scene.told(2).await, ["att-a success final", "att-a success final"]);
     scene.finish().await;
 }
 

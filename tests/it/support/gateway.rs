@@ -384,6 +384,12 @@ impl Gateway {
         kilobytes << 10
     }
 
+    /// What the system says of its process, under this name in `/proc`.
+    pub(crate) fn proc(&self, name: &str) -> String {
+        let pid = self.child.as_ref().expect("a running gateway").id();
+        std::fs::read_to_string(format!("/proc/{pid}/{name}")).expect("Linux says it")
+    }
+
     /// Asks it to stop, and does not wait.
     pub(crate) fn signal_term(&self) {
         self.signal("TERM");
