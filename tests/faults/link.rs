@@ -36,9 +36,9 @@ struct State {
     target: Mutex<SocketAddr>,
     weather: watch::Sender<Weather>,
     /// When frames may have broken here: from, to.
-    breaks: Mutex<Vec<(Instant, Option<Instant>)>>,
+    breaks: Times,
     /// The same for whatever went wrong, slowness too.
-    troubles: Mutex<Vec<(Instant, Option<Instant>)>>,
+    troubles: Times,
     open: AtomicUsize,
 }
 
@@ -151,24 +151,27 @@ impl Link {
         self.note(end);
     }
 
-    fn note(&self, how: fn(&Mutex<Vec<(Instant, Option<Instant>)>>)) {
+    fn note(&self, how: fn(&Times)) {
         how(&self.state.breaks);
         how(&self.state.troubles);
     }
 }
 
-fn begin(times: &Mutex<Vec<(Instant, Option<Instant>)>>) {
+/// From when until when, or until now.
+type Times = Mutex<Vec<(Instant, Option<Instant>)>>;
+
+fn begin(times: &Times) {
     times.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), None));
 }
 
-fn end(times: &Mutex<Vec<(Instant, Option<Instant>)>>) {
+fn end(times: &Times) {
     let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(last) = times.iter_mut().find(|time| time.1.is_none()) {
         last.1 = Some(Instant::now());
     }
 }
 
-fn overlaps(times: &Mutex<Vec<(Instant, Option<Instant>)>>, from: Instant, to: Instant) -> bool {
+fn overlaps(times: &Times, from: Instant, to: Instant) -> bool {
     let times = times.lock().unwrap_or_else(PoisonError::into_inner);
     times.iter().any(|(began, ended)| *began <= to && ended.is_none_or(|ended| ended >= from))
 }

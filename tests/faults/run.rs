@@ -40,7 +40,7 @@ pub(crate) struct Outcome {
 pub(crate) async fn run(scene: Scene) -> Outcome {
     let began = Instant::now();
     let stage = Stage::set(scene.clone()).await;
-    let files = join_all(stage.nodes.iter().map(|node| open_files(node))).await;
+    let files = join_all(stage.nodes.iter().map(open_files)).await;
     let calls = join_all(scene.calls.iter().map(|call| make(&stage, call)));
     let faults = join_all(scene.faults.iter().map(|fault| happen(&stage, fault)));
     let (calls, _) = tokio::join!(calls, faults);

@@ -55,14 +55,15 @@ async fn since(gateway: &Gateway, last: &Value) -> Vec<Value> {
 
 /// A change of every route, in an order in which each can be made.
 fn changes(key: &str, ceiling: &str) -> Vec<Change> {
+    let mut all = changes_of_callers(key, ceiling);
+    all.extend(changes_of_models());
+    all
+}
+
+fn changes_of_callers(key: &str, ceiling: &str) -> Vec<Change> {
     let (post, patch, delete) = (Method::POST, Method::PATCH, Method::DELETE);
     let key_path = format!("/v1/keys/{key}");
     let ceiling_path = format!("/v1/scoped-budgets/{ceiling}");
-    let price = json!({"model_key": "p:m", "input_price_per_million": 1, "output_price_per_million": 2,
-        "effective_at": "2020-01-01T00:00:00Z"});
-    let dearer = json!({"model_key": "p:m", "input_price_per_million": 3, "output_price_per_million": 2,
-        "effective_at": "2020-01-01T00:00:00Z"});
-    let alias = "/v1/aliases";
     vec![
         change("/v1/users", post.clone(), "/v1/users", json!({"user_id": "u2", "alias": "Ada"}))
             .notes("user.create", "u2", Value::Null, json!({"user_id": "u2", "alias": "Ada"})),
@@ -105,6 +106,17 @@ fn changes(key: &str, ceiling: &str) -> Vec<Change> {
             json!({"key_name": "new", "user_id": "u"}),
             Value::Null,
         ),
+    ]
+}
+
+fn changes_of_models() -> Vec<Change> {
+    let (post, patch, delete) = (Method::POST, Method::PATCH, Method::DELETE);
+    let price = json!({"model_key": "p:m", "input_price_per_million": 1, "output_price_per_million": 2,
+        "effective_at": "2020-01-01T00:00:00Z"});
+    let dearer = json!({"model_key": "p:m", "input_price_per_million": 3, "output_price_per_million": 2,
+        "effective_at": "2020-01-01T00:00:00Z"});
+    let alias = "/v1/aliases";
+    vec![
         change("/v1/pricing", post.clone(), "/v1/pricing", price).notes(
             "price.create",
             "p:m",

@@ -151,6 +151,10 @@ async fn management(proof: &mut Proof, gateway: &Gateway) {
     let body = json!({"require_pricing": true, "stream_missing_usage_policy": null});
     proof.expect(gateway, 200, "update_settings", with(body)).await;
     proof.expect(gateway, 409, "rotate_master_key", Call::default()).await;
+    audit_log(proof, gateway).await;
+}
+
+async fn audit_log(proof: &mut Proof, gateway: &Gateway) {
     let query = "start_date=2020-01-01T00:00:00Z&end_date=2999-01-01T00:00:00Z&actor=master_key&actor_id=x\
                  &action=user.delete&object_kind=user&object_id=gone&request_id=x&skip=0&limit=5";
     proof.expect(gateway, 200, "list_audit_log", Call { query, ..Call::default() }).await;
