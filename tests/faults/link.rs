@@ -32,6 +32,9 @@ struct Weather {
     answers: Option<usize>,
 }
 
+/// From when to when, as far as it has ended.
+type Times = Mutex<Vec<(Instant, Option<Instant>)>>;
+
 struct State {
     target: Mutex<SocketAddr>,
     weather: watch::Sender<Weather>,
@@ -156,9 +159,6 @@ impl Link {
         how(&self.state.troubles);
     }
 }
-
-/// From when until when, or until now.
-type Times = Mutex<Vec<(Instant, Option<Instant>)>>;
 
 fn begin(times: &Times) {
     times.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), None));
