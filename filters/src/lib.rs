@@ -6,6 +6,8 @@ pub mod control;
 pub mod head;
 pub mod authenticate;
 pub mod limit;
+pub mod gcra;
+pub mod rates;
 pub mod reserve;
 pub mod alias;
 pub mod route;

@@ -1,0 +1,405 @@
+//! Rates by the generic cell rate algorithm: a limit per minute as a bucket that leaks steadily.
+//!
+//! What something costs is the time in which the limit brings it back, in nanoseconds, so that a bucket is one number and
+//! a wait is a subtraction. Where gateways share a limit, one row holds the bucket of all of them: each takes from it
+//! ahead of its demand (its *credit*) and knows what was left unclaimed (the *room*).
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+/// A minute in nanoseconds.
+const MINUTE_NS: i128 = 60_000_000_000;
+/// The longest debt: what goes beyond it is forgiven.
+const LONGEST_NS: i64 = 86_400_000_000_000;
+/// What a gateway was told is good for so long; from then on what the limit brings back counts without being told.
+const FRESH_NS: i64 = 500_000_000;
+
+/// How much per minute, and how much of it at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    per_minute: NonZeroU32,
+    burst_ns: i64,
+    /// This is one of so many equal parts of the limit.
+    parts: u32,
+}
+
+/// What is left of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// At once, now.
+    pub amount: u32,
+    /// Until all of the burst is there again.
+    pub full_in: Duration,
+}
+
+impl Rate {
+    /// `burst`: what may come at once is what the limit brings in this time, and one at least.
+    pub fn new(per_minute: NonZeroU32, burst: Duration) -> Self {
+        let burst_ns = i64::try_from(burst.as_nanos()).unwrap_or(LONGEST_NS).min(LONGEST_NS);
+        let rate = Self { per_minute, burst_ns, parts: 1 };
+        Self { burst_ns: burst_ns.max(rate.cost(1)), ..rate }
+    }
+
+    /// One of so many equal parts of it.
+    #[must_use]
+    pub fn part(self, parts: u32) -> Self {
+        let part = Self { parts: parts.max(1), ..self };
+        Self { burst_ns: part.burst_ns.max(part.cost(1)), ..part }
+    }
+
+    /// Of the whole limit.
+    pub fn per_minute(self) -> NonZeroU32 {
+        self.per_minute
+    }
+
+    /// What may come at once, as time.
+    pub fn burst_ns(self) -> i64 {
+        self.burst_ns
+    }
+
+    /// The time in which the limit brings back so much.
+    pub fn cost(self, amount: u64) -> i64 {
+        let scale = i128::from(self.parts) * MINUTE_NS;
+        let cost = i128::from(amount).saturating_mul(scale) / i128::from(self.per_minute.get());
+        i64::try_from(cost).unwrap_or(LONGEST_NS).min(LONGEST_NS)
+    }
+
+    /// What has to be there for a call of that cost. One that is larger than the whole burst passes when all of it is
+    /// there, and is paid off afterwards: it would never pass otherwise.
+    fn needs(self, cost: i64) -> i64 {
+        cost.min(self.burst_ns)
+    }
+
+    fn left(self, room_ns: i64) -> Left {
+        let room_ns = room_ns.clamp(0, self.burst_ns);
+        let amount = i128::from(room_ns) * i128::from(self.per_minute.get())
+            / (i128::from(self.parts) * MINUTE_NS);
+        let missing = u64::try_from(self.burst_ns - room_ns).unwrap_or(0);
+        Left {
+            amount: u32::try_from(amount).unwrap_or(u32::MAX),
+            full_in: Duration::from_nanos(missing),
+        }
+    }
+}
+
+/// What a call has taken, to be corrected when it is known what it used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This gateway's own bucket.
+    Own(Rate),
+    /// What gateways share.
+    Shared(Rate),
+}
+
+/// One limit of one subject. Every number is in nanoseconds; no lock.
+#[derive(Debug)]
+pub struct Bucket {
+    /// Alone: when the bucket will be empty, the algorithm's theoretical arrival time.
+    tat: AtomicI64,
+    /// Shared: taken ahead from the common bucket; below zero: spent and not told yet.
+    credit: AtomicI64,
+    /// Shared: what was unclaimed in the common bucket at `known_at`, less what was spent of it since.
+    room: AtomicI64,
+    known_at: AtomicI64,
+    /// Shared: what calls wanted since the last exchange, refused ones too.
+    wanted: AtomicI64,
+    /// The least that any of them needed.
+    least: AtomicI64,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Self {
+            tat: AtomicI64::new(0),
+            credit: AtomicI64::new(0),
+            room: AtomicI64::new(0),
+            // Long ago: nothing is known against it.
+            known_at: AtomicI64::new(-LONGEST_NS),
+            wanted: AtomicI64::new(0),
+            least: AtomicI64::new(i64::MAX),
+        }
+    }
+}
+
+/// What a gateway asks of the common bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// The size of the bucket.
+    pub burst_ns: i64,
+    /// Spent beyond what was taken, and to be counted in any case; below zero: given back.
+    pub spent_ns: i64,
+    /// To be taken ahead, as far as it is there.
+    pub ahead_ns: i64,
+    /// The least that is of use.
+    pub least_ns: i64,
+}
+
+/// What it gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// Taken ahead.
+    pub ahead_ns: i64,
+    /// What is left for whoever comes first; below zero: more was spent than there was.
+    pub room_ns: i64,
+}
+
+/// One exchange with the common bucket, whose theoretical arrival time is `tat`; returns the new one.
+pub fn serve(tat: i64, now: i64, ask: &Ask) -> (i64, Granted) {
+    let spent = tat.max(now).saturating_add(ask.spent_ns);
+    let base = spent.clamp(now, now.saturating_add(LONGEST_NS));
+    let room_ns = ask.burst_ns - (base - now);
+    // Whole calls: parts of one in the hands of several gateways would be of use to none.
+    let least = ask.least_ns.clamp(1, ask.ahead_ns.max(1));
+    let ahead_ns =
+        if room_ns >= ask.ahead_ns { ask.ahead_ns } else { room_ns.max(0) / least * least };
+    (base + ahead_ns, Granted { ahead_ns, room_ns: room_ns - ahead_ns })
+}
+
+impl Bucket {
+    /// Takes so much out of this gateway's own bucket.
+    ///
+    /// # Errors
+    /// The wait until there is enough.
+    pub fn take(&self, rate: Rate, amount: u64, now: i64) -> Result<Left, Duration> {
+        let cost = rate.cost(amount);
+        let mut tat = self.tat.load(Ordering::Relaxed);
+        loop {
+            let base = tat.max(now);
+            let missing = base - now + rate.needs(cost) - rate.burst_ns;
+            if missing > 0 {
+                return Err(wait(missing));
+            }
+            let next = (base + cost).min(now.saturating_add(LONGEST_NS));
+            match self.tat.compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Ok(rate.left(rate.burst_ns - (next - now))),
+                Err(other) => tat = other,
+            }
+        }
+    }
+
+    /// Takes so much out of the credit and of the room that is known. `least`: asks for as much the next time.
+    ///
+    /// # Errors
+    /// The wait until there is enough.
+    pub fn take_shared(&self, rate: Rate, amount: u64, now: i64) -> Result<Left, Duration> {
+        let cost = rate.cost(amount);
+        let needs = rate.needs(cost);
+        // A large call asks for what lets it pass; the rest of it is counted afterwards.
+        self.wanted.fetch_add(needs, Ordering::Relaxed);
+        self.least.fetch_min(needs, Ordering::Relaxed);
+        let room = self.known_room(rate, now);
+        let mut credit = self.credit.load(Ordering::Relaxed);
+        loop {
+            let missing = needs - credit.saturating_add(room);
+            if missing > 0 {
+                return Err(wait(missing));
+            }
+            let next = (credit - cost).max(-LONGEST_NS);
+            match self.credit.compare_exchange_weak(
+                credit,
+                next,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return Ok(rate.left(next.saturating_add(room))),
+                Err(other) => credit = other,
+            }
+        }
+    }
+
+    fn known_room(&self, rate: Rate, now: i64) -> i64 {
+        let age = now.saturating_sub(self.known_at.load(Ordering::Acquire));
+        let back = if age > FRESH_NS { age } else { 0 };
+        self.room.load(Ordering::Acquire).saturating_add(back).min(rate.burst_ns)
+    }
+
+    /// Corrects what was taken: `taken` was, `used` is right.
+    pub fn correct(&self, source: Source, taken: u64, used: u64) {
+        let (number, sign, rate) = match source {
+            Source::Own(rate) => (&self.tat, 1, rate),
+            Source::Shared(rate) => (&self.credit, -1, rate),
+        };
+        let more = rate.cost(used) - rate.cost(taken);
+        number.fetch_add(sign * more, Ordering::AcqRel);
+    }
+
+    /// What is to be told and asked; `None`: nothing. Whoever calls it says [`Self::told`] or [`Self::not_told`] next.
+    pub fn ask(&self, rate: Rate) -> Ask {
+        let wanted = self.wanted.swap(0, Ordering::AcqRel);
+        let least = self.least.swap(i64::MAX, Ordering::AcqRel);
+        let mut credit = self.credit.load(Ordering::Relaxed);
+        // What is there beyond the demand goes back, at once, so that nobody spends it meanwhile.
+        let spent_ns = loop {
+            let spent = if credit < 0 { -credit } else { wanted.min(credit) - credit };
+            match self.credit.compare_exchange_weak(
+                credit,
+                credit + spent,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => break spent,
+                Err(other) => credit = other,
+            }
+        };
+        self.room.fetch_sub(spent_ns.max(0), Ordering::AcqRel);
+        let has = credit.max(0);
+        let ahead_ns = (wanted - has).clamp(0, rate.burst_ns);
+        Ask {
+            burst_ns: rate.burst_ns,
+            spent_ns,
+            ahead_ns,
+            least_ns: least.saturating_sub(has).clamp(1, rate.burst_ns),
+        }
+    }
+
+    /// The common bucket has answered.
+    pub fn told(&self, granted: Granted, now: i64) {
+        self.credit.fetch_add(granted.ahead_ns, Ordering::AcqRel);
+        self.room.store(granted.room_ns, Ordering::Release);
+        self.known_at.store(now, Ordering::Release);
+    }
+
+    /// It has not, or nobody knows: what was spent will be told again. What was given back stays given.
+    pub fn not_told(&self, ask: &Ask) {
+        let spent = ask.spent_ns.max(0);
+        self.credit.fetch_sub(spent, Ordering::AcqRel);
+        self.room.fetch_add(spent, Ordering::AcqRel);
+    }
+
+    /// Whether it might as well be forgotten.
+    pub fn is_idle(&self, now: i64) -> bool {
+        self.tat.load(Ordering::Relaxed) <= now && self.credit.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether there is anything to tell or to ask.
+    pub fn has_news(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) != 0 || self.credit.load(Ordering::Relaxed) != 0
+    }
+}
+
+fn wait(missing_ns: i64) -> Duration {
+    Duration::from_nanos(u64::try_from(missing_ns).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: i64 = 1_000_000_000;
+
+    fn rate(per_minute: u32, burst_s: u64) -> Rate {
+        Rate::new(NonZeroU32::new(per_minute).unwrap(), Duration::from_secs(burst_s))
+    }
+
+    #[test]
+    fn a_bucket_lets_a_burst_pass_and_then_the_rate() {
+        let (rate, bucket) = (rate(60, 6), Bucket::default());
+        let passed = (0..100).filter(|_| bucket.take(rate, 1, 0).is_ok()).count();
+        assert_eq!(passed, 6);
+        assert_eq!(bucket.take(rate, 1, 0), Err(Duration::from_secs(1)), "refused calls take none");
+        let left = bucket.take(rate, 1, S).unwrap();
+        assert_eq!(left, Left { amount: 0, full_in: Duration::from_secs(6) });
+        // Twice the rate for five minutes.
+        let passed = (0..600).filter(|n| bucket.take(rate, 1, S + n * S / 2).is_ok()).count();
+        assert_eq!(passed, 299);
+        assert!(!bucket.is_idle(301 * S) && bucket.is_idle(400 * S));
+    }
+
+    #[test]
+    fn a_call_that_is_larger_than_the_burst_is_paid_off_and_a_correction_comes_back() {
+        let (rate, bucket) = (rate(6_000, 6), Bucket::default());
+        assert!(bucket.take(rate, 1, 0).is_ok());
+        assert_eq!(bucket.take(rate, 3_000, 0), Err(Duration::from_millis(10)), "all of it first");
+        bucket.take(rate, 3_000, 10_000_000).unwrap();
+        assert_eq!(bucket.take(rate, 100, 10_000_000), Err(Duration::from_secs(25)));
+        bucket.correct(Source::Own(rate), 3_000, 100);
+        assert_eq!(bucket.take(rate, 500, 10_000_000).unwrap().amount, 0);
+        bucket.correct(Source::Own(rate), 500, 1_100);
+        assert_eq!(bucket.take(rate, 1, 10_000_000), Err(Duration::from_millis(6_010)));
+    }
+
+    #[test]
+    fn numbers_do_not_overflow() {
+        let (least, most) = (rate(1, 1), rate(u32::MAX, 3600));
+        assert_eq!(least.burst_ns(), 60 * S, "one call at least");
+        assert_eq!((least.cost(u64::MAX), most.cost(1)), (LONGEST_NS, 13));
+        let bucket = Bucket::default();
+        bucket.take(least, u64::MAX, 5).unwrap();
+        assert_eq!(bucket.take(least, 1, 5), Err(Duration::from_secs(86_400)));
+        assert_eq!(rate(60, 6).part(3).cost(1), 3 * S);
+        assert_eq!(rate(60, 1).part(3).burst_ns(), 3 * S);
+    }
+
+    /// Gateways that exchange every 100 ms, one after the other, against calls that come evenly: who gets how many.
+    fn shared(rate: Rate, seconds: i64, per_second: impl Fn(i64, usize) -> i64) -> Vec<i64> {
+        let gateways = [Bucket::default(), Bucket::default(), Bucket::default()];
+        let (mut tat, mut passed) = (0, vec![0; 3]);
+        let step = S / 1000;
+        let mut due = [0_i64; 3];
+        for ms in 0..seconds * 1000 {
+            let now = ms * step;
+            for (at, bucket) in gateways.iter().enumerate() {
+                // Out of step with each other, as processes are.
+                if (ms + 33 * at as i64) % 100 == 0 {
+                    let ask = bucket.ask(rate);
+                    let (next, granted) = serve(tat, now, &ask);
+                    tat = next;
+                    bucket.told(granted, now);
+                }
+                due[at] += per_second(ms / 1000, at);
+                while due[at] >= 1000 {
+                    due[at] -= 1000;
+                    passed[at] += i64::from(bucket.take_shared(rate, 1, now).is_ok());
+                }
+            }
+        }
+        passed
+    }
+
+    fn is_near(passed: &[i64], expected: i64) {
+        let sum: i64 = passed.iter().sum();
+        assert!((sum - expected).abs() * 50 <= expected, "{passed:?}: {sum}, not {expected}");
+    }
+
+    #[test]
+    fn three_gateways_pass_together_what_one_would() {
+        for (per_minute, burst_s) in [(600, 6), (6_000, 6), (60_000, 1), (300, 1)] {
+            let rate = rate(per_minute, burst_s);
+            let each = i64::from(per_minute) / 60;
+            let expected = each * (30 + i64::try_from(burst_s).unwrap());
+            let even = shared(rate, 30, |_, _| each * 2 / 3 + 1);
+            is_near(&even, expected);
+            assert!(even.iter().all(|one| one * 6 > expected), "each has a part: {even:?}");
+            is_near(&shared(rate, 30, |_, at| if at == 0 { each * 2 } else { 0 }), expected);
+            let moving = shared(rate, 30, |s, at| if s / 10 == at as i64 { each * 2 } else { 0 });
+            is_near(&moving, expected);
+        }
+    }
+
+    #[test]
+    fn below_the_limit_nobody_is_refused_wherever_they_call() {
+        let rate = rate(600, 6);
+        // Nine a second, at another gateway each second.
+        let passed = shared(rate, 30, |s, at| if s % 3 == at as i64 { 9 } else { 0 });
+        assert_eq!(passed.iter().sum::<i64>(), 270);
+    }
+
+    #[test]
+    fn what_is_not_told_is_told_again_and_what_is_too_much_goes_back() {
+        let (rate, bucket) = (rate(60, 6), Bucket::default());
+        bucket.told(Granted { ahead_ns: 0, room_ns: 6 * S }, 0);
+        bucket.take_shared(rate, 2, 0).unwrap();
+        let ask = bucket.ask(rate);
+        assert_eq!((ask.spent_ns, ask.ahead_ns), (2 * S, 2 * S));
+        assert!(bucket.take_shared(rate, 5, 0).is_err(), "on its way, and not here twice");
+        bucket.not_told(&ask);
+        assert_eq!(bucket.ask(rate).spent_ns, 2 * S);
+        bucket.told(Granted { ahead_ns: 3 * S, room_ns: S }, 0);
+        let ask = bucket.ask(rate);
+        assert_eq!((ask.spent_ns, ask.ahead_ns), (-3 * S, 0), "nobody wanted anything");
+        assert!(!bucket.has_news());
+        let (tat, granted) = serve(10 * S, 5 * S, &Ask { burst_ns: 6 * S, spent_ns: 9 * S, ..ask });
+        assert_eq!((tat, granted.room_ns), (19 * S, -8 * S), "paid off later");
+    }
+}
