@@ -14,10 +14,11 @@ use pingora_core::connectors::http::{Connector, v1};
 use pingora_core::server::configuration::ServerConf;
 
 use crate::certificates::Certificates;
-use crate::config::{Config, Live};
+use crate::config::{Config, Live, RateStore};
 use crate::control::journal::JournalError;
 use crate::control::local::RateLimiter;
 use crate::control::platform::Connected;
+use crate::control::rates::Rates;
 use crate::control::settings::Settings;
 use crate::credentials::Credentials;
 use crate::documents::Readers;
@@ -53,6 +54,8 @@ pub struct App {
     pub calls: Arc<Calls>,
     /// Requests per minute, when limited.
     pub limiter: ArcSwapOption<RateLimiter>,
+    /// Further limits of rates.
+    pub rates: Arc<Rates>,
     /// Series.
     pub metrics: Arc<Metrics>,
     /// Request lines.
@@ -183,6 +186,10 @@ impl App {
             mode,
             calls,
             limiter: limiter(config.rate_limit_rpm),
+            rates: Arc::new(Rates::new(
+                &config.rate_limits,
+                config.rate_limit_store == RateStore::Postgres,
+            )),
             metrics,
             access,
             connector: Connector::new(Some(ConnectorOptions::from_server_conf(server))),

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use otari_filters::network::Network;
 use otari_filters::prices::Prices;
 use otari_filters::providers::Provider;
+use otari_filters::rates::Rule as RateRule;
 use otari_filters::route::Policy;
 
 mod problem;
@@ -41,6 +42,7 @@ mod mode;
 mod unused;
 mod limits;
 mod tls;
+mod rates;
 mod check;
 
 #[cfg(test)]
@@ -56,6 +58,7 @@ pub use models::{LONGEST_TTL_S, ModelDiscovery};
 pub use otari_filters::secret::Secret;
 pub use price_file::{FilePrice, load_prices};
 pub use problem::{ConfigError, Place, Problem};
+pub use rates::RateStore;
 pub use search::SearchTool;
 pub use supervisor::Supervisor;
 pub use tls::{Management, Tls};
@@ -120,6 +123,10 @@ pub struct Config {
     pub bootstrap_api_key: bool,
     /// Requests per minute and user.
     pub rate_limit_rpm: Option<NonZeroU32>,
+    /// Further limits of rates.
+    pub rate_limits: Vec<RateRule>,
+    /// Where what was used of them is kept.
+    pub rate_limit_store: RateStore,
     /// Origins that browsers may call from; empty: CORS is off.
     pub cors_allow_origins: Vec<String>,
     /// Proxies in front of the gateway whose `X-Forwarded-For` is believed.

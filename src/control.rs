@@ -15,5 +15,6 @@ pub mod leases;
 pub mod ledger;
 pub mod local;
 pub mod platform;
+pub mod rates;
 pub mod writer;
 pub mod housekeeping;

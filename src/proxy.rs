@@ -37,6 +37,7 @@ use otari_filters::limit::Quota;
 use otari_filters::meter::Usage;
 use otari_filters::money::MicroUsd;
 use otari_filters::protocol::Protocol;
+use otari_filters::rates::Told;
 use pingora_core::prelude::{Error, ErrorType, HttpPeer, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use prometheus::IntGauge;
@@ -77,6 +78,8 @@ pub struct RequestContext {
     pub user_id: Option<Arc<str>>,
     /// Their rate limit.
     pub quota: Option<Quota>,
+    /// What is left of further limits.
+    pub rates: Told,
     /// The platform's name for the request.
     pub plan_id: Option<Box<str>>,
     /// The platform's name for the attempt that serves.
@@ -157,6 +160,7 @@ impl ProxyHttp for Gateway {
             caller: None,
             user_id: None,
             quota: None,
+            rates: Told::default(),
             plan_id: None,
             attempt_id: None,
             dropped: String::new(),

@@ -215,6 +215,9 @@ impl Reloader {
             // Whoever used up the old limit begins anew under the new one.
             app.limiter.store(next.rate_limit_rpm.map(|rpm| Arc::new(RateLimiter::new(rpm))));
         }
+        if old.rate_limits != next.rate_limits {
+            app.rates.follow(&next.rate_limits);
+        }
         if old.circuit_breaker != next.circuit_breaker {
             app.breakers.follow(next.circuit_breaker);
         }

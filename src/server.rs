@@ -160,6 +160,8 @@ fn add_mode(server: &mut Server, app: &Arc<App>) {
         Mode::Standalone(mode) => {
             server.add_service(background_service("journal", JournalService(mode.clone())));
             server.add_service(background_service("follow", FollowService(mode.clone())));
+            let rates = RatesService { app: app.clone(), mode: mode.clone() };
+            server.add_service(background_service("rates", rates));
             server.add_service(background_service("discovery", DiscoveryService(mode.clone())));
             let housekeeping = HousekeepingService(mode.clone());
             server.add_service(background_service("housekeeping", housekeeping));
@@ -220,6 +222,22 @@ impl BackgroundService for FollowService {
     async fn start(&self, _: ShutdownWatch) {
         // Does not stop at the signal either: requests that drain still hold budget.
         self.0.follower.run().await;
+    }
+}
+
+/// Keeps rate limits in step with the other gateways on the database.
+struct RatesService {
+    app: Arc<App>,
+    mode: Arc<Standalone>,
+}
+
+#[async_trait]
+impl BackgroundService for RatesService {
+    async fn start(&self, _: ShutdownWatch) {
+        // Does not stop at the signal: requests that drain still use their limits.
+        if let Some(shared) = self.mode.store.shared() {
+            self.app.rates.share(shared, &self.app.metrics).await;
+        }
     }
 }
 

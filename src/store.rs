@@ -30,7 +30,9 @@ pub use self::audit::{AuditFilter, AuditLog, AuditRow, Author, Shapes};
 pub use self::batches::*;
 pub use self::files::{FileFilter, FileRow, FileStore, FilesDue};
 pub use self::rows::*;
-pub use self::shared::{Beat, Change, Kind, Notice, Shared, Take, Taken, Window};
+pub use self::shared::{
+    Beat, Change, Kind, Notice, RateAsk, RatePlaces, Shared, Take, Taken, Window,
+};
 
 /// What [`Store::apply`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

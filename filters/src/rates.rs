@@ -111,10 +111,7 @@ impl Rule {
         let seconds = (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1);
         let message =
             format!("Rate limit exceeded: {limit}{}{some}. Try again later", self.per.whose());
-        Rejection {
-            retry_after_s: Some(seconds),
-            ..Rejection::new(Code::RateLimited, message)
-        }
+        Rejection { retry_after_s: Some(seconds), ..Rejection::new(Code::RateLimited, message) }
     }
 }
 
@@ -167,6 +164,22 @@ impl Told {
     }
 }
 
+/// How many requests of a subject a gateway may have under way until it hears of the others again. It has `own`,
+/// `others` so many on so many gateways. What is free is divided among those who use it; among all when nobody does,
+/// because each may be the next.
+pub fn places(
+    limit: NonZeroU32,
+    own: u32,
+    is_active: bool,
+    others: (u32, u32),
+    gateways: u32,
+) -> u32 {
+    let (elsewhere, users) = others;
+    let free = limit.get().saturating_sub(own.saturating_add(elsewhere));
+    let parts = if is_active || users > 0 { users.saturating_add(1) } else { gateways.max(1) };
+    own.saturating_add(free.div_ceil(parts))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,12 +201,19 @@ mod tests {
     }
 
     #[test]
+    fn free_places_are_divided() {
+        let limit = NonZeroU32::new(9).unwrap();
+        assert_eq!(places(limit, 0, false, (0, 0), 3), 3, "nobody has called yet");
+        assert_eq!(places(limit, 3, true, (0, 0), 3), 9, "nobody else");
+        assert_eq!(places(limit, 3, true, (2, 1), 3), 5);
+        assert_eq!(places(limit, 0, false, (9, 1), 3), 0);
+        assert_eq!(places(limit, 4, true, (9, 2), 3), 4, "too many: nobody new");
+    }
+
+    #[test]
     fn the_nearest_limit_is_told() {
-        let quota = |limit, remaining| Quota {
-            limit,
-            remaining,
-            resets_in: Duration::from_millis(2_500),
-        };
+        let quota =
+            |limit, remaining| Quota { limit, remaining, resets_in: Duration::from_millis(2_500) };
         let mut told = Told::default();
         told.add(What::Requests, quota(600, 50));
         told.add(What::Requests, quota(60, 5));

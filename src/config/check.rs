@@ -12,7 +12,7 @@ use super::problem::Report;
 use super::{
     Ambient, BatchConfig, CircuitBreaker, Config, Files, Listen, LogFormat, LogLevel, MissingUsage,
     PlatformConfig, PriceSeed, ProviderConfig, SearchTool, Secret, aliases, attachments, database,
-    files, limits, models, platform, policies, prices, providers, search, tls, tools, unused,
+    files, limits, models, platform, policies, prices, providers, rates, search, tls, tools, unused,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
@@ -29,6 +29,9 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
     unused::check(fields, report);
     let listen = listen(fields, report);
     let tls = tls::read(fields, report);
+    let has_own = platform.is_none();
+    let rate_limits = rates::read(fields, has_own.then_some(&providers[..]), report);
+    let rate_limit_store = rates::store(fields, has_own.then_some(&database), report);
     Config {
         platform,
         file: sources.file.clone(),
@@ -43,6 +46,8 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         master_key: fields.text("master_key", report).filter(|k| !k.is_empty()).map(Secret::new),
         bootstrap_api_key: fields.flag("bootstrap_api_key", true, report),
         rate_limit_rpm: limits::requests_per_minute(fields, report),
+        rate_limits,
+        rate_limit_store,
         cors_allow_origins: cors_allow_origins(fields, report),
         trusted_proxies: limits::trusted_proxies(fields, report),
         auth_failures_per_minute: limits::auth_failures(fields, report),

@@ -83,6 +83,8 @@ pub(super) const KEYS: &[(&str, Shape)] = {
         ("master_key", Scalar),
         ("bootstrap_api_key", Scalar),
         ("rate_limit_rpm", Scalar),
+        ("rate_limits", Tree),
+        ("rate_limit_store", Scalar),
         ("cors_allow_origins", Tree),
         ("trusted_proxies", Tree),
         ("auth_failures_per_minute", Scalar),

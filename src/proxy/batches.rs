@@ -10,6 +10,7 @@ use otari_filters::control::{Attempt, Caller, Claim, Reservation, Wanted};
 use otari_filters::money::MicroUsd;
 use otari_filters::providers::Operation;
 use otari_filters::rejection::{Code, Rejection};
+use otari_filters::reserve::{Estimate, Measure};
 use otari_filters::settle::{Finished, Status};
 use pingora_core::prelude::{Error, ErrorType};
 use pingora_http::ResponseHeader;
@@ -20,9 +21,10 @@ use crate::api::Request;
 use crate::api::batches as api;
 use crate::app::{App, Mode, Standalone};
 use crate::batches::{self, Asker, CREATED, Held, Order, Results, Tally};
+use crate::control::rates::Taken;
 use crate::proxy::call::Stop;
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{RequestContext, admission, body, refusals};
+use crate::proxy::{RequestContext, admission, body, gates, refusals};
 use crate::routes::BatchVerb;
 
 /// Results are joined to pieces of this size.
@@ -166,6 +168,9 @@ async fn pass_gates(
         let admitted = limiter.admit(&user_id, Instant::now());
         ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
     }
+    // Its items are calls of their own, where the gateway makes them.
+    let (one, mut taken) = (Estimate::by(Measure::Call), Taken::default());
+    gates::within_rates(app, ctx, Some(&user_id), None, one, &mut taken)?;
     let wanted =
         Wanted { model: &new.model, no_router: false, operation: Operation::Chat, is_own: false };
     let resolved = match app.control.resolve(caller, Some(&user_id), wanted).await {

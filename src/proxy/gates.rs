@@ -7,14 +7,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use otari_filters::control::{Claim, Plan, Reservation, Wanted};
+use otari_filters::control::{Attempt, Claim, Plan, Reservation, Wanted};
 use otari_filters::prices::Prices;
 use otari_filters::protocol::Protocol;
 use otari_filters::providers::Operation;
 use otari_filters::rejection::{Code, Rejection};
-use otari_filters::reserve::Estimate;
+use otari_filters::reserve::{Estimate, Measure};
 
 use crate::app::App;
+use crate::control::rates::{Taken, Who};
 use crate::proxy::RequestContext;
 use crate::proxy::open::{Open, Origin};
 
@@ -68,6 +69,8 @@ pub(super) async fn pass(
         let admitted = limiter.admit(user_id, Instant::now());
         ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
     }
+    let mut taken = Taken::default();
+    within_rates(app, ctx, billed.user_id.as_ref(), None, asks.estimate, &mut taken)?;
     // Where it would go decides whether it may and what it would cost; a name that leads nowhere is refused behind the
     // budget gate.
     let wanted = Wanted {
@@ -80,6 +83,10 @@ pub(super) async fn pass(
         Err(refused) if refused.code == Code::ModelNotPermitted => return Err(refused),
         resolved => resolved,
     };
+    if let Some(first) = resolved.as_ref().ok().and_then(|plan| plan.attempts.first()) {
+        let user = billed.user_id.as_ref();
+        within_rates(app, ctx, user, Some(first), asks.estimate, &mut taken)?;
+    }
     let prices = resolved.as_ref().ok().and_then(|plan| plan.attempts[0].prices.clone());
     let mut reservation: Option<Reservation> = None;
     if let Some(user_id) = &billed.user_id {
@@ -103,12 +110,38 @@ pub(super) async fn pass(
     };
     // From here on every way out gives the hold back.
     let mut open = Open::new(app.clone(), origin, asks.estimate, reservation);
+    open.keep(taken);
     let plan = if pays { priced(app, asks, resolved, prices.as_deref())? } else { resolved? };
     ctx.plan_id = plan.request_id.clone();
     open.set_plan(&plan);
     // Agents put texts of their own into Anthropic's `metadata.user_id`; no platform asks for it.
     let keeps_user = billed.keeps_label || (!pays && ctx.protocol == Protocol::Messages);
     Ok(Passed { plan, open, keeps_user })
+}
+
+/// Takes the call out of the limits of rates that can be judged now: those of a key or a user before `first`, where the
+/// call goes first, is known, the others then. What the gateway asks by itself for a caller's sake is none of theirs.
+///
+/// # Errors
+/// `rate_limited`.
+pub(super) fn within_rates(
+    app: &App,
+    ctx: &mut RequestContext,
+    user_id: Option<&Arc<str>>,
+    first: Option<&Attempt>,
+    estimate: Estimate,
+    taken: &mut Taken,
+) -> Result<(), Rejection> {
+    let Some(caller) = ctx.caller.as_ref().filter(|_| ctx.own.is_none()) else { return Ok(()) };
+    let who = Who { caller, user_id };
+    let model = first.map(|first| (&*first.upstream.instance, &*first.billed_model));
+    let tokens = match estimate.measure {
+        Measure::Tokens => estimate.prompt_tokens.saturating_add(estimate.output_tokens),
+        _ => 0,
+    };
+    app.rates.admit(&app.metrics, who, model, tokens, taken)?;
+    ctx.rates = taken.told;
+    Ok(())
 }
 
 /// Says where the format has the user.

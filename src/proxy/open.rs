@@ -22,6 +22,7 @@ use otari_filters::settle::{Finished, Status};
 use otari_filters::upstream::ErrorClass;
 
 use crate::app::App;
+use crate::control::rates::Taken;
 use crate::life::{Call, Entered};
 use record::shorten;
 use rounds::Rounds;
@@ -84,6 +85,8 @@ pub(super) struct Open {
     origin: Origin,
     estimate: Estimate,
     reservation: Option<Reservation>,
+    /// What it has taken of limits of rates.
+    rates: Taken,
     /// Output tokens the hold covers.
     covered: u64,
     current: Option<Current>,
@@ -121,6 +124,7 @@ impl Open {
             origin,
             estimate,
             reservation,
+            rates: Taken::default(),
             covered: estimate.output_tokens,
             current: None,
             position: 0,
@@ -137,6 +141,11 @@ impl Open {
             was_complete: false,
             entered: None,
         }
+    }
+
+    /// Keeps what the call has taken of limits of rates until it has ended.
+    pub(super) fn keep(&mut self, taken: Taken) {
+        self.rates = taken;
     }
 
     /// Where the call may go.
@@ -350,6 +359,9 @@ impl Open {
                 reason
             }
         };
+        let is_unknown =
+            matches!(ending, Ending::Complete { .. }) && self.estimate.measure == Measure::Tokens;
+        self.rates.used(record.total_tokens.or((!is_unknown).then_some(0)));
         self.note(&record, outcome);
         let report = self.last_report(ending);
         let settling = self.app.control.settle(Finished { record, reservation, report });

@@ -94,6 +94,13 @@ pub(super) fn quota(head: &mut ResponseHeader, ctx: &RequestContext) -> Result<(
 
 /// The same as headers of a reply.
 pub(super) fn quota_headers(ctx: &RequestContext) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = request_quota(ctx);
+    let told = ctx.rates.headers(ctx.quota.is_some()).into_iter();
+    headers.extend(told.map(|(name, value)| (HeaderName::from_static(name), value)));
+    headers
+}
+
+fn request_quota(ctx: &RequestContext) -> Vec<(HeaderName, HeaderValue)> {
     let Some(quota) = ctx.quota else { return Vec::new() };
     let now_s = clock::now_us() / 1_000_000;
     let resets_s = i64::try_from(quota.resets_in.as_secs()).unwrap_or(60);

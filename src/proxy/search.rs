@@ -21,10 +21,11 @@ use serde_json::{Value, json};
 use crate::api;
 use crate::app::{App, Mode, Standalone};
 use crate::clock;
+use crate::control::rates::Taken;
 use crate::proxy::call::Stop;
 use crate::proxy::open::{Ending, Open, Origin};
 use crate::proxy::reply::{self, JSON, Reply};
-use crate::proxy::{RequestContext, body, refusals};
+use crate::proxy::{RequestContext, body, gates, refusals};
 use crate::search::{SearchError, Tool};
 
 /// Of rows; the tool in the path is the row's model.
@@ -84,6 +85,9 @@ async fn pass_gates(
         let admitted = limiter.admit(&payer, Instant::now());
         ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
     }
+    let mut taken = Taken::default();
+    let estimate = Estimate::by(Measure::Call);
+    gates::within_rates(app, ctx, Some(&payer), None, estimate, &mut taken)?;
     let tool = standalone.search.load().pick(tool.or(query.tool.as_deref()))?.clone();
     ctx.outcome.model = Some(tool.name.clone());
     ctx.outcome.provider = Some(tool.engine.as_str().into());
@@ -94,7 +98,6 @@ async fn pass_gates(
         return Err(Rejection::new(Code::ModelNotPermitted, message).into());
     }
     let attempt = attempt(standalone, &upstream, &tool);
-    let estimate = Estimate::by(Measure::Call);
     let flat = estimate.measure.cost(attempt.prices.as_deref());
     let claim = Claim {
         caller: &caller,
@@ -113,6 +116,7 @@ async fn pass_gates(
         started: ctx.started,
     };
     let mut open = Open::new(app.clone(), origin, estimate, Some(reservation));
+    open.keep(taken);
     open.begin(&attempt);
     Ok((tool, open))
 }

@@ -5,6 +5,7 @@ use crate::config::{BatchConfig, Config, Limits, ProviderConfig};
 /// Keys that are put into effect at once, in both modes.
 const LIVE: &[&str] = &[
     "rate_limit_rpm",
+    "rate_limits",
     "enable_metrics",
     "enable_docs",
     "log_level",
@@ -83,6 +84,7 @@ pub(super) fn next(old: &Config, new: &Config) -> Config {
     let mut next = Config {
         warnings: new.warnings.clone(),
         rate_limit_rpm: new.rate_limit_rpm,
+        rate_limits: new.rate_limits.clone(),
         cors_allow_origins: new.cors_allow_origins.clone(),
         trusted_proxies: new.trusted_proxies.clone(),
         enable_metrics: new.enable_metrics,

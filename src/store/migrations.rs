@@ -24,6 +24,7 @@ pub(super) const SQLITE: &[Step] = &[
     ("V6__batches", include_str!("migrations/sqlite/V6__batches.sql")),
     ("V7__batch_holds", include_str!("migrations/sqlite/V7__batch_holds.sql")),
     ("V8__audit_log", include_str!("migrations/sqlite/V8__audit_log.sql")),
+    ("V9__rate_limits", include_str!("migrations/sqlite/V9__rate_limits.sql")),
 ];
 
 /// PostgreSQL's steps: the same names in the same order.
@@ -36,6 +37,7 @@ pub(super) const POSTGRES: &[Step] = &[
     ("V6__batches", include_str!("migrations/postgres/V6__batches.sql")),
     ("V7__batch_holds", include_str!("migrations/postgres/V7__batch_holds.sql")),
     ("V8__audit_log", include_str!("migrations/postgres/V8__audit_log.sql")),
+    ("V9__rate_limits", include_str!("migrations/postgres/V9__rate_limits.sql")),
 ];
 
 /// What a database says about its schema.

@@ -9,6 +9,7 @@ mod users;
 mod budgets;
 mod ceilings;
 mod leases;
+mod rates;
 mod changes;
 mod shared;
 mod prices;

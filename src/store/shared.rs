@@ -1,7 +1,10 @@
 //! What gateways on one database need of it: leases on budgets, a sign of life, and word of each other's changes.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use otari_filters::control::Scope;
+use otari_filters::gcra;
 use otari_filters::money::MicroUsd;
 use tokio::sync::mpsc;
 
@@ -108,6 +111,24 @@ pub enum Notice {
     Recall(Scope),
 }
 
+/// What a gateway asks of a common rate limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateAsk {
+    /// The limit and whose it is; in the order of the alphabet.
+    pub subject: String,
+    /// What.
+    pub ask: gcra::Ask,
+}
+
+/// Requests that a gateway has under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RatePlaces {
+    /// The limit and whose they are; in the order of the alphabet.
+    pub subject: String,
+    /// How many.
+    pub count: u32,
+}
+
 /// A database that several gateways share.
 #[async_trait]
 pub trait Shared: Send + Sync {
@@ -134,6 +155,17 @@ pub trait Shared: Send + Sync {
     async fn held_elsewhere(&self, scope: &Scope) -> Result<MicroUsd, StoreError>;
     /// How many scopes that were ever leased have spend, leases and batches above their cap.
     async fn over_cap(&self) -> Result<i64, StoreError>;
+
+    /// One exchange with common rate limits; the answers in the order of `asks`.
+    async fn rates(&self, asks: &[RateAsk]) -> Result<Vec<gcra::Granted>, StoreError>;
+    /// Publishes what is under way here. By subject: what other gateways that live have under way, and how many of them
+    /// have used it lately.
+    async fn rate_places(
+        &self,
+        own: &[RatePlaces],
+    ) -> Result<HashMap<String, (u32, u32)>, StoreError>;
+    /// How many gateways live, this one included. `forgets`: lets go of limits that nobody has used lately.
+    async fn rate_gateways(&self, forgets: bool) -> Result<u32, StoreError>;
 
     /// What was changed since the last call, by anybody; each change at least once. `None`: too long ago to know, read
     /// everything again.

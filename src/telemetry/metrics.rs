@@ -34,6 +34,8 @@ pub struct Metrics {
     cost: HistogramVec,
     /// 429s of our own.
     pub rate_limit_hits: IntCounter,
+    /// Times that shared rate limits could not be brought into step.
+    pub rate_exchange_failures: IntCounter,
     /// Budget refusals.
     pub budget_exceeded: IntCounter,
     auth_failures: IntCounterVec,
@@ -325,6 +327,10 @@ impl Metrics {
             )?,
             rate_limit_hits: add
                 .counter("gateway_rate_limit_hits_total", "Total number of rate limit hits")?,
+            rate_exchange_failures: add.counter(
+                "gateway_rate_limit_exchange_failures_total",
+                "Times that shared rate limits could not be brought into step with the other gateways",
+            )?,
             budget_exceeded: add.counter(
                 "gateway_budget_exceeded_total",
                 "Total number of budget exceeded events",

@@ -25,6 +25,8 @@ mod gates;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod rate_limits;
+#[cfg(test)]
 mod smuggling;
 #[cfg(test)]
 mod cors;

@@ -261,7 +261,7 @@ pub(in crate::store) const HOLDS: [(&str, &str); 2] =
     [("users", "reserved"), ("scoped_budgets", "reserved_spend")];
 
 /// Tables of our steps that the reference has not, whatever it may have under these names.
-pub(in crate::store) const OURS_ALONE: [&str; 10] = [
+pub(in crate::store) const OURS_ALONE: [&str; 12] = [
     "gateways",
     "budget_leases",
     "changes",
@@ -272,4 +272,6 @@ pub(in crate::store) const OURS_ALONE: [&str; 10] = [
     "otari_batch_items",
     "otari_batch_holds",
     "otari_audit_log",
+    "otari_rate_limits",
+    "otari_rate_places",
 ];

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use otari_filters::control::Scope;
+use otari_filters::gcra;
 use otari_filters::money::MicroUsd;
 use otari_filters::settle::{Entry, UsageRecord};
 use tokio::sync::mpsc;
@@ -12,8 +13,8 @@ use super::postgres_server::{self, Database};
 use super::rows::{at, budget, ceiling, key, record, spend, user, with_period};
 use super::{Postgres, connect};
 use crate::store::{
-    Accounted, BatchHold, BatchRow, Batches as _, Beat, BudgetChange, Change, Kind, Notice, Shared,
-    Store, Take, Taken, UserChange, UserRow,
+    Accounted, BatchHold, BatchRow, Batches as _, Beat, BudgetChange, Change, Kind, Notice,
+    RateAsk, RatePlaces, Shared, Store, Take, Taken, UserChange, UserRow,
 };
 
 /// The cap of budget `b1`, in micro-dollars.
@@ -89,6 +90,37 @@ async fn a_step_that_is_repeated_is_taken_once() {
     let first = granted(&a, &take(1, 1_000)).await;
     assert_eq!(granted(&a, &take(1, 1_000)).await, first, "the answer was lost");
     assert_eq!(granted(&a, &take(2, CAP - first)).await, CAP - first, "nothing else is gone");
+}
+
+#[tokio::test]
+async fn a_rate_is_taken_from_by_all_and_places_are_known_to_all() {
+    const S: i64 = 1_000_000_000;
+    let (a, b, _database) = two().await;
+    let ask = |spent_ns, ahead_ns| {
+        let ask = gcra::Ask { burst_ns: 60 * S, spent_ns, ahead_ns, least_ns: S };
+        [RateAsk { subject: "r:u1".into(), ask }]
+    };
+    let granted = a.rates(&ask(10 * S, 20 * S)).await.unwrap();
+    assert_eq!((granted[0].ahead_ns, granted[0].room_ns), (20 * S, 30 * S));
+    let granted = b.rates(&ask(0, 60 * S)).await.unwrap()[0];
+    assert_eq!(granted.ahead_ns, 30 * S, "whole calls, and no more than there is");
+    assert!((0..20 * S).contains(&granted.room_ns), "{granted:?}");
+    let granted = a.rates(&ask(-20 * S, 0)).await.unwrap()[0];
+    assert!(granted.room_ns >= 20 * S, "given back: {granted:?}");
+    // Both at once, on the same rows.
+    let many: Vec<RateAsk> = (0..100)
+        .map(|n| RateAsk { subject: format!("r:v{n:03}"), ask: ask(S, 0)[0].ask })
+        .collect();
+    let (one, other) = tokio::join!(a.rates(&many), b.rates(&many));
+    assert_eq!((one.unwrap().len(), other.unwrap().len()), (100, 100));
+
+    let own = |count| [RatePlaces { subject: "u1".into(), count }];
+    assert!(a.rate_places(&own(3)).await.unwrap().is_empty());
+    assert_eq!(b.rate_places(&own(0)).await.unwrap()["u1"], (3, 1));
+    assert_eq!(a.rate_places(&[]).await.unwrap()["u1"], (0, 1));
+    assert_eq!(a.rate_gateways(true).await.unwrap(), 2);
+    b.leave().await.unwrap();
+    assert_eq!(a.rate_gateways(false).await.unwrap(), 1);
 }
 
 #[tokio::test]

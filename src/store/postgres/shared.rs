@@ -1,12 +1,15 @@
 //! The second face of the store: what gateways on one database need of it.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use otari_filters::control::Scope;
+use otari_filters::gcra::Granted;
 use otari_filters::money::MicroUsd;
 use tokio::sync::mpsc;
 
-use super::{Postgres, changes, leases, within};
-use crate::store::{Beat, Change, Notice, Shared, StoreError, Take, Taken};
+use super::{Postgres, changes, leases, rates, within};
+use crate::store::{Beat, Change, Notice, RateAsk, RatePlaces, Shared, StoreError, Take, Taken};
 
 #[async_trait]
 impl Shared for Postgres {
@@ -73,6 +76,28 @@ impl Shared for Postgres {
 
     async fn over_cap(&self) -> Result<i64, StoreError> {
         within(async { leases::over_cap(&self.pool.get().await?).await }).await
+    }
+
+    async fn rates(&self, asks: &[RateAsk]) -> Result<Vec<Granted>, StoreError> {
+        within(async {
+            let mut db = self.pool.get().await?;
+            let transaction = db.transaction().await?;
+            let granted = rates::rates(&transaction, asks).await?;
+            transaction.commit().await?;
+            Ok(granted)
+        })
+        .await
+    }
+
+    async fn rate_places(
+        &self,
+        own: &[RatePlaces],
+    ) -> Result<HashMap<String, (u32, u32)>, StoreError> {
+        within(async { rates::places(&self.pool.get().await?, self.gateway(), own).await }).await
+    }
+
+    async fn rate_gateways(&self, forgets: bool) -> Result<u32, StoreError> {
+        within(async { rates::gateways(&self.pool.get().await?, forgets).await }).await
     }
 
     async fn changes(&self) -> Result<Option<Vec<Change>>, StoreError> {

@@ -27,6 +27,12 @@ pub enum Limit {
     KeyRequests,
     /// `max_concurrent_requests_per_user`.
     UserRequests,
+    /// `rate_limits`: requests per minute.
+    RateRequests,
+    /// `rate_limits`: tokens per minute.
+    RateTokens,
+    /// `rate_limits`: requests under way.
+    RateConcurrent,
     /// `max_journal_bytes`.
     Journal,
     /// `auth_failures_per_minute`.
@@ -49,7 +55,7 @@ impl Limit {
         })
     }
 
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 16] = [
         Self::Connections,
         Self::HeaderBytes,
         Self::HeaderCount,
@@ -60,6 +66,9 @@ impl Limit {
         Self::Requests,
         Self::KeyRequests,
         Self::UserRequests,
+        Self::RateRequests,
+        Self::RateTokens,
+        Self::RateConcurrent,
         Self::Journal,
         Self::AuthFailures,
         Self::Duration,
@@ -77,6 +86,9 @@ impl Limit {
             Self::Requests => "requests",
             Self::KeyRequests => "key_requests",
             Self::UserRequests => "user_requests",
+            Self::RateRequests => "rate_requests",
+            Self::RateTokens => "rate_tokens",
+            Self::RateConcurrent => "rate_concurrent",
             Self::Journal => "journal",
             Self::AuthFailures => "auth_failures",
             Self::Duration => "duration",
