@@ -133,6 +133,8 @@ pub struct Ask {
     pub ahead_ns: i64,
     /// The least that is of use.
     pub least_ns: i64,
+    /// How many gateways there are.
+    pub parts: u32,
 }
 
 /// What it gets.
@@ -151,9 +153,16 @@ pub fn serve(tat: i64, now: i64, ask: &Ask) -> (i64, Granted) {
     let room_ns = ask.burst_ns - (base - now);
     // Whole calls: parts of one in the hands of several gateways would be of use to none.
     let least = ask.least_ns.clamp(1, ask.ahead_ns.max(1));
-    let ahead_ns =
-        if room_ns >= ask.ahead_ns { ask.ahead_ns } else { room_ns.max(0) / least * least };
+    let part = part_of(room_ns, least, ask.parts);
+    let ahead_ns = if part >= ask.ahead_ns { ask.ahead_ns } else { part / least * least };
     (base + ahead_ns, Granted { ahead_ns, room_ns: room_ns - ahead_ns })
+}
+
+/// What one gateway may take of the room at once: the others may be at it too, unheard of. Enough for a call, if it is
+/// there for one.
+fn part_of(room_ns: i64, least_ns: i64, parts: u32) -> i64 {
+    let part = room_ns.max(0) / i64::from(parts.max(1));
+    if room_ns >= least_ns { part.max(least_ns) } else { part }
 }
 
 impl Bucket {
@@ -178,11 +187,18 @@ impl Bucket {
         }
     }
 
-    /// Takes so much out of the credit and of the room that is known. `least`: asks for as much the next time.
+    /// Takes so much out of the credit, and out of this gateway's part of the room that is known; asks for as much the next
+    /// time. `parts`: how many gateways there are.
     ///
     /// # Errors
     /// The wait until there is enough.
-    pub fn take_shared(&self, rate: Rate, amount: u64, now: i64) -> Result<Left, Duration> {
+    pub fn take_shared(
+        &self,
+        rate: Rate,
+        amount: u64,
+        now: i64,
+        parts: u32,
+    ) -> Result<Left, Duration> {
         let cost = rate.cost(amount);
         let needs = rate.needs(cost);
         // A large call asks for what lets it pass; the rest of it is counted afterwards.
@@ -191,7 +207,8 @@ impl Bucket {
         let room = self.known_room(rate, now);
         let mut credit = self.credit.load(Ordering::Relaxed);
         loop {
-            let missing = needs - credit.saturating_add(room);
+            // What of the room was spent already is in the credit.
+            let missing = needs - credit.saturating_add(part_of(room, needs, parts));
             if missing > 0 {
                 return Err(wait(missing));
             }
@@ -225,7 +242,7 @@ impl Bucket {
     }
 
     /// What is to be told and asked; `None`: nothing. Whoever calls it says [`Self::told`] or [`Self::not_told`] next.
-    pub fn ask(&self, rate: Rate) -> Ask {
+    pub fn ask(&self, rate: Rate, parts: u32) -> Ask {
         let wanted = self.wanted.swap(0, Ordering::AcqRel);
         let least = self.least.swap(i64::MAX, Ordering::AcqRel);
         let mut credit = self.credit.load(Ordering::Relaxed);
@@ -250,6 +267,7 @@ impl Bucket {
             spent_ns,
             ahead_ns,
             least_ns: least.saturating_sub(has).clamp(1, rate.burst_ns),
+            parts,
         }
     }
 
@@ -342,7 +360,7 @@ mod tests {
             for (at, bucket) in gateways.iter().enumerate() {
                 // Out of step with each other, as processes are.
                 if (ms + 33 * at as i64) % 100 == 0 {
-                    let ask = bucket.ask(rate);
+                    let ask = bucket.ask(rate, 3);
                     let (next, granted) = serve(tat, now, &ask);
                     tat = next;
                     bucket.told(granted, now);
@@ -350,7 +368,7 @@ mod tests {
                 due[at] += per_second(ms / 1000, at);
                 while due[at] >= 1000 {
                     due[at] -= 1000;
-                    passed[at] += i64::from(bucket.take_shared(rate, 1, now).is_ok());
+                    passed[at] += i64::from(bucket.take_shared(rate, 1, now, 3).is_ok());
                 }
             }
         }
@@ -378,6 +396,24 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_is_let_in_about_once_and_paid_off_soon() {
+        for per_minute in [600, 6_000] {
+            let rate = rate(per_minute, 6);
+            let each = i64::from(per_minute) / 60;
+            let flood = |seconds| shared(rate, seconds, |_, _| each * 50).iter().sum::<i64>();
+            assert!(flood(1) * 10 <= each * 7 * 13, "{}", flood(1));
+            for seconds in [3, 10, 30] {
+                let expected = each * (seconds + 6);
+                let passed = flood(seconds);
+                assert!(
+                    (passed - expected).abs() * 50 <= expected,
+                    "{seconds} s: {passed}, not {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn below_the_limit_nobody_is_refused_wherever_they_call() {
         let rate = rate(600, 6);
         // Nine a second, at another gateway each second.
@@ -389,14 +425,14 @@ mod tests {
     fn what_is_not_told_is_told_again_and_what_is_too_much_goes_back() {
         let (rate, bucket) = (rate(60, 6), Bucket::default());
         bucket.told(Granted { ahead_ns: 0, room_ns: 6 * S }, 0);
-        bucket.take_shared(rate, 2, 0).unwrap();
-        let ask = bucket.ask(rate);
+        bucket.take_shared(rate, 2, 0, 1).unwrap();
+        let ask = bucket.ask(rate, 1);
         assert_eq!((ask.spent_ns, ask.ahead_ns), (2 * S, 2 * S));
-        assert!(bucket.take_shared(rate, 5, 0).is_err(), "on its way, and not here twice");
+        assert!(bucket.take_shared(rate, 5, 0, 1).is_err(), "on its way, and not here twice");
         bucket.not_told(&ask);
-        assert_eq!(bucket.ask(rate).spent_ns, 2 * S);
+        assert_eq!(bucket.ask(rate, 1).spent_ns, 2 * S);
         bucket.told(Granted { ahead_ns: 3 * S, room_ns: S }, 0);
-        let ask = bucket.ask(rate);
+        let ask = bucket.ask(rate, 1);
         assert_eq!((ask.spent_ns, ask.ahead_ns), (-3 * S, 0), "nobody wanted anything");
         assert!(!bucket.has_news());
         let (tat, granted) = serve(10 * S, 5 * S, &Ask { burst_ns: 6 * S, spent_ns: 9 * S, ..ask });

@@ -92,8 +92,8 @@ struct State {
 enum Mode {
     /// By this gateway, which has one of so many parts.
     Alone(u32),
-    /// By what the others let it take.
-    Shared,
+    /// By what the others let it take; there are so many with it.
+    Shared(u32),
 }
 
 /// Who asks.
@@ -238,7 +238,7 @@ impl Rates {
     fn mode(&self, now: i64) -> Mode {
         match &self.sharing {
             None => Mode::Alone(1),
-            Some(sharing) if sharing.is_good(now) => Mode::Shared,
+            Some(sharing) if sharing.is_good(now) => Mode::Shared(sharing.gateways()),
             Some(sharing) => Mode::Alone(sharing.gateways()),
         }
     }
@@ -323,7 +323,9 @@ fn spend(
             let part = rate.part(parts);
             Ok((Source::Own(part), bucket.take(part, amount, now)?))
         }
-        Mode::Shared => Ok((Source::Shared(rate), bucket.take_shared(rate, amount, now)?)),
+        Mode::Shared(parts) => {
+            Ok((Source::Shared(rate), bucket.take_shared(rate, amount, now, parts)?))
+        }
     }
 }
 
@@ -335,7 +337,7 @@ impl State {
     fn enter(&self, limit: NonZeroU32, mode: Mode) -> Option<Entered> {
         let most = match mode {
             Mode::Alone(parts) => limit.get().div_ceil(parts.max(1)),
-            Mode::Shared => self.allowed.load(Ordering::Relaxed),
+            Mode::Shared(_) => self.allowed.load(Ordering::Relaxed),
         };
         self.under_way.enter(NonZeroU32::new(most)?)
     }

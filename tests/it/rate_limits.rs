@@ -285,6 +285,32 @@ async fn three_gateways_hold_a_limit_of_requests_together() {
     }
 }
 
+/// Everybody at once, at gateways that have not heard of the caller: what passes too much is little, and paid off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_passes_about_once() {
+    let (database, provider) = (postgres::database(), Provider::streams(["ok"]));
+    let rules = "  - {per: key, requests_per_minute: 300, burst_s: 12}";
+    let (all, key) = three(rules, &database, &provider).await;
+    let mut calls = JoinSet::new();
+    let begun = Instant::now();
+    for number in 0..300 {
+        let gateway = &all[number % 3];
+        let call = gateway.http().post(gateway.url("/v1/chat/completions"));
+        let call = call.bearer_auth(&key).json(&ask()).send();
+        calls.spawn(async move { call.await.expect("an answer").status() == 200 });
+    }
+    let mut passed = 0;
+    while let Some(call) = calls.join_next().await {
+        passed += u64::from(call.expect("no panic"));
+    }
+    let expected = 60.0 + 5.0 * begun.elapsed().as_secs_f64();
+    println!("a flood: {passed} passed, {expected:.0} expected");
+    assert!(passed as f64 <= 1.4 * expected, "{passed}, not {expected}");
+    let (more, _) = load(&all, &key, &ask(), [5.0; 3], Duration::from_secs(12)).await;
+    let expected = 60.0 + 5.0 * begun.elapsed().as_secs_f64();
+    within_two_percent("after a flood", passed + more, expected);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_does_not_matter_which_gateway_is_called() {
     let (database, provider) = (postgres::database(), Provider::streams(["ok"]));

@@ -141,7 +141,7 @@ impl Rates {
         }
         let asked = self.buckets(rules);
         for chunk in asked.chunks(AT_ONCE) {
-            self.exchange(shared, chunk).await?;
+            self.exchange(shared, chunk, sharing.gateways()).await?;
         }
         if rules.iter().any(|counted| counted.rule.concurrent.is_some()) {
             self.places(shared, sharing, rules).await?;
@@ -178,11 +178,12 @@ impl Rates {
         &self,
         shared: &dyn Shared,
         chunk: &[(String, Arc<State>, bool, Rate)],
+        gateways: u32,
     ) -> Result<(), StoreError> {
         let (mut asked, mut asks) = (Vec::new(), Vec::new());
         for (key, state, is_tokens, rate) in chunk {
             let bucket = if *is_tokens { &state.tokens } else { &state.requests };
-            let ask = bucket.ask(*rate);
+            let ask = bucket.ask(*rate, gateways);
             asks.push(RateAsk { subject: key.clone(), ask });
             asked.push(Asked { state: state.clone(), is_tokens: *is_tokens, ask });
         }
