@@ -12,7 +12,8 @@ use super::problem::Report;
 use super::{
     Ambient, BatchConfig, CircuitBreaker, Config, Files, Listen, LogFormat, LogLevel, MissingUsage,
     PlatformConfig, PriceSeed, ProviderConfig, SearchTool, Secret, aliases, attachments, database,
-    files, limits, models, platform, policies, prices, providers, rates, search, tls, tools, unused,
+    files, limits, models, platform, policies, prices, providers, rates, search, tls, tools,
+    unused,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
