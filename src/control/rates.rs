@@ -260,7 +260,8 @@ impl Counted {
     fn state(&self, subject: Subject, now: i64, sharing: Option<&Sharing>) -> Arc<State> {
         let subjects = self.subjects.pin();
         if self.counted.fetch_add(1, Ordering::Relaxed) % PRUNE_EVERY == PRUNE_EVERY - 1 {
-            subjects.retain(|_, state| !state.is_idle(now));
+            // Whoever has one under way will correct it.
+            subjects.retain(|_, state| Arc::strong_count(state) > 1 || !state.is_idle(now));
         }
         let state = match subjects.get(&subject) {
             Some(state) => state.clone(),
@@ -395,6 +396,7 @@ mod tests {
         assert_eq!(counted.subjects.len(), MAX_SUBJECTS + 1);
         let others = counted.state(Subject::Others, 0, None);
         assert!(Arc::ptr_eq(&others, &counted.state(named(usize::MAX), 0, None)));
+        drop(others);
         for _ in 0..=PRUNE_EVERY {
             counted.state(named(1), LATELY_NS * 2, None);
         }
