@@ -16,7 +16,8 @@
 //!   is held when nothing is under way, and nobody is past their cap: providers here never use more than the hold.
 //! - **Reports.** Every attempt that reached a provider is reported, and every whole answer as a success with its
 //!   tokens (`report_disconnects` is on, or whoever leaves would be an exception), with the same exception for a kill. A platform may get a report twice only if its acceptance may not have
-//!   reached the gateway, or the gateway was killed before it could note that (within half a second).
+//!   reached the gateway in time (its link was in trouble, or it stood still), or the gateway was killed before it could
+//!   note that (within half a second).
 //! - **Frames.** What a caller receives is what one provider sent, byte for byte, keep-alives apart: whole, or a
 //!   beginning of it and an error in the caller's dialect. A connection that ends without either is broken, unless the
 //!   caller's own link was, or the gateway was killed.

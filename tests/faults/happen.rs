@@ -46,12 +46,7 @@ pub(crate) async fn happen(stage: &Stage, fault: &Fault) {
             let shim = stage.nodes[fault.gateway].shim.as_ref();
             shim.into_iter().for_each(|shim| shim.set_clock(fault.amount));
         }
-        Kind::Stopped => {
-            let gateway = stage.nodes[fault.gateway].gateway.lock().await;
-            gateway.signal("STOP");
-            tokio::time::sleep(fault.lasts).await;
-            gateway.signal("CONT");
-        }
+        Kind::Stopped => stage.nodes[fault.gateway].stop(fault.lasts).await,
         Kind::Killed => {
             let ready = async {
                 tokio::time::sleep(fault.lasts).await;

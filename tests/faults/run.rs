@@ -171,8 +171,10 @@ fn told(stage: &Stage, report: otari::mock::platform::Seen) -> Told {
     let link = stage.link(Side::Platform, 0);
     // An answer that comes late, or to nobody, is as good as none.
     let late = to + Duration::from_secs(2);
-    let is_lost = report.abandoned || link.was_troubled(from, late);
-    let may_repeat = is_lost || stage.nodes[0].was_killed(from, to);
+    let node = &stage.nodes[0];
+    // A gateway that stands still longer than it waits for an answer asks again, although the answer is there.
+    let is_lost = report.abandoned || link.was_troubled(from, late) || node.was_stopped(from, late);
+    let may_repeat = is_lost || node.was_killed(from, to);
     Told { report, may_repeat }
 }
 

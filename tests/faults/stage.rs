@@ -53,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) shim: Option<Shim>,
     /// When it was killed, and when it was back.
     kills: Mutex<Vec<(Instant, Option<Instant>)>>,
+    /// When it was stopped, and when it went on.
+    stops: Mutex<Vec<(Instant, Instant)>>,
 }
 
 impl Node {
@@ -70,6 +72,23 @@ impl Node {
         if let Some(last) = kills.last_mut() {
             last.1 = Some(Instant::now());
         }
+    }
+
+    /// Stops it for so long.
+    pub(crate) async fn stop(&self, lasts: Duration) {
+        let gateway = self.gateway.lock().await;
+        let from = Instant::now();
+        gateway.signal("STOP");
+        tokio::time::sleep(lasts).await;
+        gateway.signal("CONT");
+        let mut stops = self.stops.lock().unwrap_or_else(PoisonError::into_inner);
+        stops.push((from, Instant::now()));
+    }
+
+    /// Whether it stood still between these instants.
+    pub(crate) fn was_stopped(&self, from: Instant, to: Instant) -> bool {
+        let stops = self.stops.lock().unwrap_or_else(PoisonError::into_inner);
+        stops.iter().any(|(began, ended)| *began <= to && *ended >= from)
     }
 
     /// Whether it was killed, or not there, between these instants.
@@ -161,8 +180,8 @@ impl Stage {
         };
         let gateway = start.await;
         let link = Link::to(gateway.addr()).await;
-        let (gateway, kills) = (AsyncMutex::new(gateway), Mutex::default());
-        Node { gateway, link, idle: Idle::default(), shim, kills }
+        let (kills, stops) = (Mutex::default(), Mutex::default());
+        Node { gateway: AsyncMutex::new(gateway), link, idle: Idle::default(), shim, kills, stops }
     }
 
     /// Providers of its own, and a policy for every call, so that every row says whose it is.
