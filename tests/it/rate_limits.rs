@@ -267,7 +267,9 @@ async fn load(
 fn within_two_percent(what: &str, passed: u64, expected: f64) {
     let off = (passed as f64 - expected) / expected;
     println!("{what}: {passed} passed, {expected:.0} expected: {:+.2} %", off * 100.0);
-    assert!(off.abs() <= 0.02, "{what}: {passed} passed, and {expected:.0} should have");
+    // Each gateway may have one more in its hands when the time is over.
+    let is_near = off <= 0.02 && passed as f64 + 3.0 >= 0.98 * expected;
+    assert!(is_near, "{what}: {passed} passed, and {expected:.0} should have");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
