@@ -77,13 +77,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
             1024,
             report,
         ),
-        // A long answer: most streams end before the first top-up.
-        stream_hold_output_tokens: fields.whole(
-            "stream_hold_output_tokens",
-            1..=u64::from(u32::MAX),
-            4096,
-            report,
-        ),
+        stream_hold_output_tokens: stream_hold(fields, report),
         budget_lease_ttl: budget_lease_ttl(fields, report),
         stream_missing_usage_policy: missing_usage(fields, report),
         // A call that was sent whole may have been billed.
@@ -116,6 +110,11 @@ fn audit_retention_days(fields: &Fields, report: &mut Report) -> Option<u32> {
     // What is asked of auditors is mostly a year. Nobody's usage grows it: there is a row for each change by an operator.
     let days = fields.whole("audit_retention_days", 0..=36_500, 365, report);
     u32::try_from(days).ok().filter(|days| *days > 0)
+}
+
+fn stream_hold(fields: &Fields, report: &mut Report) -> u64 {
+    // A long answer: most streams end before the first top-up.
+    fields.whole("stream_hold_output_tokens", 1..=u64::from(u32::MAX), 4096, report)
 }
 
 fn budget_lease_ttl(fields: &Fields, report: &mut Report) -> Duration {
