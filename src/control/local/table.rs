@@ -61,7 +61,8 @@ impl Changing {
         done
     }
 
-    /// What `look` finds while nothing changes: it is asked again when something did.
+    /// What `look` finds while nothing changes: it is asked again when something did, and keeps changes out when that was
+    /// too often.
     pub fn read<T>(&self, mut look: impl FnMut() -> T) -> T {
         for _ in 0..LOOKS {
             let before = self.count.load(Ordering::SeqCst);
@@ -74,6 +75,8 @@ impl Changing {
                 return found;
             }
         }
+        // Whoever changes it does not get a turn for so long, or the processor does not.
+        let _turn = self.turn.lock();
         look()
     }
 }
