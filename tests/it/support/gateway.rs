@@ -350,15 +350,6 @@ impl Gateway {
         self.kept.dir.path()
     }
 
-    /// The most memory that the process has had, in kilobytes.
-    pub(crate) fn peak_memory_kb(&self) -> u64 {
-        let pid = self.child.as_ref().expect("a running gateway").id();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let number = line.and_then(|line| line.split_whitespace().next());
-        number.and_then(|number| number.parse().ok()).expect("a peak in kilobytes")
-    }
-
     /// The process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("a running gateway").id()
@@ -376,8 +367,7 @@ impl Gateway {
 
     /// The most memory that it has ever held, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
-        let pid = self.child.as_ref().expect("a running gateway").id();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("Linux says it");
+        let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
         let kilobytes: u64 =
             line.trim().trim_end_matches(" kB").parse().expect("a number of kilobytes");
