@@ -96,6 +96,32 @@ async fn a_stream_cut_by_the_provider_ends_with_an_error_event(start: Builder) {
     }
 }
 
+async fn behind_the_last_event_nothing_can_break(start: Builder) {
+    let ways = [Step::CutNow, Step::Reset, Step::Silence];
+    let provider = Provider::start(move |request| {
+        let format = format::of(request);
+        let last = format.events(&PIECES).len();
+        format.reply(request, &PIECES).before(last, ways[case(request)].clone())
+    });
+    let start = start.config("idle_timeout_s: 1\nstreaming_keepalive_interval_ms: 0");
+    let (gateway, key) = behind(start, &provider).await;
+    let mut rows = 0;
+    for format in FORMATS {
+        for way in 0..3 {
+            let answer = format.call(&gateway, &key, &format.streamed(way)).await;
+            let seen = answer.expect(200).text();
+            assert_eq!(
+                seen,
+                format.events(&PIECES).concat(),
+                "{format:?}, {way}: whole, and no more"
+            );
+            let row = settled_row(&gateway, rows).await;
+            assert_eq!(row["status"], "success", "{format:?}, {way}: {row}");
+            rows += 1;
+        }
+    }
+}
+
 async fn a_caller_who_hangs_up_pays_for_what_was_produced(start: Builder) {
     let gate = Gate::closed();
     let held = gate.clone();
@@ -343,6 +369,7 @@ async fn a_stopping_gateway_ends_what_is_open(start: Builder) {
 }
 
 on_both_databases!(
+    behind_the_last_event_nothing_can_break,
     a_stream_cut_by_the_provider_ends_with_an_error_event,
     a_caller_who_hangs_up_pays_for_what_was_produced,
     a_caller_who_hangs_up_at_the_end_has_the_answer,

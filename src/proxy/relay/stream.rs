@@ -40,6 +40,8 @@ const PING: &[u8] = b"event: ping\ndata: {\"type\": \"ping\"}\n\n";
 enum End {
     /// The provider said that it is complete.
     Complete,
+    /// The same, but the end of its body did not come: the connection is of no more use.
+    Unframed,
     /// The provider said itself, in an event, that it failed.
     Reported,
     /// The provider broke off or went silent.
@@ -127,6 +129,20 @@ impl Passing {
         }
     }
 
+    /// How the stream ended that `end` kept from its framing's end: behind its last event there was nothing to come, and
+    /// an error would be one too many.
+    fn ended_by(&self, end: End) -> End {
+        match end {
+            End::Broken(_) | End::Ours(..) if self.is_whole() => End::Unframed,
+            end => end,
+        }
+    }
+
+    /// Whether the last event has been seen, and is no error.
+    fn is_whole(&self) -> bool {
+        self.meter.is_done() && !self.meter.has_failed()
+    }
+
     /// Whether what has left ends with a whole event, so that a comment may follow.
     fn is_between_events(&self) -> bool {
         match (&self.carriers, &self.name) {
@@ -184,7 +200,7 @@ async fn pass(relay: &mut Relay<'_>, answer: &mut Answer, stream: &mut Passing) 
         }
         if let Some(reason) = broken {
             let_go(relay.s, stream, &mut out).await;
-            return End::Broken(reason);
+            return stream.ended_by(End::Broken(reason));
         }
         if is_over {
             break;
@@ -204,7 +220,7 @@ async fn pass(relay: &mut Relay<'_>, answer: &mut Answer, stream: &mut Passing) 
             Ok(None) => break,
             Err(end) => {
                 let_go(relay.s, stream, &mut out).await;
-                return end;
+                return stream.ended_by(end);
             }
         }
     }
@@ -317,7 +333,7 @@ fn observe(call: &mut Call, answer: &Answer, stream: &Passing) {
 /// Takes over what was counted, lets the hold grow, and records the end before the caller can see it.
 async fn account(call: &mut Call, answer: &Answer, stream: &Passing) -> Result<(), Rejection> {
     observe(call, answer, stream);
-    if stream.meter.is_done() && !stream.meter.has_failed() {
+    if stream.is_whole() {
         call.open.end(&Ending::Complete { streamed: true });
         return Ok(());
     }
@@ -368,7 +384,7 @@ async fn finish(
     let Relay { app, s, ctx, call, .. } = relay;
     let is_complete = matches!(end, End::Complete | End::Reported);
     let result = match end {
-        End::Complete => {
+        End::Complete | End::Unframed => {
             call.open.end(&Ending::Complete { streamed: true });
             s.write_response_body(None, true).await.map_err(Stop::Broken)
         }

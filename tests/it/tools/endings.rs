@@ -129,6 +129,34 @@ async fn a_stream_that_breaks_in_the_second_round_ends_with_an_error() {
     }
 }
 
+/// A round's last event has come, the end of its body never does: nothing is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_is_whole_with_its_last_event() {
+    let broken = provider(|asked| {
+        let turn = match asked.round {
+            0 => calls([("add", json!({"a": 1, "b": 1}))]).saying("One. "),
+            _ => says("Two words."),
+        };
+        let events = asked.events(&turn);
+        let last = events.len();
+        let step = if asked.round == 0 { Step::Reset } else { Step::CutNow };
+        Reply::events(events.into_iter().map(|event| Step::Send(event.into()))).before(last, step)
+    });
+    let scene = Scene::new(&broken).await;
+    for (rows, way) in (1..).zip(ways().filter(|way| way.streams)) {
+        let server = Real::new("json", way.tag("whole"));
+        let seen = scene.call(way, servers(&server)).await;
+        assert_eq!(
+            (seen.error, seen.text.as_str()),
+            (None, "One. Two words."),
+            "{way:?}: {}",
+            seen.raw
+        );
+        assert_eq!(scene.row(rows).await["status"], "success");
+        server.ended(1).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_who_leaves_between_rounds_pays_for_those_that_were() {
     let provider = model(|asked| match asked.round {

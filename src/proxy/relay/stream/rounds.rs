@@ -27,6 +27,8 @@ struct Course<'a> {
     /// What must not be seen before it has been checked.
     held: Option<Vec<Bytes>>,
     held_bytes: usize,
+    /// The end of the round's body has come.
+    is_framed: bool,
 }
 
 pub(in crate::proxy::relay) async fn run(
@@ -44,6 +46,7 @@ pub(in crate::proxy::relay) async fn run(
         said: tools.checks_output().then(|| OutputText::new(protocol)),
         held: tools.blocks_output().then(Vec::new),
         held_bytes: 0,
+        is_framed: true,
     };
     let mut answer = Some(answer);
     let end = match begin(relay, head).await {
@@ -82,7 +85,7 @@ impl Course<'_> {
                 return refusal(refused);
             }
             if let Some(answer) = current.take_if(|_| goes_on) {
-                relay.give_back(answer, true).await;
+                relay.give_back(answer, self.is_framed).await;
             }
             let results = match self.run_calls(relay, calls).await {
                 Ok(results) => results,
@@ -132,6 +135,7 @@ impl Course<'_> {
         out: &mut Vec<Bytes>,
     ) -> Result<(), End> {
         let (mut broken, mut is_over) = (None, false);
+        self.is_framed = true;
         let mut metered = Vec::with_capacity(4);
         for piece in std::mem::take(&mut answer.first) {
             self.stream.meter.feed(piece, &mut metered);
@@ -147,6 +151,11 @@ impl Course<'_> {
             if self.stream.meter.has_hidden_error() || answer.incoming.failure().is_some() {
                 broken = Some("provider_error_event");
             }
+            // Behind a round's last event there is nothing to miss.
+            if broken.is_some() && self.stream.is_whole() {
+                self.is_framed = false;
+                break;
+            }
             if let Some(reason) = broken {
                 let_go(relay.s, &mut self.stream, out).await;
                 return Err(End::Broken(reason));
@@ -157,7 +166,13 @@ impl Course<'_> {
             let next = if answer.up.response_done() {
                 None
             } else {
-                wait(relay, answer, &self.stream).await?
+                match wait(relay, answer, &self.stream).await {
+                    Err(End::Broken(_)) if self.stream.is_whole() => {
+                        self.is_framed = false;
+                        break;
+                    }
+                    next => next?,
+                }
             };
             match next {
                 Some(piece) => {
@@ -238,7 +253,8 @@ impl Course<'_> {
             return End::CallerGone(error.into_down());
         }
         match settle(relay, &mut self.stream).await {
-            Ok(()) => End::Complete,
+            Ok(()) if self.is_framed => End::Complete,
+            Ok(()) => End::Unframed,
             Err(end) => end,
         }
     }
