@@ -61,6 +61,7 @@ pub struct UsageRecord {
     /// The provider's own total.
     pub total_tokens: Option<u64>,
     /// Input tokens read from the provider's cache (part of `prompt_tokens`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_read_tokens: Option<u64>,
     /// Input tokens written to the provider's cache for five minutes (part of `prompt_tokens`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,8 +74,10 @@ pub struct UsageRecord {
     /// How it ended.
     pub status: Status,
     /// Why it failed: an outcome code such as `client_disconnected`, then what is known. Never a credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_message: Option<Box<str>>,
     /// The provider's HTTP status, or the one the caller saw when the provider gave none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_code: Option<u16>,
     /// From the arrival of the request to the end of the attempt.
     pub latency_ms: u32,

@@ -56,7 +56,7 @@ pub struct Draft<'a> {
 
 /// Where a provider is and how it is spoken to. Of a configured provider it is made once and shared by all requests;
 /// with a platform's credentials it is made for one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Upstream {
     /// Name in selectors, rows and metrics.
     pub instance: Box<str>,
@@ -91,6 +91,8 @@ pub struct Upstream {
     pub address: Option<SocketAddr>,
     /// Tells this place with this credential from every other.
     pub fingerprint: u64,
+    /// The same of the place alone.
+    place: u64,
 }
 
 /// Why a draft makes no upstream.
@@ -108,6 +110,14 @@ impl Upstream {
     /// # Errors
     /// Which part of the draft cannot be used.
     pub fn new(draft: &Draft<'_>) -> Result<Self, BadDraft> {
+        Self::place(draft)?.with(draft.api_key, draft.client_settings)
+    }
+
+    /// The same without what proves who calls: for many credentials at one place.
+    ///
+    /// # Errors
+    /// Which part of the draft cannot be used.
+    pub fn place(draft: &Draft<'_>) -> Result<Self, BadDraft> {
         let uri: Uri = draft.base_url.trim().parse().map_err(|_| BadDraft::Url)?;
         let tls = match uri.scheme_str() {
             Some("https") => true,
@@ -138,13 +148,10 @@ impl Upstream {
             headers.insert(HeaderName::from_static(name), value);
         }
         headers.extend(draft.headers.iter().cloned());
-        credentials(draft, &mut headers).map_err(|_| BadDraft::Credential)?;
         let origin = format!("{}://{host}:{port}", if tls { "https" } else { "http" });
         let mut hasher = DefaultHasher::new();
-        (&*origin, uri.path(), draft.api_key.map(Secret::expose)).hash(&mut hasher);
-        for (name, value) in draft.client_settings {
-            (name, value.expose()).hash(&mut hasher);
-        }
+        (&*origin, uri.path()).hash(&mut hasher);
+        let place = hasher.finish();
         let base = draft.kind.rooted(uri.path().trim_end_matches('/'));
         Ok(Self {
             instance: draft.instance.into(),
@@ -156,14 +163,37 @@ impl Upstream {
             base_path: base.as_ref().into(),
             paths: way::fixed_paths(draft.kind.family, &base).ok_or(BadDraft::Url)?,
             headers,
-            api_key: draft.api_key.cloned(),
-            client_settings: draft.client_settings.into(),
+            api_key: None,
+            client_settings: Arc::default(),
             max_retries: draft.max_retries,
             first_byte_timeout: draft.first_byte_timeout,
             idle_timeout: draft.idle_timeout,
             address: draft.address.or(literal),
-            fingerprint: hasher.finish(),
+            fingerprint: place,
+            place,
         })
+    }
+
+    /// The same place with this credential and these settings, instead of none.
+    ///
+    /// # Errors
+    /// When the credential cannot be used.
+    pub fn with(
+        mut self,
+        api_key: Option<&Secret>,
+        client_settings: &[(String, Secret)],
+    ) -> Result<Self, BadDraft> {
+        credentials(self.kind, api_key, client_settings, &mut self.headers)
+            .map_err(|_| BadDraft::Credential)?;
+        let mut hasher = DefaultHasher::new();
+        (self.place, api_key.map(Secret::expose)).hash(&mut hasher);
+        for (name, value) in client_settings {
+            (name, value.expose()).hash(&mut hasher);
+        }
+        self.fingerprint = hasher.finish();
+        self.api_key = api_key.cloned();
+        self.client_settings = client_settings.into();
+        Ok(self)
     }
 }
 
@@ -245,14 +275,19 @@ impl Upstream {
 }
 
 /// The headers in which a credential goes as it is. Signed calls and short-lived tokens get theirs when they are made.
-fn credentials(draft: &Draft<'_>, headers: &mut HeaderMap) -> Result<(), InvalidHeaderValue> {
+fn credentials(
+    kind: &Provider,
+    api_key: Option<&Secret>,
+    client_settings: &[(String, Secret)],
+    headers: &mut HeaderMap,
+) -> Result<(), InvalidHeaderValue> {
     let value = |text: &str| {
         let mut value = HeaderValue::from_str(text)?;
         value.set_sensitive(true);
         Ok(value)
     };
-    let setting = |name| providers::setting(draft.client_settings, name);
-    let (auth, key) = (draft.kind.auth(), draft.api_key.map(Secret::expose));
+    let setting = |name| providers::setting(client_settings, name);
+    let (auth, key) = (kind.auth(), api_key.map(Secret::expose));
     let bearer = match (auth, key) {
         (Auth::Bearer | Auth::BearerAndApiKey, key) => key,
         (Auth::Aws, key) => key.filter(|_| setting("aws_access_key_id").is_none()),

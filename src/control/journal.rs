@@ -6,6 +6,7 @@
 //! applying records commutes. A place that was claimed and never written (the process died in between, or the disk
 //! refused) reads as zeros; it is skipped once no writer can still be about to fill it.
 
+mod fresh;
 mod refused;
 
 use std::fs::{self, File, OpenOptions};
@@ -20,6 +21,7 @@ use otari_filters::settle::Entry;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+pub use fresh::Fresh;
 pub use refused::Refused;
 
 /// A segment is closed when the next record would pass this size; closed and applied segments are deleted.
@@ -44,6 +46,15 @@ pub struct Position {
     pub segment: u64,
     /// Byte within it.
     pub offset: u64,
+}
+
+/// Where an entry stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its first byte.
+    pub at: Position,
+    /// Bytes it takes.
+    pub size: u64,
 }
 
 /// What one read found.
@@ -96,6 +107,8 @@ pub struct Journal {
     pending: AtomicU64,
     /// What the disk refused, until the store has it.
     pub refused: Refused,
+    /// What was written last, for the writer of this process.
+    pub fresh: Fresh,
     /// Appends under way: from before a place is claimed until it has been written.
     writing: AtomicU64,
     /// Woken when records should be applied sooner than the timer would.
@@ -136,6 +149,7 @@ impl Journal {
             applied: Mutex::new(start),
             pending: AtomicU64::new(0),
             refused: Refused::default(),
+            fresh: Fresh::default(),
             writing: AtomicU64::new(0),
             hurry: Notify::new(),
             moved: Notify::new(),
@@ -143,12 +157,14 @@ impl Journal {
         })
     }
 
-    /// Appends a record. When this returns, the record survives the end of the process.
+    /// Appends a record. When this returns, the record survives the end of the process. Says where it stands.
     ///
     /// # Errors
     /// When the disk refuses it, or the record is absurdly long.
-    pub fn append(&self, entry: &Entry) -> io::Result<()> {
-        self.append_all(std::slice::from_ref(entry), |_, _| ())
+    pub fn append(&self, entry: &Entry) -> io::Result<Place> {
+        let mut place = Place { at: Position::default(), size: 0 };
+        self.append_all(std::slice::from_ref(entry), |at, size| place = Place { at, size })?;
+        Ok(place)
     }
 
     /// Appends records with one write. `claimed` is told where they will begin and how many bytes they take, before
@@ -530,7 +546,7 @@ mod tests {
         let written: Vec<_> = (0..1000).map(entry).collect();
         {
             let journal = Journal::open(folder.path()).unwrap();
-            written.iter().for_each(|entry| journal.append(entry).unwrap());
+            written.iter().for_each(|entry| assert!(journal.append(entry).is_ok()));
             assert_eq!(read_all(&journal), written);
         }
         let journal = Journal::open(folder.path()).unwrap();
@@ -612,7 +628,7 @@ mod tests {
     fn reading_in_small_pieces_finds_the_same_records() {
         let folder = tempfile::tempdir().unwrap();
         let journal = Journal::open(folder.path()).unwrap();
-        (0..10).for_each(|n| journal.append(&entry(n)).unwrap());
+        (0..10).for_each(|n| assert!(journal.append(&entry(n)).is_ok()));
         let (mut all, mut at) = (Vec::new(), journal.applied());
         for pieces in [3, 3, 3, 1, 0] {
             let batch = journal.read_some(at, 3, |_| None).unwrap();

@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use crate::clock;
 use crate::control::directory::{self, Directory};
 use crate::control::discovery::Discovery;
-use crate::control::journal::Journal;
+use crate::control::journal::{Journal, Place};
 use crate::control::leases::Leases;
 use crate::control::ledger::{Decision, Ledger};
 use crate::control::settings::{MasterKey, Settings};
@@ -203,8 +203,12 @@ impl Local {
         refused
     }
 
-    fn journal(&self, entry: &Entry) {
-        let Err(error) = self.journal.append(entry) else { return };
+    /// Says where it stands; `None`: the disk refused it.
+    fn journal(&self, entry: &Entry) -> Option<Place> {
+        let error = match self.journal.append(entry) {
+            Ok(place) => return Some(place),
+            Err(error) => error,
+        };
         // The disk is full or broken: it waits in memory for the database. It is in the log as well, because there it
         // outlives this process.
         let record = serde_json::to_string(entry).unwrap_or_default();
@@ -217,6 +221,7 @@ impl Local {
             tracing::error!(%error, record, "a usage record could not be journalled; enter it by hand");
             self.metrics.journal.dropped();
         }
+        None
     }
 }
 
@@ -360,10 +365,13 @@ impl ControlPlane for Local {
             self.ledger.charge(&mut record, reservation);
         }
         // Journal first: between the two the hold still counts, so nothing can be overspent.
-        let entry = Entry::Usage(record);
-        self.journal(&entry);
-        if let Entry::Usage(record) = &entry {
+        let entry = Box::new(Entry::Usage(record));
+        let place = self.journal(&entry);
+        if let Entry::Usage(record) = &*entry {
             self.ledger.settle(record, reservation.as_ref());
+        }
+        if let Some(place) = place {
+            self.journal.fresh.push(place, entry);
         }
         None
     }

@@ -26,7 +26,7 @@ use otari_filters::settle::Finished;
 use crate::config::{Limits, PlatformConfig};
 use crate::control::journal::Journal;
 use crate::telemetry::metrics::Metrics;
-use attempts::Timeouts;
+use attempts::Offered;
 use client::Client;
 pub use client::Wires;
 use reporter::{Pace, Reporter};
@@ -36,7 +36,7 @@ pub struct Connected {
     /// What the operator said of the platform.
     pub config: PlatformConfig,
     policies: Vec<Arc<str>>,
-    timeouts: Timeouts,
+    offered: Offered,
     client: Arc<Client>,
     reporter: Arc<Reporter>,
 }
@@ -58,7 +58,7 @@ impl Connected {
         let client = Arc::new(Client::new(&config, wires)?);
         let pace = Pace { tries: config.usage_max_retries.max(1), ..Pace::default() };
         Ok(Self {
-            timeouts: Timeouts::new(&config, limits),
+            offered: Offered::new(&config, limits),
             reporter: Arc::new(Reporter::new(client.clone(), journal, metrics, pace)),
             client,
             policies,
@@ -151,7 +151,7 @@ impl ControlPlane for Connected {
             let message = "Authorization service returned no resolvable provider";
             return Err(Rejection::new(Code::PlatformNoProvider, message));
         }
-        self.timeouts.plan(&offers)
+        self.offered.plan(&offers)
     }
 
     async fn reserve(&self, _: Claim<'_>) -> Result<Reservation, Rejection> {

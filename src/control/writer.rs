@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use otari_filters::settle::Entry;
 use parking_lot::Mutex;
 
-use crate::control::journal::{Journal, Position};
+use crate::control::journal::{Batch, Journal, Position};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
@@ -111,12 +111,9 @@ impl Writer {
         if from >= self.journal.end() {
             return Ok(kept);
         }
-        let journal = self.journal.clone();
-        let read = tokio::task::spawn_blocking(move || journal.read(from)).await;
-        let batch = match read {
-            Ok(Ok(batch)) => batch,
-            Ok(Err(error)) => return Err(unreadable(&error.to_string())),
-            Err(error) => return Err(unreadable(&error.to_string())),
+        let batch = match self.journal.fresh.take(from) {
+            Some(batch) => batch,
+            None => self.read(from).await?,
         };
         let mut fresh = kept;
         for entries in batch.entries.chunks(BATCH) {
@@ -127,6 +124,16 @@ impl Writer {
             self.journal.advance(batch.next);
         }
         Ok(fresh)
+    }
+
+    /// What is not in memory: of an earlier process, or more than there was room for.
+    async fn read(&self, from: Position) -> Result<Batch, StoreError> {
+        let journal = self.journal.clone();
+        match tokio::task::spawn_blocking(move || journal.read(from)).await {
+            Ok(Ok(batch)) => Ok(batch),
+            Ok(Err(error)) => Err(unreadable(&error.to_string())),
+            Err(error) => Err(unreadable(&error.to_string())),
+        }
     }
 
     /// What the disk refused goes to the store all the same, which may be elsewhere, or have room again.

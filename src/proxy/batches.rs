@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use otari_filters::control::{Attempt, Caller, Claim, Reservation, Wanted};
 use otari_filters::money::MicroUsd;
 use otari_filters::providers::Operation;
@@ -13,7 +13,6 @@ use otari_filters::rejection::{Code, Rejection};
 use otari_filters::reserve::{Estimate, Measure};
 use otari_filters::settle::{Finished, Status};
 use pingora_core::prelude::{Error, ErrorType};
-use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use serde_json::{Map, Value};
 
@@ -252,11 +251,11 @@ async fn pass(
 
 /// The head of an answer whose length nobody knows yet.
 async fn begin(s: &mut Session, ctx: &mut RequestContext) -> Result<(), Stop> {
-    let mut head = ResponseHeader::build_no_case(StatusCode::OK, Some(16))?;
-    reply::common(&mut head, ctx, false)?;
-    head.insert_header(CONTENT_TYPE, JSON)?;
+    let mut headers = HeaderMap::with_capacity(16);
+    reply::common(&mut headers, ctx, false);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
     ctx.outcome.status = StatusCode::OK.as_u16();
-    Ok(s.write_response_header(Box::new(head), false).await?)
+    Ok(s.write_response_header(reply::head(StatusCode::OK, headers), false).await?)
 }
 
 /// What cannot be said any more is shown by an answer that breaks off.

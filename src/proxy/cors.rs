@@ -7,8 +7,6 @@ use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use pingora_core::prelude::Result;
-use pingora_http::ResponseHeader;
 
 use crate::proxy::reply::Reply;
 
@@ -46,12 +44,11 @@ impl Origin {
     }
 
     /// What every answer says of it.
-    pub(super) fn write(&self, head: &mut ResponseHeader) -> Result<()> {
+    pub(super) fn write(&self, head: &mut HeaderMap) {
         for (name, value) in self.headers() {
             // `Vary` has a value already.
-            head.append_header(name, value)?;
+            head.append(name, value);
         }
-        Ok(())
     }
 
     fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {

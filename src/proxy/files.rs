@@ -9,7 +9,7 @@ use http::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     IF_NONE_MATCH, IF_RANGE, RANGE,
 };
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use otari_filters::authenticate;
 use otari_filters::control::Caller;
 use otari_filters::files::{self as rules, Wanted};
@@ -209,14 +209,14 @@ pub(super) async fn content(
         Some(Wanted::Part(part)) => (StatusCode::PARTIAL_CONTENT, part),
         Some(Wanted::Beyond) => return Err(beyond(length).into()),
     };
-    let answer = header(ctx, &file, status, &part, length)?;
+    let answer = header(ctx, &file, status, &part, length);
     if s.req_header().method == Method::HEAD {
         ctx.outcome.status = status.as_u16();
-        return Ok(s.write_response_header(Box::new(answer), true).await?);
+        return Ok(s.write_response_header(answer, true).await?);
     }
     let reading = standalone.files.open(&file, part).await.map_err(Rejection::from)?;
     ctx.outcome.status = status.as_u16();
-    s.write_response_header(Box::new(answer), false).await?;
+    s.write_response_header(answer, false).await?;
     let left = (ctx.started + app.live().limits.request_timeout) - Instant::now();
     match tokio::time::timeout(left, pass(standalone, s, reading)).await {
         Ok(passed) => passed,
@@ -268,24 +268,25 @@ fn header(
     status: StatusCode,
     part: &Range<u64>,
     length: u64,
-) -> Result<ResponseHeader, Stop> {
-    let mut head = ResponseHeader::build_no_case(status, Some(24))?;
-    reply::common(&mut head, ctx, false)?;
+) -> Box<ResponseHeader> {
+    let mut headers = HeaderMap::with_capacity(24);
+    reply::common(&mut headers, ctx, false);
     // A row of the reference may hold anything.
     let bytes = || HeaderValue::from_static("application/octet-stream");
     let kind = HeaderValue::from_str(&file.mime_type).unwrap_or_else(|_| bytes());
-    head.insert_header(CONTENT_TYPE, kind)?;
-    head.insert_header(CONTENT_LENGTH, part.end - part.start)?;
-    head.insert_header(CONTENT_DISPOSITION, rules::disposition(&file.filename))?;
-    head.insert_header(ACCEPT_RANGES, HeaderValue::from_static("bytes"))?;
+    headers.insert(CONTENT_TYPE, kind);
+    headers.insert(CONTENT_LENGTH, (part.end - part.start).into());
+    if let Ok(name) = HeaderValue::try_from(rules::disposition(&file.filename)) {
+        headers.insert(CONTENT_DISPOSITION, name);
+    }
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if status == StatusCode::PARTIAL_CONTENT {
         let last = part.end.saturating_sub(1);
-        head.insert_header(CONTENT_RANGE, format!("bytes {}-{last}/{length}", part.start))?;
+        let range = format!("bytes {}-{last}/{length}", part.start);
+        headers.insert(CONTENT_RANGE, HeaderValue::from_str(&range).expect("digits"));
     }
-    if let Some((name, tag)) = tag(file) {
-        head.insert_header(name, tag)?;
-    }
-    Ok(head)
+    headers.extend(tag(file));
+    reply::head(status, headers)
 }
 
 /// Passes the bytes on: the next piece is read when the last one has gone.

@@ -5,15 +5,14 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::Uri;
 use http::header::{CONTENT_LENGTH, HOST, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Uri};
 use otari_filters::providers;
 use otari_filters::upstream::{Draft, Upstream};
 use pingora_core::connectors::http::Connector;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::v1;
-use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::{HttpPeer, Peer as _};
 use pingora_http::RequestHeader;
@@ -25,6 +24,8 @@ use crate::proxy::addresses::Addresses;
 /// Connections to one platform.
 pub struct Link {
     platform: Upstream,
+    /// Its headers as they go over the wire.
+    fixed: Box<[u8]>,
     /// Path of the base URL, without a slash behind it.
     base_path: Box<str>,
     addresses: Addresses,
@@ -58,9 +59,12 @@ impl Link {
         })
         .map_err(|_| "platform.base_url is not an http or https URL".to_owned())?;
         let uri: Uri = base_url.trim().parse().unwrap_or_default();
+        let mut fixed = Vec::with_capacity(256);
+        platform.headers.iter().for_each(|(name, value)| field(&mut fixed, name, value));
         let options = || Some(ConnectorOptions::from_server_conf(server));
         Ok(Self {
             platform,
+            fixed: fixed.into(),
             base_path: uri.path().trim_end_matches('/').into(),
             addresses: Addresses::default(),
             connect_timeout,
@@ -123,10 +127,7 @@ impl Link {
                 opened.map_err(Unsent::connecting)?.0
             }
         };
-        let header = self.header(false, call).map_err(Unsent::Broken)?;
-        let mut bytes = http_req_header_to_wire(&header)
-            .ok_or_else(|| Unsent::Broken("the path of the call is none".to_owned()))?;
-        bytes.extend_from_slice(&call.body);
+        let bytes = self.request(call).map_err(Unsent::Broken)?;
         let written = async {
             stream.write_all(&bytes).await?;
             stream.flush().await
@@ -152,6 +153,22 @@ impl Link {
         };
         written.await.map_err(|error| Unsent::Broken(broke(error)))?;
         Ok(session)
+    }
+
+    /// A whole request of HTTP/1. Every call makes two of them, so it is written as it goes over the wire.
+    fn request(&self, call: &Call) -> Result<Vec<u8>, String> {
+        if !call.path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+            return Err("the path of the call is none".to_owned());
+        }
+        let mut bytes = Vec::with_capacity(512 + call.body.len());
+        let line = [call.method.as_str(), " ", &self.base_path, "/", &call.path, " HTTP/1.1\r\n"];
+        line.iter().for_each(|part| bytes.extend_from_slice(part.as_bytes()));
+        bytes.extend_from_slice(&self.fixed);
+        call.headers.iter().for_each(|(name, value)| field(&mut bytes, name, value));
+        let length = call.body.len();
+        bytes.extend_from_slice(format!("content-length: {length}\r\n\r\n").as_bytes());
+        bytes.extend_from_slice(&call.body);
+        Ok(bytes)
     }
 
     fn header(&self, is_h2: bool, call: &Call) -> Result<RequestHeader, String> {
@@ -194,6 +211,13 @@ impl Wire for Link {
             Ok(answer) => answer,
             Err(_) => Err("the platform did not answer in time".to_owned()),
         }
+    }
+}
+
+/// Appends a header as it goes over the wire.
+fn field(bytes: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+        bytes.extend_from_slice(part);
     }
 }
 

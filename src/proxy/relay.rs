@@ -7,11 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, SERVER, SET_COOKIE, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use otari_filters::guardrails;
 use otari_filters::settle::Cost;
 use pingora_core::prelude::Result;
@@ -107,24 +104,53 @@ fn join_small(pieces: Vec<Bytes>) -> Vec<Bytes> {
     vec![pieces.concat().into()]
 }
 
-/// Headers of a provider that are its own affair.
-fn is_hop(name: &HeaderName) -> bool {
-    [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, DATE, SERVER, SET_COOKIE, CONTENT_ENCODING]
-        .contains(name)
-        || matches!(name.as_str(), "keep-alive" | "alt-svc" | "strict-transport-security" | "via")
-        // Its organisation, request ids and limits are the operator's, not the caller's.
-        || name.as_str().starts_with("openai-")
-        || name.as_str().starts_with("anthropic-")
-        || name.as_str().starts_with("x-amzn-")
-        || name.as_str().starts_with("x-goog-")
-        || name.as_str().starts_with("x-ms-")
-        || name.as_str().starts_with("apim-")
-        || name.as_str().starts_with("x-ratelimit-")
-        || name.as_str().starts_with("cf-")
-        // Which browsers may call is for us to say.
-        || name.as_str().starts_with("access-control-")
-        || matches!(name.as_str(), "x-request-id" | "request-id")
+/// Beginnings of names: a provider's organisation, request ids and limits are the operator's, not the caller's, and which
+/// browsers may call is for us to say.
+const THEIR_OWN: [&str; 9] = [
+    "openai-",
+    "anthropic-",
+    "x-amzn-",
+    "x-goog-",
+    "x-ms-",
+    "apim-",
+    "x-ratelimit-",
+    "cf-",
+    "access-control-",
+];
+
+/// Headers of a provider that are its own affair: of its connection, of itself, or what a browser would take for ours.
+fn is_theirs(name: &str) -> bool {
+    matches!(
+        name,
+        "alt-svc"
+            | "clear-site-data"
+            | "connection"
+            | "content-encoding"
+            | "date"
+            | "keep-alive"
+            | "nel"
+            | "proxy-authenticate"
+            | "proxy-connection"
+            | "report-to"
+            | "request-id"
+            | "server"
+            | "set-cookie"
+            | "set-cookie2"
+            | "strict-transport-security"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "via"
+            | "x-request-id"
+    ) || THEIR_OWN.iter().any(|beginning| name.starts_with(beginning))
 }
+
+static PROVIDER: HeaderName = HeaderName::from_static("otari-provider");
+static ATTEMPT_IDS: [HeaderName; 2] =
+    [HeaderName::from_static("x-correlation-id"), HeaderName::from_static("otari-attempt-id")];
+static PLAN_ID: HeaderName = HeaderName::from_static("x-otari-request-id");
+static ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The caller's header: the provider's, without what is its own affair, with ours.
 fn header(
@@ -132,58 +158,59 @@ fn header(
     ctx: &RequestContext,
     call: &Call,
     content_length: Option<usize>,
-) -> pingora_core::Result<ResponseHeader> {
+) -> Box<ResponseHeader> {
     let theirs = answer.up.response_header();
     let status = theirs.map_or(StatusCode::OK, |head| head.status);
-    let mut head = ResponseHeader::build_no_case(status, Some(24))?;
+    let mut headers = HeaderMap::with_capacity(32);
     for (name, value) in theirs.iter().flat_map(|head| &head.headers) {
         let is_ours = name == CONTENT_TYPE && answer.incoming.translates();
-        if !is_hop(name) && name != CONTENT_LENGTH && !is_ours {
-            head.append_header(name.clone(), value.clone())?;
+        if !is_theirs(name.as_str()) && name != CONTENT_LENGTH && !is_ours {
+            headers.append(name.clone(), value.clone());
         }
     }
-    reply::common(&mut head, ctx, false)?;
-    reply::quota(&mut head, ctx)?;
+    reply::common(&mut headers, ctx, false);
+    reply::quota(&mut headers, ctx);
     if let Some(provider) = &ctx.outcome.provider
         && let Ok(value) = HeaderValue::from_str(provider)
     {
-        head.insert_header(HeaderName::from_static("otari-provider"), value)?;
+        headers.insert(&PROVIDER, value);
     }
-    for (name, id) in [
-        ("x-correlation-id", &ctx.attempt_id),
-        ("otari-attempt-id", &ctx.attempt_id),
-        ("x-otari-request-id", &ctx.plan_id),
-    ] {
-        if let Some(value) = id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
-            head.insert_header(HeaderName::from_static(name), value)?;
+    let [of_attempt, of_plan] = [&ctx.attempt_id, &ctx.plan_id]
+        .map(|id| id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()));
+    if let Some(value) = of_attempt {
+        for name in &ATTEMPT_IDS {
+            headers.insert(name, value.clone());
         }
+    }
+    if let Some(value) = of_plan {
+        headers.insert(&PLAN_ID, value);
     }
     if answer.incoming.translates() {
         let kind = if answer.is_stream { "text/event-stream; charset=utf-8" } else { reply::JSON };
-        head.insert_header(CONTENT_TYPE, kind)?;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     } else if let Some(kind) = call.asked.content_type() {
-        head.insert_header(CONTENT_TYPE, kind)?;
+        headers.insert(CONTENT_TYPE, kind);
     }
     if !ctx.dropped.is_empty()
         && let Ok(value) = HeaderValue::from_str(&ctx.dropped)
     {
-        head.insert_header(HeaderName::from_static("x-otari-dropped-params"), value)?;
+        headers.insert(HeaderName::from_static("x-otari-dropped-params"), value);
     }
     // As the reference has it: not with streams, whose header has left before everything was checked.
     if !answer.is_stream
         && let Some(value) = guardrails::header(&ctx.judged)
         && let Ok(value) = HeaderValue::from_str(&value)
     {
-        head.insert_header(HeaderName::from_static("x-otari-guardrails"), value)?;
+        headers.insert(HeaderName::from_static("x-otari-guardrails"), value);
     }
     match content_length {
-        Some(length) => head.insert_header(CONTENT_LENGTH, length)?,
+        Some(length) => headers.insert(CONTENT_LENGTH, length.into()),
         // Without either, Pingora would end the answer by closing the connection.
-        None => head.insert_header(TRANSFER_ENCODING, "chunked")?,
-    }
+        None => headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
+    };
     if answer.is_stream {
         // Buffering proxies in front of us must not hold events back.
-        head.insert_header(HeaderName::from_static("x-accel-buffering"), "no")?;
+        headers.insert(&ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
-    Ok(head)
+    reply::head(status, headers)
 }

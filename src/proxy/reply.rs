@@ -5,7 +5,7 @@ use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, VARY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use otari_filters::protocol::Protocol;
 use otari_filters::rejection::Rejection;
 use pingora_core::prelude::{Error, ErrorSource, Result};
@@ -36,60 +36,44 @@ impl Reply {
     }
 }
 
-/// What a provider says of itself to whoever calls it, and what a browser would take for ours.
-const THEIRS: [&str; 16] = [
-    "access-control-allow-credentials",
-    "access-control-allow-headers",
-    "access-control-allow-methods",
-    "access-control-allow-origin",
-    "access-control-expose-headers",
-    "access-control-max-age",
-    "alt-svc",
-    "clear-site-data",
-    "keep-alive",
-    "nel",
-    "proxy-authenticate",
-    "proxy-connection",
-    "report-to",
-    "set-cookie",
-    "set-cookie2",
-    "strict-transport-security",
+/// Names are made once: reading one costs more than writing it. OpenAI's SDK reads the first, Anthropic's the second,
+/// ours the third.
+static REQUEST_IDS: [HeaderName; 3] = [
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("request-id"),
+    HeaderName::from_static("otari-request-id"),
 ];
 
+/// The head of an answer. Pingora's own setters read each name anew; the map takes it as it is.
+pub(super) fn head(status: StatusCode, headers: HeaderMap) -> Box<ResponseHeader> {
+    let mut parts = http::Response::new(()).into_parts().0;
+    parts.status = status;
+    parts.headers = headers;
+    Box::new(parts.into())
+}
+
 /// Headers of every answer, refusals included.
-pub(super) fn common(
-    head: &mut ResponseHeader,
-    ctx: &RequestContext,
-    is_health: bool,
-) -> Result<()> {
+pub(super) fn common(head: &mut HeaderMap, ctx: &RequestContext, is_health: bool) {
     let fixed = HeaderValue::from_static;
-    for name in THEIRS {
-        head.remove_header(name);
-    }
-    head.insert_header(X_CONTENT_TYPE_OPTIONS, fixed("nosniff"))?;
-    head.insert_header(X_FRAME_OPTIONS, fixed("DENY"))?;
-    head.insert_header(REFERRER_POLICY, fixed("strict-origin-when-cross-origin"))?;
+    head.insert(X_CONTENT_TYPE_OPTIONS, fixed("nosniff"));
+    head.insert(X_FRAME_OPTIONS, fixed("DENY"));
+    head.insert(REFERRER_POLICY, fixed("strict-origin-when-cross-origin"));
     if !is_health {
-        head.insert_header(CACHE_CONTROL, fixed("private, no-store, no-cache"))?;
-        head.insert_header(VARY, fixed("Authorization"))?;
+        head.insert(CACHE_CONTROL, fixed("private, no-store, no-cache"));
+        head.insert(VARY, fixed("Authorization"));
     }
-    // OpenAI's SDK reads the first, Anthropic's the second, ours the third.
     let id = HeaderValue::from_str(&ctx.id).unwrap_or_else(|_| HeaderValue::from_static(""));
-    head.insert_header(HeaderName::from_static("x-request-id"), id.clone())?;
-    head.insert_header(HeaderName::from_static("request-id"), id.clone())?;
-    head.insert_header(HeaderName::from_static("otari-request-id"), id)?;
-    if let Some(origin) = &ctx.origin {
-        origin.write(head)?;
+    for name in &REQUEST_IDS {
+        head.insert(name, id.clone());
     }
-    Ok(())
+    if let Some(origin) = &ctx.origin {
+        origin.write(head);
+    }
 }
 
 /// The rate limit, for answers that were let through.
-pub(super) fn quota(head: &mut ResponseHeader, ctx: &RequestContext) -> Result<()> {
-    for (name, value) in quota_headers(ctx) {
-        head.insert_header(name, value)?;
-    }
-    Ok(())
+pub(super) fn quota(head: &mut HeaderMap, ctx: &RequestContext) {
+    head.extend(quota_headers(ctx));
 }
 
 /// The same as headers of a reply.
@@ -125,21 +109,21 @@ pub(super) fn is_health(s: &Session) -> bool {
 /// Writes a whole answer.
 pub(super) async fn write(s: &mut Session, ctx: &mut RequestContext, reply: Reply) -> Result<()> {
     let is_head = s.req_header().method == Method::HEAD;
-    let mut head = ResponseHeader::build_no_case(reply.status, Some(16))?;
-    common(&mut head, ctx, is_health(s))?;
+    let mut headers = HeaderMap::with_capacity(24);
+    common(&mut headers, ctx, is_health(s));
     if reply.status.is_success() {
-        quota(&mut head, ctx)?;
+        quota(&mut headers, ctx);
     }
     if !matches!(reply.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        head.insert_header(CONTENT_TYPE, reply.content_type)?;
-        head.insert_header(CONTENT_LENGTH, reply.body.len())?;
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+        headers.insert(CONTENT_LENGTH, reply.body.len().into());
     }
     for (name, value) in reply.headers {
-        head.insert_header(name, value)?;
+        headers.insert(name, value);
     }
     ctx.outcome.status = reply.status.as_u16();
     let has_body = !is_head && !reply.body.is_empty();
-    s.write_response_header(Box::new(head), !has_body).await?;
+    s.write_response_header(head(reply.status, headers), !has_body).await?;
     if has_body {
         s.write_response_body(Some(reply.body), true).await?;
     }

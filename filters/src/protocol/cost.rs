@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use memchr::memmem::Finder;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Protocol;
@@ -59,14 +59,53 @@ fn edits(document: &[u8], path: &[&str], cost: &Cost) -> Option<Vec<Edit>> {
 
 /// The object at `path`, and its fields; `None` when it is something else, or the document is no JSON.
 fn object_at<'a>(document: &'a [u8], path: &[&str]) -> Option<(&'a RawValue, Fields<'a>)> {
-    let mut value: &RawValue = serde_json::from_slice(document).ok()?;
-    let mut fields: Fields<'a> = serde_json::from_str(value.get()).ok()?;
-    for wanted in path {
-        // Of several the last is what most readers see.
-        value = fields.0.iter().rfind(|(name, _)| name == wanted).map(|(_, value)| *value)?;
-        fields = serde_json::from_str(value.get()).ok()?;
+    let (first, rest) = path.split_first()?;
+    let mut value = Field(first).of(document)?;
+    for name in rest {
+        value = Field(name).of(value.get().as_bytes())?;
     }
-    Some((value, fields))
+    Some((value, serde_json::from_str(value.get()).ok()?))
+}
+
+/// The field of an object with this name, found in one pass that keeps nothing else. Of several the last, which is what
+/// most readers see.
+struct Field<'n>(&'n str);
+
+impl Field<'_> {
+    fn of<'a>(self, object: &'a [u8]) -> Option<&'a RawValue> {
+        let mut from = serde_json::Deserializer::from_slice(object);
+        let found = self.deserialize(&mut from).ok()?;
+        from.end().ok()?;
+        found
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Field<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Field<'_> {
+    type Value = Option<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(Key(name)) = map.next_key()? {
+            if name == self.0 {
+                found = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// The fields of an object, in their order.

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use otari_filters::control::{Attempt, Plan};
 use otari_filters::platform::plan::{Offer, Offers};
 use otari_filters::providers::{self, Provider};
 use otari_filters::rejection::Rejection;
-use otari_filters::upstream::{Draft, Upstream};
+use otari_filters::upstream::{BadDraft, Draft, Upstream};
 
 use crate::config::{Limits, PlatformConfig};
 
@@ -17,9 +18,9 @@ const MAX_RETRIES: u32 = 2;
 /// For attempts that cannot be made: they fail before anything is sent.
 const NOWHERE: &str = "http://unset.invalid";
 
-/// What every attempt has in common.
-#[derive(Clone, Debug)]
-pub(super) struct Timeouts {
+/// What every attempt has in common, and where attempts have led.
+#[derive(Debug)]
+pub(super) struct Offered {
     /// From the sent request to the first byte of the body.
     opening: Duration,
     /// Silence between two pieces.
@@ -28,15 +29,28 @@ pub(super) struct Timeouts {
     first_event: Duration,
     /// Added to that for the last attempt.
     final_extra: Duration,
+    /// Where offers led before. Making a place costs more than all else about an attempt, and there are few.
+    places: ArcSwap<Vec<Arc<Place>>>,
 }
 
-impl Timeouts {
+/// More of them are not kept; a platform that names so many addresses names each once.
+const MAX_PLACES: usize = 64;
+
+/// A provider at an address, without a credential.
+#[derive(Debug)]
+struct Place {
+    base_url: Box<str>,
+    upstream: Upstream,
+}
+
+impl Offered {
     pub(super) fn new(config: &PlatformConfig, limits: &Limits) -> Self {
         Self {
             opening: limits.first_byte_timeout,
             idle: limits.idle_timeout,
             first_event: config.first_event_timeout,
             final_extra: config.final_attempt_extra,
+            places: ArcSwap::default(),
         }
     }
 
@@ -93,11 +107,9 @@ impl Timeouts {
             address: None,
         };
         if let Some((kind, base_url)) = &addressed {
-            let made = Upstream::new(&Draft {
-                api_key: offer.api_key.as_ref(),
-                client_settings: &offer.client_settings,
-                ..draft(kind, base_url)
-            });
+            let place = self.place(&draft(kind, base_url));
+            let made =
+                place.and_then(|place| place.with(offer.api_key.as_ref(), &offer.client_settings));
             match made {
                 Ok(upstream) => return Ok(upstream),
                 Err(bad) => {
@@ -111,5 +123,22 @@ impl Timeouts {
         }
         Upstream::new(&draft(&providers::UNKNOWN, NOWHERE))
             .map_err(|bad| Rejection::internal(format!("no placeholder: {bad:?}")))
+    }
+
+    /// The place that a draft describes; it is the same for every draft of one provider with one base URL.
+    fn place(&self, draft: &Draft<'_>) -> Result<Upstream, BadDraft> {
+        let is_it = |place: &&Arc<Place>| {
+            std::ptr::eq(place.upstream.kind, draft.kind) && *place.base_url == *draft.base_url
+        };
+        if let Some(place) = self.places.load().iter().find(is_it) {
+            return Ok(place.upstream.clone());
+        }
+        let upstream = Upstream::place(draft)?;
+        let made = Arc::new(Place { base_url: draft.base_url.into(), upstream: upstream.clone() });
+        self.places.rcu(|known| {
+            let known = if known.len() < MAX_PLACES { &known[..] } else { &[] };
+            known.iter().chain([&made]).cloned().collect::<Vec<_>>()
+        });
+        Ok(upstream)
     }
 }

@@ -273,15 +273,15 @@ fn header(
     };
     prove(&mut parts.headers, upstream, outgoing, proof)?;
     if let Some(betas) = &outgoing.betas {
-        parts.headers.insert(HeaderName::from_static("anthropic-beta"), betas.clone());
+        parts.headers.insert(ANTHROPIC_BETA.clone(), betas.clone());
     }
     for name in of_caller(upstream) {
-        for value in s.req_header().headers.get_all(&name) {
-            match name.as_str() {
-                // One version at a time.
-                "anthropic-beta" if outgoing.betas.is_some() => {}
-                "anthropic-version" => drop(parts.headers.insert(name.clone(), value.clone())),
-                _ => drop(parts.headers.append(name.clone(), value.clone())),
+        for value in s.req_header().headers.get_all(name) {
+            // One version at a time.
+            if *name == ANTHROPIC_VERSION {
+                parts.headers.insert(name.clone(), value.clone());
+            } else if *name != ANTHROPIC_BETA || outgoing.betas.is_none() {
+                parts.headers.append(name.clone(), value.clone());
             }
         }
     }
@@ -313,15 +313,19 @@ fn prove(
 
 /// What a caller may say in headers to the provider it belongs to: which version and which trials of its API the body
 /// is written for.
-fn of_caller(upstream: &Upstream) -> impl Iterator<Item = HeaderName> {
-    let names: &[&str] = match upstream.kind.family {
-        Family::Anthropic => &["anthropic-version", "anthropic-beta"],
-        Family::VertexAnthropic => &["anthropic-beta"],
-        Family::OpenAi if upstream.kind.name == "openai" => &["openai-beta"],
-        _ => &[],
+fn of_caller(upstream: &Upstream) -> impl Iterator<Item = &'static HeaderName> {
+    let (first, second) = match upstream.kind.family {
+        Family::Anthropic => (Some(&ANTHROPIC_VERSION), Some(&ANTHROPIC_BETA)),
+        Family::VertexAnthropic => (Some(&ANTHROPIC_BETA), None),
+        Family::OpenAi if upstream.kind.name == "openai" => (Some(&OPENAI_BETA), None),
+        _ => (None, None),
     };
-    names.iter().map(|name| HeaderName::from_static(name))
+    first.into_iter().chain(second)
 }
+
+static ANTHROPIC_BETA: HeaderName = HeaderName::from_static("anthropic-beta");
+static ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+static OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
 
 /// Returns a connection to its pool, or closes it.
 ///

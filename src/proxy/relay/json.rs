@@ -34,9 +34,9 @@ pub(super) async fn run(relay: &mut Relay<'_>, mut answer: Answer) -> Result<(),
     // The name stands in the head of a document, or is not looked for: what has left cannot be changed.
     let mut pieces =
         Pieces::new(named(relay.call.shown_name(), document), answer.incoming.wants_whole());
-    let head = super::header(&answer, relay.ctx, relay.call, None)?;
+    let head = super::header(&answer, relay.ctx, relay.call, None);
     relay.ctx.outcome.status = head.status.as_u16();
-    relay.s.write_response_header(Box::new(head), false).await?;
+    relay.s.write_response_header(head, false).await?;
     let passed = pass(relay, &mut answer, &mut pieces).await;
     match passed {
         Ok(()) => {
@@ -73,9 +73,9 @@ async fn pass_whole(relay: &mut Relay<'_>, answer: Answer, document: Bytes) -> R
         count_settlement(app, Some(&None), false);
     }
     let out = out.unwrap_or_else(|| named(call.shown_name(), document));
-    let head = super::header(&answer, ctx, call, Some(out.iter().map(Bytes::len).sum()))?;
+    let head = super::header(&answer, ctx, call, Some(out.iter().map(Bytes::len).sum()));
     ctx.outcome.status = head.status.as_u16();
-    s.write_response_header(Box::new(head), false).await?;
+    s.write_response_header(head, false).await?;
     send(s, out).await?;
     relay.give_back(answer, true).await;
     Ok(())

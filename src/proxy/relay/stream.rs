@@ -154,7 +154,7 @@ impl Passing {
 }
 
 pub(super) async fn run(relay: &mut Relay<'_>, mut answer: Answer) -> Result<(), Stop> {
-    let head = super::header(&answer, relay.ctx, relay.call, None)?;
+    let head = super::header(&answer, relay.ctx, relay.call, None);
     let mut stream = Passing::new(relay.app, relay.call, relay.call.asked.hides_usage());
     let end = match begin(relay, head).await {
         Ok(()) => pass(relay, &mut answer, &mut stream).await,
@@ -165,11 +165,11 @@ pub(super) async fn run(relay: &mut Relay<'_>, mut answer: Answer) -> Result<(),
 }
 
 /// Writes the head. From here on the caller may leave, whatever was asked for.
-async fn begin(relay: &mut Relay<'_>, head: ResponseHeader) -> Result<(), End> {
+async fn begin(relay: &mut Relay<'_>, head: Box<ResponseHeader>) -> Result<(), End> {
     relay.ctx.outcome.status = head.status.as_u16();
     relay.ctx.outcome.streamed = true;
     relay.watch.caller = true;
-    let written = relay.s.write_response_header(Box::new(head), false).await;
+    let written = relay.s.write_response_header(head, false).await;
     written.map_err(|error| End::CallerGone(error.into_down()))
 }
 

@@ -1,5 +1,6 @@
 //! `usage_logs` and `budget_reset_logs` in SQLite: what the journal brings.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use otari_filters::control::Scope;
@@ -11,14 +12,16 @@ use crate::store::analytics::plan::Grain;
 use crate::store::values::{Instant, MAX_AMOUNT, Usage, clean};
 use crate::store::{Applied, StoreError};
 
-/// Ids that are gone become null here; the caller holds the write lock, so they cannot go in between.
+/// Ids that are gone become null; the caller holds the write lock, so they cannot go in between.
+const KEY_IS_THERE: &str = "-- apply\nSELECT 1 FROM api_keys WHERE id = ?1";
+const USER_IS_THERE: &str = "-- apply\nSELECT 1 FROM users WHERE user_id = ?1";
+
 const INSERT: &str = "-- apply
     INSERT INTO usage_logs (id, api_key_id, user_id, timestamp, model, provider, endpoint, prompt_tokens,
         completion_tokens, total_tokens, cost, status, error_message, cache_read_tokens, status_code, latency_ms,
         attempt_position, attempt_count, request_group_id, counts_toward_budget, cache_write_tokens,
         cache_write_1h_tokens, policy_name, selection_reason)
-    VALUES (?1, (SELECT id FROM api_keys WHERE id = ?2), (SELECT user_id FROM users WHERE user_id = ?3), ?4, ?5, ?6,
-        ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)
     ON CONFLICT (id) DO NOTHING";
 
 /// What the trigger on new rows does, once for a batch.
@@ -68,6 +71,36 @@ const RESET_LOG: &str = concat!(
      WHERE users.user_id = ?1 AND users.deleted_at IS NULL AND users.next_budget_reset_at = ?2"
 );
 
+/// Which keys and users of a batch are there: a batch has many rows of few.
+#[derive(Default)]
+struct Known<'a> {
+    keys: Ids<'a>,
+    users: Ids<'a>,
+}
+
+#[derive(Default)]
+struct Ids<'a>(HashMap<Cow<'a, str>, bool>);
+
+impl<'a> Ids<'a> {
+    fn if_there(
+        &mut self,
+        db: &Connection,
+        sql: &str,
+        id: Option<Cow<'a, str>>,
+    ) -> Result<Option<Cow<'a, str>>, StoreError> {
+        let Some(id) = id else { return Ok(None) };
+        let is_there = match self.0.get(&id) {
+            Some(is_there) => *is_there,
+            None => {
+                let is_there = db.prepare_cached(sql)?.exists([&id])?;
+                self.0.insert(id.clone(), is_there);
+                is_there
+            }
+        };
+        Ok(is_there.then_some(id))
+    }
+}
+
 /// Costs of a batch and their times, by scope: one update per scope instead of one per row.
 type Spent = HashMap<Scope, Vec<(Instant, i64)>>;
 
@@ -80,10 +113,11 @@ pub(super) fn apply(db: &Connection, entries: &[Entry]) -> Result<Applied, Store
         }
     }
     let (mut spent, mut hours) = (Spent::new(), BTreeSet::new());
+    let mut known = Known::default();
     without_triggers(db, || {
         for entry in entries {
             if let Entry::Usage(record) = entry
-                && usage(db, record, &mut spent)?
+                && usage(db, record, &mut known, &mut spent)?
             {
                 fresh += 1;
                 hours.insert(Instant::journalled(record.timestamp_us).start_of(Grain::Hour));
@@ -100,20 +134,33 @@ pub(super) fn apply(db: &Connection, entries: &[Entry]) -> Result<Applied, Store
     Ok(Applied { fresh, repeated: entries.len() - fresh })
 }
 
-/// A trigger per row costs more than half of what the row itself costs. Triggers are for who writes rows by hand.
+/// A trigger per row costs more than half of what the row itself costs, and to look for its key and user again a part.
+/// Triggers are for who writes rows by hand; that keys and users are there is known here.
 fn without_triggers<T>(
     db: &Connection,
     work: impl FnOnce() -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    let switch = |is_on| -> Result<(), StoreError> {
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, is_on)?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, is_on)?;
+        Ok(())
+    };
+    switch(false)?;
     let result = work();
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
+    switch(true)?;
     result
 }
 
 /// Whether the row is new.
-fn usage(db: &Connection, record: &UsageRecord, spent: &mut Spent) -> Result<bool, StoreError> {
-    let usage = Usage::from(record);
+fn usage<'a>(
+    db: &Connection,
+    record: &'a UsageRecord,
+    known: &mut Known<'a>,
+    spent: &mut Spent,
+) -> Result<bool, StoreError> {
+    let mut usage = Usage::from(record);
+    usage.api_key_id = known.keys.if_there(db, KEY_IS_THERE, usage.api_key_id)?;
+    usage.user_id = known.users.if_there(db, USER_IS_THERE, usage.user_id)?;
     let inserted = db.prepare_cached(INSERT)?.execute(params![
         usage.id,
         usage.api_key_id,

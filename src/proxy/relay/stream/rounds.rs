@@ -36,7 +36,7 @@ pub(in crate::proxy::relay) async fn run(
     answer: Answer,
     tools: &Tools,
 ) -> Result<(), Stop> {
-    let head = super::super::header(&answer, relay.ctx, relay.call, None)?;
+    let head = super::super::header(&answer, relay.ctx, relay.call, None);
     let protocol = relay.call.asked.protocol();
     let mut course = Course {
         tools,
