@@ -31,7 +31,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # The first python3 that can make a venv: a distribution's own often lacks that module.
 PYTHON = $(shell for p in python3 /usr/bin/python3; do "$$p" -c 'import venv, ensurepip' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: help deps deps-build deps-test test test-faults deny demo bench
+.PHONY: help deps deps-build deps-test test test-faults deny demo bench soak
 
 help:
 	@echo "make demo        build and run the gateway with its built-in provider: no key, no database to set up"
@@ -39,6 +39,7 @@ help:
 	@echo "make test-faults 300 runs of the fault suite, of which make test has 20: twenty minutes"
 	@echo "make deny        licences, bans and sources of all dependencies, by .deny.toml"
 	@echo "make bench       added latency and memory of the relay, beside a direct call; what translating costs"
+	@echo "make soak        an hour of mixed load: memory, descriptors, queues, times, and an audit of every call"
 	@echo "make deps        only install what building and testing need (deps-build: only building)"
 
 # $(call install,<why>,<packages>)
@@ -135,3 +136,7 @@ demo: deps-build
 bench: deps-build
 	cargo bench --bench relay
 	cargo bench -p otari-filters --bench translate
+
+# SOAK="--minutes 10 --rate 500 --postgres": see `cargo bench --bench soak -- --help`.
+soak: deps-build
+	cargo bench --locked --bench soak -- $(SOAK)

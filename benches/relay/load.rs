@@ -1,4 +1,4 @@
-//! A closed loop of HTTP/1.1 callers on one thread, and the histogram of what they waited.
+//! HTTP/1.1 callers on one thread, their closed loop, and the histogram of what they waited.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,15 +27,15 @@ const STEP_BITS: u32 = STEPS.trailing_zeros();
 /// Durations in nanoseconds, counted in steps that grow with them.
 pub(crate) struct Histogram {
     counts: Vec<u64>,
-    total: u64,
+    pub(crate) total: u64,
 }
 
 impl Histogram {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { counts: vec![0; STEPS * (64 - STEP_BITS as usize + 1)], total: 0 }
     }
 
-    fn add(&mut self, time: Duration) {
+    pub(crate) fn add(&mut self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let shift = (64 - STEP_BITS).saturating_sub(nanos.leading_zeros() + 1);
         let step = (nanos >> shift) as usize;
@@ -46,7 +46,7 @@ impl Histogram {
         self.total += 1;
     }
 
-    fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.counts.iter_mut().zip(&other.counts).for_each(|(mine, theirs)| *mine += theirs);
         self.total += other.total;
     }
@@ -164,14 +164,14 @@ async fn call_until(
 /// One keep-alive connection; it remembers the last answer.
 pub(crate) struct Connection {
     address: SocketAddr,
-    stream: TcpStream,
-    buffer: Vec<u8>,
+    pub(crate) stream: TcpStream,
+    pub(crate) buffer: Vec<u8>,
 }
 
 /// Where in the connection's buffer an answer lies.
 pub(crate) struct Reply {
     pub(crate) status: u16,
-    body: Range<usize>,
+    pub(crate) body: Range<usize>,
     chunked: bool,
 }
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ const TICKS: u64 = 100;
 
 /// A child; ends when dropped.
 pub(crate) struct Process {
-    child: Child,
+    pub(crate) child: Child,
     pub(crate) address: SocketAddr,
 }
 
@@ -135,7 +136,8 @@ pub(crate) fn free_address() -> Outcome<SocketAddr> {
 fn myself(role: &str) -> Command {
     let path = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
     let mut command = Command::new(path);
-    command.args(["--role", role]).stdin(Stdio::piped());
+    // A group of its own: Ctrl-C in the terminal is for the bench, which may still want an answer of it.
+    command.args(["--role", role]).stdin(Stdio::piped()).process_group(0);
     command
 }
 
