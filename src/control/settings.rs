@@ -124,11 +124,16 @@ impl Settings {
     }
 }
 
-/// Seconds, with a fraction if need be.
+/// Seconds, with a fraction if need be. Every finite number from zero on is a time, as it is where it was set: one that is
+/// too long to be told apart from ever is the longest, and one above zero stays above it.
 fn seconds(text: &str) -> Option<Duration> {
     let seconds: f64 = text.parse().ok()?;
+    if !seconds.is_finite() || seconds < 0.0 {
+        return None;
+    }
     let longest = Duration::from_secs(LONGEST_TTL_S);
-    Duration::try_from_secs_f64(seconds).ok().map(|time| time.min(longest))
+    let time = Duration::try_from_secs_f64(seconds).unwrap_or(longest).min(longest);
+    Some(if seconds > 0.0 { time.max(Duration::from_nanos(1)) } else { time })
 }
 
 /// The master key, as far as it is kept.

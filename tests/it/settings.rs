@@ -127,6 +127,27 @@ async fn a_stream_without_usage_costs_what_is_said_now(start: Builder) {
     assert_eq!((&row["status"], &row["cost"]), (&json!("success"), &Value::Null), "{row}");
 }
 
+/// What is answered 200 is in force, however odd it is.
+async fn any_time_that_is_taken_holds(start: Builder) {
+    let mut gateway = start.await;
+    for (key, sent, kept) in [
+        ("model_discovery_timeout_seconds", 1e-300, 1e-9),
+        ("model_discovery_timeout_seconds", 2.5, 2.5),
+        ("model_discovery_negative_ttl_seconds", 1e300, 2_592_000.0),
+        ("model_discovery_negative_ttl_seconds", 0.0, 0.0),
+        ("model_discovery_negative_ttl_seconds", 1e300, 2_592_000.0),
+    ] {
+        let changed = gateway.patch("/v1/settings", json!({(key): sent})).await;
+        assert_eq!(entry(&changed, key)["value"], kept, "{key} {sent}");
+    }
+    gateway.terminate().await;
+    gateway.restart().await;
+    let settings = gateway.read("/v1/settings").await;
+    let kept = &entry(&settings, "model_discovery_negative_ttl_seconds")["value"];
+    assert_eq!(*kept, 2_592_000.0);
+    assert!(!gateway.log().contains("a stored setting is not one"), "{}", gateway.log());
+}
+
 async fn every_wrong_setting_is_named_and_none_is_taken(start: Builder) {
     let gateway = start.await;
     let before = gateway.read("/v1/settings").await;
@@ -253,6 +274,7 @@ on_both_databases!(
     a_changed_setting_holds_at_once_and_after_a_restart,
     the_assumed_output_is_that_of_now,
     a_stream_without_usage_costs_what_is_said_now,
+    any_time_that_is_taken_holds,
     every_wrong_setting_is_named_and_none_is_taken,
     a_master_key_is_made_once_and_rotated,
     a_configured_master_key_is_not_rotated,
