@@ -48,7 +48,8 @@ static CREATE: Operation = Operation::new(
     Field::new("user", Kind::Text, "Who is billed; the master key must say it"),
 ])
 .answering::<Batch>()
-.refusing(&[400, 402, 403, 404, 429, 502]);
+.refusing(&[400, 402, 403, 404, 429, 502])
+.or_refusing_as_a_whole();
 
 static LIST: Operation = Operation::new("list_batches", "List one's own batches, newest first")
     .with_query(&[

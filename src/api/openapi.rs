@@ -79,6 +79,8 @@ enum Special {
     Json(Shape),
     /// An error whose `detail` is of this type.
     Detail(Shape),
+    /// An error whose `detail` is the list of faulty fields, or a sentence about several of them together.
+    Faults,
 }
 
 fn shape<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
@@ -148,6 +150,12 @@ impl Operation {
     /// Refuses with this status and an error whose `detail` is of this type.
     pub(super) const fn or_refusing_with<T: JsonSchema>(mut self, status: u16) -> Self {
         self.special = Some((status, Special::Detail(shape::<T>)));
+        self
+    }
+
+    /// Refuses with 422 also what is wrong with fields together, or with what they name: `detail` is a sentence then.
+    pub(super) const fn or_refusing_as_a_whole(mut self) -> Self {
+        self.special = Some((422, Special::Faults));
         self
     }
 

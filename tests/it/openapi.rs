@@ -245,6 +245,8 @@ async fn generations(proof: &mut Proof, gateway: &Gateway) {
         proof.expect(gateway, 200, id, Call::default()).await;
         proof.expect(gateway, 200, id, filtered.clone()).await;
     }
+    let query = "bucket=hour&start_date=2020-01-01&end_date=2021-01-01";
+    proof.expect(gateway, 422, "usage_series", Call { query, ..Call::default() }).await;
     let query = "dimensions=user&dimensions=model&bucket=hour";
     proof.call(gateway, "summarize_usage_csv", Call { query, ..Call::default() }).await;
     proof.expect(gateway, 200, "list_calls_in_flight", Call::default()).await;

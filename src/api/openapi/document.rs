@@ -198,6 +198,7 @@ fn responses(route: &Route, operation: &Operation, generator: &mut SchemaGenerat
         let schema = match special {
             Special::Json(shape) => shape(generator).to_value(),
             Special::Detail(shape) => self::error(shape(generator).to_value()),
+            Special::Faults => self::error(json!({"anyOf": [faults(), {"type": "string"}]})),
         };
         add(&status.to_string(), about(status), as_json(&schema));
     }

@@ -52,7 +52,8 @@ pub(super) static CSV: Operation =
 pub(super) static SERIES: Operation =
     Operation::new("usage_series", "Sum usage up by one column over time")
         .with_query(&SERIES_FIELDS)
-        .answering::<Series<'_>>();
+        .answering::<Series<'_>>()
+        .or_refusing_as_a_whole();
 
 /// Points of a series.
 const MAX_POINTS: i64 = 1000;
