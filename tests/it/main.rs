@@ -127,6 +127,8 @@ mod connected;
 #[cfg(test)]
 mod openapi;
 #[cfg(test)]
+mod schema_fuzz;
+#[cfg(test)]
 mod operations;
 #[cfg(test)]
 mod recordings;

@@ -45,13 +45,18 @@ pub(crate) fn client(program: &Path, home: &Path) -> Command {
 }
 
 /// Runs it until it ends or its time is up; whatever it has started ends with it.
-pub(crate) fn run(mut command: Command) -> Ended {
+pub(crate) fn run(command: Command) -> Ended {
+    run_for(command, LIMIT)
+}
+
+/// As [`run`], with this time.
+pub(crate) fn run_for(mut command: Command, limit: Duration) -> Ended {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command
         .spawn()
         .unwrap_or_else(|error| panic!("{}: {error}", command.get_program().display()));
     let (out, err) = (collect(child.stdout.take()), collect(child.stderr.take()));
-    let status = wait(&mut child);
+    let status = wait(&mut child, limit);
     // Its children hold the pipes open; the group is its own, so nobody else is meant.
     let group = child.id().to_string();
     let _ = Command::new("sh").args(["-c", "kill -KILL -- -\"$0\" 2>/dev/null", &group]).status();
@@ -61,8 +66,8 @@ pub(crate) fn run(mut command: Command) -> Ended {
     Ended { status, out: out.join().expect("a reader"), err: err.join().expect("a reader") }
 }
 
-fn wait(child: &mut Child) -> Option<ExitStatus> {
-    let until = Instant::now() + LIMIT;
+fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let until = Instant::now() + limit;
     while Instant::now() < until {
         if let Some(status) = child.try_wait().expect("its own child") {
             return Some(status);
