@@ -7,6 +7,7 @@ pub mod cors;
 mod request;
 mod body;
 mod spool;
+mod upload;
 mod form;
 mod gates;
 mod generate;

@@ -30,7 +30,7 @@ mod embeddings;
 mod moderations;
 mod rerank;
 
-pub use form::{Content, FILE, Form, MAX_PARTS, MAX_TEXT_BYTES, Part};
+pub use form::{Content, FILE, Form, Frame, MAX_PARTS, MAX_TEXT_BYTES, Part};
 pub use inbound::{Answered, Inbound, Told};
 pub use price::{Measured, Units};
 pub use tally::Tally;
@@ -188,15 +188,8 @@ pub struct Sent {
 pub enum Payload {
     /// JSON, in pieces to be sent one after the other. The content type is the one that every call has.
     Json(Vec<Bytes>),
-    /// A form: `head`, the bytes of the file, `tail`.
-    Form {
-        /// Up to the file.
-        head: Bytes,
-        /// Behind the file.
-        tail: Bytes,
-        /// `multipart/form-data` with its boundary, in place of the one that every call has.
-        content_type: HeaderValue,
-    },
+    /// A form, around the bytes of a file.
+    Form(Frame),
 }
 
 /// Why a provider cannot be asked. Nothing was sent; another provider may be asked.

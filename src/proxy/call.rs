@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::HeaderValue;
 use otari_filters::control::{Attempt, Plan};
-use otari_filters::operations::{self, Form, Kind};
+use otari_filters::operations::{self, Kind};
 use otari_filters::protocol::name::ModelName;
 use otari_filters::protocol::{Protocol, Request};
 use otari_filters::rejection::{Code, Rejection};
@@ -12,7 +12,7 @@ use pingora_core::prelude::Error;
 use crate::proxy::attach::Attached;
 use crate::proxy::body;
 use crate::proxy::open::{Ending, Open};
-use crate::proxy::spool::Spooled;
+use crate::proxy::upload::Upload;
 
 /// What is asked of a provider.
 pub(super) enum Asked {
@@ -25,8 +25,8 @@ pub(super) enum Asked {
 /// One of the operations beside generation.
 pub(super) struct Operation {
     pub(super) asked: operations::Asked,
-    /// The form and its file, where the request is one.
-    pub(super) upload: Option<(Form, Spooled)>,
+    /// The form and its file, where the request is one; perhaps still on their way.
+    pub(super) upload: Option<Box<Upload>>,
 }
 
 impl Asked {
@@ -110,6 +110,32 @@ impl Call {
     /// The attempt that serves, or is being tried.
     pub(super) fn attempt(&self) -> &Attempt {
         &self.plan.attempts[self.at]
+    }
+
+    /// The form and its file, where the request is one.
+    pub(super) fn upload(&self) -> Option<&Upload> {
+        match &self.asked {
+            Asked::Operation(operation) => operation.upload.as_deref(),
+            Asked::Generation(_) => None,
+        }
+    }
+
+    /// See [`Self::upload`].
+    pub(super) fn upload_mut(&mut self) -> Option<&mut Upload> {
+        match &mut self.asked {
+            Asked::Operation(operation) => operation.upload.as_deref_mut(),
+            Asked::Generation(_) => None,
+        }
+    }
+
+    /// Whether a part of the request has not come yet.
+    pub(super) fn is_coming(&self) -> bool {
+        self.upload().is_some_and(Upload::is_coming)
+    }
+
+    /// Whether an attempt can be sent the whole request.
+    pub(super) fn can_be_sent(&self) -> bool {
+        self.upload().is_none_or(Upload::can_be_sent)
     }
 
     /// The attempt has answered: whatever is asked further is asked there, and with the body that it got.

@@ -6,6 +6,7 @@
 
 mod outgoing;
 mod connect;
+mod send;
 mod receive;
 mod incoming;
 mod failed;
@@ -14,8 +15,9 @@ mod watch;
 use connect::Proof;
 pub(super) use connect::give_back;
 pub(super) use failed::{Failed, FailedAttempt, out_of_time, stopped};
-use failed::{refused, unproved};
+use failed::{Stale, refused, unproved};
 use outgoing::Outgoing;
+use send::{Sending, Sent};
 pub(super) use watch::{Alive, Step, Watch};
 
 use std::sync::Arc;
@@ -57,6 +59,8 @@ pub(super) struct Answer {
     /// The document is here to its end; with what it tells.
     pub(super) whole: Option<Measured>,
     pub(super) idle_timeout: Duration,
+    /// It came before the request was sent to its end: nothing else may follow on that connection.
+    pub(super) is_early: bool,
 }
 
 /// The first answer, or what the caller is told instead. Whatever failed has been settled.
@@ -118,7 +122,8 @@ async fn walk(
             Err(Failed::Attempt(failed)) => failed,
             Err(other) => return Err(other),
         };
-        let Some(next) = next(app, call, call.at + 1) else {
+        // A file that could not be kept is there for nobody else.
+        let Some(next) = next(app, call, call.at + 1).filter(|_| call.can_be_sent()) else {
             return Err(Failed::Attempt(failed));
         };
         // The next one may be dearer; when it may not be paid for, this one was the last.
@@ -183,7 +188,7 @@ async fn repeat(
         }
     };
     let is_last = call.at + 1 == call.plan.attempts.len();
-    let (mut repeats, mut was_stale) = (0, false);
+    let (mut repeats, mut was_stale) = (0, None);
     loop {
         call.open.begin(&attempt);
         let failed = match try_once(app, s, watch, call, &attempt, &outgoing).await {
@@ -194,13 +199,17 @@ async fn repeat(
             Err(Failed::Attempt(failed)) => failed,
             Err(other) => return Err(other),
         };
-        let again = if failed.stale && !was_stale {
-            was_stale = true;
+        let is_free = failed.stale.is_some() && failed.stale != was_stale && call.can_be_sent();
+        let again = if is_free {
+            was_stale = failed.stale;
             Some(Duration::ZERO)
         } else {
             note_failure(app, call, upstream, &failed);
             repeats += 1;
-            let may = is_last && repeats <= upstream.max_retries && !app.breakers.is_open(upstream);
+            let may = is_last
+                && repeats <= upstream.max_retries
+                && !app.breakers.is_open(upstream)
+                && call.can_be_sent();
             may.then(|| pause(app, &failed, repeats, *waited)).flatten()
         };
         let Some(pause) = again else { return Err(Failed::Attempt(failed)) };
@@ -218,7 +227,13 @@ async fn repeat(
                 fail(call, ctx, &failed);
                 return Err(out_of_time());
             }
-            _ if failed.stale => call.open.forget(),
+            _ if is_free => {
+                // With all of it here its length is known.
+                if let (Some(Stale::Length), Some(upload)) = (failed.stale, call.upload_mut()) {
+                    send::take_in(s, watch, upload).await?;
+                }
+                call.open.forget();
+            }
             _ => call.open.absorb(&failed.reason, failed.status(), failed.class, true),
         }
     }
@@ -291,39 +306,57 @@ async fn try_once(
     let (mut up, peer, reused) = connect::connect(app, s, watch, &known.peers).await?;
     up.set_read_timeout(None);
     up.set_write_timeout(Some(idle_timeout));
-    call.open.mark_sent();
-    let sending = connect::send(s, watch, up, &peer, upstream, outgoing, &proof);
-    let (mut up, sent) = sending.await;
+    // A provider that has half a form cannot work on it.
+    let (is_coming, has_length) = (call.is_coming(), outgoing.payload.len(call.upload()).is_some());
+    call.open.mark_sent(!is_coming);
+    let sending = Sending { upstream, outgoing, proof: &proof, upload: call.upload_mut() };
+    let (mut up, sent) = send::send(s, watch, up, &peer, sending).await;
+    if sent.is_ok() {
+        call.open.mark_sent(true);
+    }
     let sent_at = Instant::now();
+    let is_early = !matches!(sent, Ok(Sent::Whole));
     let received = match sent {
-        Ok(()) => receive::first_piece(s, watch, &mut up, attempt, &outgoing.reading).await,
+        Ok(_) => receive::first_piece(s, watch, &mut up, attempt, &outgoing.reading).await,
         Err(failed) => Err(failed),
     };
     match received {
         Ok(receive::Head::Answer { first, whole, is_stream, incoming }) => {
             let idle_timeout = upstream.idle_timeout;
-            Ok(Answer { up, peer, incoming, is_stream, first, whole, idle_timeout })
+            Ok(Answer { up, peer, incoming, is_stream, first, whole, idle_timeout, is_early })
         }
         Ok(receive::Head::Error { refusal, complete }) => {
             if refusal.status == 401 && !matches!(proof, Proof::Known) {
                 app.credentials.spurn(upstream);
             }
-            connect::give_back(app, up, &peer, complete).await;
-            Err(refused(refusal))
+            connect::give_back(app, up, &peer, complete && !is_early).await;
+            let wants_length = refusal.status == 411 && !has_length;
+            Err(excused(call, refused(refusal), wants_length.then_some(Stale::Length)))
         }
         Err(failed) => {
             connect::give_back(app, up, &peer, false).await;
-            Err(match failed {
-                Failed::Attempt(mut broken) if reused && broken.status.is_none() => {
-                    broken.stale = broken.reason == "connection_broken"
-                        && !broken.had_begun
-                        && sent_at.elapsed() < STALE_WITHIN;
-                    Failed::Attempt(broken)
-                }
-                other => other,
-            })
+            let was_dead = |broken: &FailedAttempt| {
+                broken.reason == "connection_broken"
+                    && !broken.had_begun
+                    && sent_at.elapsed() < STALE_WITHIN
+            };
+            let is_stale = matches!(&failed, Failed::Attempt(broken) if reused
+                && broken.status.is_none()
+                && was_dead(broken));
+            Err(excused(call, failed, is_stale.then_some(Stale::Connection)))
         }
     }
+}
+
+/// What a failure says of its provider. One that got tired of waiting for the rest of a form is not to blame: its caller
+/// was slow.
+fn excused(call: &Call, failed: Failed, stale: Option<Stale>) -> Failed {
+    let Failed::Attempt(mut attempt) = failed else { return failed };
+    attempt.stale = attempt.stale.or(stale);
+    if call.is_coming() && matches!(attempt.status, None | Some(408)) {
+        attempt.class = ErrorClass::Unknown;
+    }
+    Failed::Attempt(attempt)
 }
 
 /// What proves who calls, where a credential is not a header by itself. It is nearly always here already.

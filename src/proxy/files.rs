@@ -80,7 +80,7 @@ pub(super) async fn upload(
     };
     let mut received = Received::default();
     let taken = match Form::open(s, bounds).await {
-        Ok(Some(form)) => receive(standalone, form, &mut received).await,
+        Ok(Some(form)) => receive(standalone, s, form, &mut received).await,
         Ok(None) => Ok(()),
         Err(stop) => Err(stop),
     };
@@ -117,42 +117,43 @@ fn refuse_blocked(standalone: &Standalone, owner: &str) -> Result<(), Rejection>
 /// Reads the whole form; the file goes on as it comes.
 async fn receive<'a>(
     standalone: &'a Standalone,
-    mut form: Form<'_>,
+    s: &mut Session,
+    mut form: Form,
     received: &mut Received<'a>,
 ) -> Result<(), Stop> {
-    while let Some(part) = form.next().await? {
-        match part.name().to_owned() {
-            name if name == "file" => receive_file(standalone, part, received).await?,
-            name if about::FORM_FIELDS.contains(&name.as_str()) => {
-                let text = part.text(FIELD).await?;
-                received.fields.insert(name, text.into());
+    while let Some(part) = form.next(s).await? {
+        if part.name == "file" {
+            let upload = begin_file(standalone, &part, received).await?;
+            while let Some(piece) = form.chunk(s).await? {
+                upload.write(piece).await.map_err(Rejection::from)?;
             }
-            _ => part.skip().await?,
+        } else if about::FORM_FIELDS.contains(&part.name.as_str()) {
+            let text = form.text(s, FIELD).await?;
+            received.fields.insert(part.name, text.into());
+        } else {
+            form.skip(s).await?;
         }
     }
     Ok(())
 }
 
-async fn receive_file<'a>(
+/// The head of the file is here.
+async fn begin_file<'a, 'b>(
     standalone: &'a Standalone,
-    mut part: Part<'_>,
-    received: &mut Received<'a>,
-) -> Result<(), Stop> {
+    part: &Part,
+    received: &'b mut Received<'a>,
+) -> Result<&'b mut Upload<'a>, Rejection> {
     if received.upload.is_some() {
         let message = "The form has two fields 'file': upload one file at a time";
-        return Err(Rejection::new(Code::InvalidValue, message).into());
+        return Err(Rejection::new(Code::InvalidValue, message));
     }
-    received.filename = rules::name(part.filename()).map_err(|_| {
+    received.filename = rules::name(part.filename.as_deref()).map_err(|_| {
         let message = format!("The file's name is longer than {} bytes", rules::MAX_NAME);
         Rejection::new(Code::InvalidValue, message)
     })?;
-    received.mime_type = part.content_type().map(str::to_owned);
+    received.mime_type = part.content_type.clone();
     let upload = standalone.files.begin().await.map_err(Rejection::from)?;
-    let upload = received.upload.insert(upload);
-    while let Some(piece) = part.chunk().await? {
-        upload.write(piece).await.map_err(Rejection::from)?;
-    }
-    Ok(())
+    Ok(received.upload.insert(upload))
 }
 
 /// Makes a file of what is here.

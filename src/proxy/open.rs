@@ -75,7 +75,9 @@ struct Current {
     id: Option<Box<str>>,
     /// See [`Attempt::reason`].
     reason: Option<&'static str>,
-    /// The provider may have begun to work.
+    /// The provider was called.
+    begun: bool,
+    /// It has all of the request, and may have begun to work.
     sent: bool,
 }
 
@@ -204,14 +206,16 @@ impl Open {
             is_listed: attempt.is_listed,
             id: attempt.id.clone(),
             reason: attempt.reason,
+            begun: false,
             sent: false,
         });
     }
 
-    /// From now on the provider may work, and bill.
-    pub(super) fn mark_sent(&mut self) {
+    /// The provider is called. `is_whole`: with all of the request, so that it may work from now on, and bill.
+    pub(super) fn mark_sent(&mut self, is_whole: bool) {
         if let Some(current) = &mut self.current {
-            current.sent = true;
+            current.begun = true;
+            current.sent = is_whole;
         }
         self.usage = None;
     }
@@ -317,7 +321,7 @@ impl Open {
         self.was_complete = matches!(ending, Ending::Complete { .. });
         // A caller who left before anything was sent owes nothing, and no provider was called.
         let unsent = matches!(ending, Ending::Cut { .. });
-        let may_record = self.current.as_ref().is_some_and(|current| current.sent || !unsent);
+        let may_record = self.current.as_ref().is_some_and(|current| current.begun || !unsent);
         if !may_record && !self.rounds.were_answered() {
             // Nothing was sent anywhere.
             if let Some(reservation) = reservation {
@@ -346,14 +350,7 @@ impl Open {
                 reason
             }
             Ending::Cut { reason, status } => {
-                let produced = self.fill_tokens(&mut record);
-                record.cost = match self.estimate.measure {
-                    Measure::Tokens => self.rounds.cost(self.price(produced)),
-                    measure => measure.cost(self.prices()),
-                };
-                if *reason == "budget_exceeded" {
-                    record.cost = self.within_hold(record.cost, held);
-                }
+                self.cut(&mut record, *reason == "budget_exceeded", held);
                 record.error_message = Some((*reason).into());
                 record.status_code = Some(*status);
                 reason
@@ -382,8 +379,8 @@ impl Drop for Open {
         if self.is_settled {
             return;
         }
-        let is_sent = self.current.as_ref().is_some_and(|current| current.sent);
-        if is_sent || self.rounds.were_answered() {
+        let is_called = self.current.as_ref().is_some_and(|current| current.begun);
+        if is_called || self.rounds.were_answered() {
             self.end(&Ending::Cut { reason: "gateway_panic", status: 500 });
         } else {
             self.current = None;

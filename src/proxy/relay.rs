@@ -78,6 +78,7 @@ impl Relay<'_> {
 
     /// Gives the provider's connection back; `is_whole`: its answer has been read to the end.
     async fn give_back(&self, answer: Answer, is_whole: bool) {
+        let is_whole = is_whole && !answer.is_early;
         exchange::give_back(self.app, answer.up, &answer.peer, is_whole).await;
     }
 }

@@ -57,7 +57,7 @@ pub(super) async fn serve(
         }
         passed => passed?,
     };
-    open.mark_sent();
+    open.mark_sent(true);
     let found = tool.search(&standalone.outbound, &query).await;
     end(&mut open, &found);
     ctx.outcome.attempts = open.attempts();

@@ -1,9 +1,6 @@
-//! A caller's file on its way to a provider: on disk and not in memory, and gone when the call is.
+//! A caller's file on disk and not in memory, and gone when the call is.
 //!
-//! It is received whole before it is sent on. Clients put the model, and who pays, behind the file in their forms, and no
-//! provider is asked before every gate is passed; a failed attempt is followed by another, which sends it again; and
-//! providers want to be told its length. What that costs is its own time on the way in, and no memory: pieces are written
-//! as they come and read as they are sent.
+//! Pieces are written as they come, and read as often as an attempt is sent: what that costs is no memory.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,8 +15,7 @@ use tokio::task::spawn_blocking;
 /// Read at once: few jumps to another thread, little memory.
 pub(super) const READ_BYTES: usize = 256 << 10;
 
-/// A file that is being received, for this process's user alone. It has no name: whatever ends this process, it leaves
-/// nothing behind.
+/// A file, for this process's user alone. It has no name: whatever ends this process, it leaves nothing behind.
 pub(super) struct Spool {
     file: Arc<File>,
     len: u64,
@@ -36,36 +32,12 @@ impl Spool {
         .await
     }
 
-    /// Bytes so far.
-    pub(super) fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Appends a piece.
+    /// Appends a piece. When that fails, nothing of it counts.
     pub(super) async fn push(&mut self, piece: Bytes) -> io::Result<()> {
         let (file, at, len) = (self.file.clone(), self.len, piece.len() as u64);
         blocking(move || file.write_all_at(&piece, at)).await?;
         self.len += len;
         Ok(())
-    }
-
-    /// It is here to its end.
-    pub(super) fn finish(self) -> Spooled {
-        Spooled { file: self.file, len: self.len }
-    }
-}
-
-/// A file that has been received; can be read as often as need be.
-#[derive(Clone, Debug)]
-pub(super) struct Spooled {
-    file: Arc<File>,
-    len: u64,
-}
-
-impl Spooled {
-    /// In bytes.
-    pub(super) fn len(&self) -> u64 {
-        self.len
     }
 
     /// At most [`READ_BYTES`] from here on; empty at the end.
@@ -115,13 +87,11 @@ mod tests {
         }
         let big = Bytes::from(vec![7; READ_BYTES]);
         spool.push(big.clone()).await.unwrap();
-        let file = spool.finish();
-        assert_eq!(file.len(), 5 + READ_BYTES as u64);
         for _ in 0..2 {
-            assert_eq!(file.read(0).await.unwrap()[..5], *b"abcde");
+            assert_eq!(spool.read(0).await.unwrap()[..5], *b"abcde");
         }
-        assert_eq!(file.read(5).await.unwrap(), big);
-        assert_eq!(file.read(file.len()).await.unwrap(), Bytes::new());
+        assert_eq!(spool.read(5).await.unwrap(), big);
+        assert_eq!(spool.read(5 + READ_BYTES as u64).await.unwrap(), Bytes::new());
         assert_eq!(fs::read_dir(&inner).unwrap().count(), 0, "it has no name");
     }
 }

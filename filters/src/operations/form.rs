@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use serde_json::{Value, json};
 
-use super::{Asked, Kind, Payload, Units, fields};
+use super::{Asked, Kind, Units, fields};
 use crate::protocol::top::{GATEWAY_FIELDS, STEERING_FIELDS};
 use crate::rejection::{Code, Rejection};
 use crate::validate::{self, Faults, Field, Kind as Holds};
@@ -16,6 +16,10 @@ pub const FILE: &str = "file";
 pub const MAX_PARTS: usize = 128;
 /// All fields together, the file not counted.
 pub const MAX_TEXT_BYTES: usize = 1 << 20;
+/// Fewer digits than that could be guessed.
+const MIN_BOUNDARY: usize = 24;
+/// No boundary is longer.
+const MAX_BOUNDARY: usize = 70;
 
 /// The parts of a form, in their order.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +80,12 @@ impl Form {
     /// The part with the file.
     pub fn file(&self) -> Option<&Part> {
         self.parts.iter().find(|part| matches!(part.holds, Content::File(_)))
+    }
+
+    /// The parts up to the file, and those behind it.
+    fn halves(&self) -> (&[Part], &[Part]) {
+        let at = self.parts.iter().position(|part| matches!(part.holds, Content::File(_)));
+        self.parts.split_at(at.map_or(self.parts.len(), |at| at + 1))
     }
 
     /// The text of a field; an empty one is none. Of several the last.
@@ -144,54 +154,91 @@ impl Form {
             faults.add(kind, &loc, message, value, Value::Null);
         }
     }
+}
 
-    /// The form for a provider: every field in its order, with the provider's name of the model and without those that
-    /// only the gateway is meant to get. `boundary` must be a fresh random number: it stands in no recording then.
-    pub(super) fn write(&self, model: &str, boundary: u128) -> Payload {
-        let boundary = format!("otari-{boundary:032x}");
-        let mut out: Vec<u8> = Vec::with_capacity(self.text_bytes + 512);
-        let mut head = None;
-        for part in &self.parts {
-            let name = part.name.as_str();
-            if name == "user" || GATEWAY_FIELDS.contains(&name) || STEERING_FIELDS.contains(&name) {
-                continue;
-            }
-            out.extend_from_slice(
-                format!("--{boundary}\r\nContent-Disposition: form-data; name=\"").as_bytes(),
-            );
-            quote(&mut out, name);
-            out.push(b'"');
-            if let Content::File(file_name) = &part.holds {
-                out.extend_from_slice(b"; filename=\"");
-                quote(&mut out, file_name);
-                out.push(b'"');
-            }
-            out.extend_from_slice(b"\r\n");
-            let default =
-                matches!(part.holds, Content::File(_)).then_some("application/octet-stream");
-            let content_type =
-                part.content_type.as_deref().filter(|kind| is_plain(kind)).or(default);
-            if let Some(kind) = content_type {
-                out.extend_from_slice(format!("Content-Type: {kind}\r\n").as_bytes());
-            }
-            out.extend_from_slice(b"\r\n");
-            match &part.holds {
-                Content::File(_) => head = Some(std::mem::take(&mut out)),
-                Content::Text(_) if name == "model" => out.extend_from_slice(model.as_bytes()),
-                Content::Text(text) => out.extend_from_slice(text),
-            }
-            out.extend_from_slice(b"\r\n");
-        }
-        out.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-        let content_type = format!("multipart/form-data; boundary={boundary}");
-        Payload::Form {
-            head: head.unwrap_or_default().into(),
-            tail: out.into(),
-            // Letters, digits and hyphens.
-            content_type: HeaderValue::try_from(content_type)
-                .unwrap_or_else(|_| HeaderValue::from_static("multipart/form-data")),
-        }
+/// How a form is put together for a provider: every field in its order, with the provider's name of the model and
+/// without those that only the gateway is meant to get.
+///
+/// In two halves, because the file between them may still be on its way when the first one leaves.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    model: String,
+    boundary: String,
+}
+
+impl Frame {
+    /// `model`: the provider's own name of it. `random` must be fresh: then the boundary stands in no recording, and
+    /// nobody can put one into theirs. `like`: how long the caller's boundary is. This one is as long, within reason, so
+    /// that nothing else makes the form longer or shorter than it came.
+    pub fn new(model: &str, random: u128, like: usize) -> Self {
+        let length = like.clamp(MIN_BOUNDARY, MAX_BOUNDARY);
+        let digits = format!("{random:032x}");
+        let digits = &digits[digits.len().saturating_sub(length)..];
+        Self { model: model.to_owned(), boundary: format!("{digits:->length$}") }
     }
+
+    /// `multipart/form-data`, with the boundary.
+    pub fn content_type(&self) -> HeaderValue {
+        // Digits, letters and hyphens.
+        HeaderValue::try_from(format!("multipart/form-data; boundary={}", self.boundary))
+            .unwrap_or_else(|_| HeaderValue::from_static("multipart/form-data"))
+    }
+
+    /// How long what separates the parts is.
+    pub fn boundary_len(&self) -> usize {
+        self.boundary.len()
+    }
+
+    /// Everything up to the first byte of the file. It is known when the file begins.
+    pub fn head(&self, form: &Form) -> Bytes {
+        let mut out: Vec<u8> = Vec::with_capacity(512);
+        for part in form.halves().0.iter().filter(|part| goes_on(part)) {
+            self.write(part, &mut out);
+        }
+        out.into()
+    }
+
+    /// Everything behind the last byte of the file.
+    pub fn tail(&self, form: &Form) -> Bytes {
+        let mut out = b"\r\n".to_vec();
+        for part in form.halves().1.iter().filter(|part| goes_on(part)) {
+            self.write(part, &mut out);
+        }
+        out.extend_from_slice(format!("--{}--\r\n", self.boundary).as_bytes());
+        out.into()
+    }
+
+    /// One part; of a file its head alone.
+    fn write(&self, part: &Part, out: &mut Vec<u8>) {
+        let head = format!("--{}\r\nContent-Disposition: form-data; name=\"", self.boundary);
+        out.extend_from_slice(head.as_bytes());
+        quote(out, &part.name);
+        out.push(b'"');
+        if let Content::File(file_name) = &part.holds {
+            out.extend_from_slice(b"; filename=\"");
+            quote(out, file_name);
+            out.push(b'"');
+        }
+        out.extend_from_slice(b"\r\n");
+        let default = matches!(part.holds, Content::File(_)).then_some("application/octet-stream");
+        let content_type = part.content_type.as_deref().filter(|kind| is_plain(kind)).or(default);
+        if let Some(kind) = content_type {
+            out.extend_from_slice(format!("Content-Type: {kind}\r\n").as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+        match &part.holds {
+            Content::File(_) => return,
+            Content::Text(_) if part.name == "model" => out.extend_from_slice(self.model.as_bytes()),
+            Content::Text(text) => out.extend_from_slice(text),
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Whether a provider gets this field.
+fn goes_on(part: &Part) -> bool {
+    let name = part.name.as_str();
+    name != "user" && !GATEWAY_FIELDS.contains(&name) && !STEERING_FIELDS.contains(&name)
 }
 
 /// A name between quotes, as forms are written by browsers: what would end it, or its line, is escaped.

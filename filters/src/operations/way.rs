@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::form::Form;
+use super::form::Frame;
 use super::inbound::{How, Inbound};
 use super::{Asked, Kind, Payload, Refused, Sent, embeddings, moderations, rerank, same};
 use crate::rejection::{Code, Rejection};
@@ -71,22 +71,22 @@ impl Upstream {
         })
     }
 
-    /// Writes a transcription's form for this provider. `asked`: what [`Form::read`] gave. `boundary`: a fresh random
-    /// number, so that it stands in no recording.
+    /// How a transcription's form is written for this provider. `asked`: what [`super::Form::read`] gave. `random` and
+    /// `like` are for its boundary: see [`Frame::new`].
     ///
     /// # Errors
     /// When this provider cannot be asked for this; another one may.
     pub fn transcription(
         &self,
         asked: &Asked,
-        form: &Form,
         model: &str,
-        boundary: u128,
+        random: u128,
+        like: usize,
     ) -> Result<Sent, Refused> {
         self.offers(asked.kind)?;
         Ok(Sent {
             path: self.operation_path(asked.kind, model, false)?,
-            body: form.write(model, boundary),
+            body: Payload::Form(Frame::new(model, random, like)),
             dropped: Dropped::default(),
             inbound: inbound(asked, How::Unread, model),
         })

@@ -1,36 +1,24 @@
-//! A connection to the provider, and the request on it.
+//! A connection to the provider, and the head of the request on it.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
-use futures_util::FutureExt as _;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use otari_filters::providers::Family;
 use otari_filters::upstream::sign::AwsKeys;
 use otari_filters::upstream::{Failure, Upstream};
 use pingora_core::prelude::{Error, ErrorType, OrErr as _};
-use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::protocols::http::v1;
-use pingora_core::protocols::http::v1::client::http_req_header_to_wire;
 use pingora_core::upstreams::peer::{HttpPeer, Scheme};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
-use tokio::io::AsyncWriteExt as _;
 
 use crate::app::App;
 use crate::clock;
-use crate::proxy::spool::Spooled;
 
 use super::outgoing::{Outgoing, Payload};
 use super::{Failed, Step, Watch, out_of_time, stopped};
-
-/// Upstream writes are unbuffered: larger pieces than this are cut, so that an early answer is noticed in between.
-const PIECE_BYTES: usize = 64 << 10;
-/// Up to so long a request is written at once, header and body: copying it costs less than a second write.
-const AT_ONCE_BYTES: u64 = 16 << 10;
 
 /// What a call is proved with, beside the headers that every call of an upstream has.
 pub(super) enum Proof {
@@ -104,161 +92,27 @@ async fn open(app: &App, peer: &Arc<HttpPeer>) -> pingora_core::Result<(HttpSess
     Ok((HttpSession::H1(session), reused))
 }
 
-/// Sends header and body, and gives the connection back. An answer that comes early ends the sending; it is read next.
-pub(super) async fn send(
-    s: &mut Session,
-    watch: &mut Watch,
-    up: HttpSession,
-    peer: &HttpPeer,
-    upstream: &Upstream,
-    outgoing: &Outgoing,
-    proof: &Proof,
-) -> (HttpSession, Result<(), Failed>) {
-    let length = outgoing.payload.len();
-    let Ok(header) = header(s, &up, upstream, outgoing, proof, length) else {
-        return (up, Err(Failure::Connect.into()));
-    };
-    match (up, &outgoing.payload) {
-        (HttpSession::H1(session), Payload::Pieces(body)) if length <= AT_ONCE_BYTES => {
-            let mut stream = session.into_inner();
-            let sent = send_at_once(s, watch, &mut stream, upstream, &header, body).await;
-            (HttpSession::H1(v1::client::HttpSession::new_with_options(stream, peer)), sent)
-        }
-        (mut up, payload) => {
-            let sent = send_in_pieces(s, watch, &mut up, header, payload).await;
-            (up, sent)
-        }
-    }
-}
-
-/// Sends a short request over HTTP/1 with one write.
-async fn send_at_once(
-    s: &mut Session,
-    watch: &mut Watch,
-    stream: &mut Stream,
-    upstream: &Upstream,
-    header: &RequestHeader,
-    body: &[Bytes],
-) -> Result<(), Failed> {
-    let mut bytes = http_req_header_to_wire(header).ok_or(Failure::Connect)?;
-    body.iter().for_each(|piece| bytes.extend_from_slice(piece));
-    let writing = async {
-        stream.write_all(&bytes).await?;
-        stream.flush().await
-    };
-    match watch.step(s, Instant::now() + upstream.idle_timeout, writing).await {
-        // A 413 or 401 may be waiting behind the broken pipe: reading finds out.
-        Step::Got(_) => Ok(()),
-        Step::Gone(error) => Err(Failed::CallerGone(error)),
-        Step::Stopped => Err(stopped()),
-        Step::Timeout if watch.is_over() => Err(out_of_time()),
-        Step::Timeout => Err(Failure::Broken.into()),
-    }
-}
-
-async fn send_in_pieces(
-    s: &mut Session,
-    watch: &mut Watch,
-    up: &mut HttpSession,
-    header: RequestHeader,
-    payload: &Payload,
-) -> Result<(), Failed> {
-    if up.write_request_header(Box::new(header)).await.is_err() {
-        return Err(Failure::Broken.into());
-    }
-    let sent = match payload {
-        Payload::Pieces(pieces) => {
-            let is_large = payload.len() > PIECE_BYTES as u64;
-            let mut sent = Sent::On;
-            for piece in pieces {
-                sent = send_piece(s, watch, up, piece.clone(), is_large).await?;
-                if matches!(sent, Sent::Answered) {
-                    break;
-                }
-            }
-            sent
-        }
-        Payload::Form { head, file, tail } => send_form(s, watch, up, head, file, tail).await?,
-    };
-    if matches!(sent, Sent::Answered) {
-        return Ok(());
-    }
-    match up.finish_request_body().await {
-        Ok(()) => Ok(()),
-        Err(_) => Err(Failure::Broken.into()),
-    }
-}
-
-/// How the sending goes.
-enum Sent {
-    On,
-    /// There is an answer already, or perhaps one behind a broken pipe, such as a 413 or 401: reading finds out.
-    Answered,
-}
-
-async fn send_form(
-    s: &mut Session,
-    watch: &mut Watch,
-    up: &mut HttpSession,
-    head: &Bytes,
-    file: &Spooled,
-    tail: &Bytes,
-) -> Result<Sent, Failed> {
-    if let Sent::Answered = send_piece(s, watch, up, head.clone(), true).await? {
-        return Ok(Sent::Answered);
-    }
-    let mut at = 0;
-    while at < file.len() {
-        let piece = file.read(at).await.map_err(|error| {
-            tracing::error!(%error, "a file that was being passed on cannot be read");
-            Failed::from(Failure::Broken)
-        })?;
-        at += piece.len() as u64;
-        if let Sent::Answered = send_piece(s, watch, up, piece, true).await? {
-            return Ok(Sent::Answered);
-        }
-    }
-    send_piece(s, watch, up, tail.clone(), false).await
-}
-
-/// Sends a piece. `is_large`: of a body long enough that an early answer is looked for in between.
-async fn send_piece(
-    s: &mut Session,
-    watch: &mut Watch,
-    up: &mut HttpSession,
-    mut rest: Bytes,
-    is_large: bool,
-) -> Result<Sent, Failed> {
-    while !rest.is_empty() {
-        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
-        match watch.step(s, watch.deadline, up.write_request_body(piece, false)).await {
-            Step::Got(Ok(())) => {}
-            Step::Got(Err(_)) => return Ok(Sent::Answered),
-            Step::Gone(error) => return Err(Failed::CallerGone(error)),
-            Step::Stopped => return Err(stopped()),
-            Step::Timeout => return Err(out_of_time()),
-        }
-        if is_large && up.read_response_header().now_or_never().is_some() {
-            return Ok(Sent::Answered);
-        }
-    }
-    Ok(Sent::On)
-}
-
-/// An allow-list, never a copy of the caller's header.
-fn header(
+/// An allow-list, never a copy of the caller's header. `length`: of the body; `None`: nobody knows it yet.
+pub(super) fn header(
     s: &Session,
     up: &HttpSession,
     upstream: &Upstream,
     outgoing: &Outgoing,
     proof: &Proof,
-    length: u64,
+    length: Option<u64>,
 ) -> pingora_core::Result<RequestHeader> {
     let path = outgoing.path.clone();
     let mut parts = http::Request::new(()).into_parts().0;
     parts.method = Method::POST;
     parts.headers = upstream.headers.clone();
-    parts.headers.insert(CONTENT_LENGTH, length.into());
+    match (length, up) {
+        (Some(length), _) => drop(parts.headers.insert(CONTENT_LENGTH, length.into())),
+        // Its frames say where a body ends.
+        (None, HttpSession::H2(_)) => {}
+        (None, _) => {
+            drop(parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked")));
+        }
+    }
     if let Some(kind) = &outgoing.content_type {
         parts.headers.insert(CONTENT_TYPE, kind.clone());
     }

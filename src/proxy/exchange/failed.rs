@@ -13,6 +13,7 @@ use super::incoming::NoAnswer;
 use super::receive;
 use crate::credentials::CredentialFailure;
 use crate::proxy::call::Stop;
+use crate::proxy::upload;
 
 /// Why an attempt ended without an answer.
 pub(in crate::proxy) enum Failed {
@@ -47,8 +48,18 @@ pub(in crate::proxy) struct FailedAttempt {
     pub(super) had_begun: bool,
     /// Worth repeating on the same provider.
     pub(super) repeatable: bool,
-    /// The connection came from the pool and broke before an answer: says nothing of the provider.
-    pub(super) stale: bool,
+    /// It says nothing of the provider, which is asked once more at once.
+    pub(super) stale: Option<Stale>,
+}
+
+/// Why a try is as if it had not been made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stale {
+    /// The connection came from the pool and broke before an answer.
+    Connection,
+    /// The form was sent on before its length was known: it is another one than was said, or none was said to a provider
+    /// that must have one.
+    Length,
 }
 
 impl FailedAttempt {
@@ -72,9 +83,33 @@ impl From<Failure> for Failed {
             class: failure.class(),
             had_begun: false,
             repeatable: !failure.was_sent(),
-            stale: false,
+            stale: None,
         }))
     }
+}
+
+/// What a caller sends does not come to its end, or must not.
+impl From<Stop> for Failed {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Refused(refused) => Self::Ended(refused.code.as_str(), refused),
+            Stop::Broken(error) => Self::CallerGone(error),
+        }
+    }
+}
+
+/// The form is another length than was said. It is here now, and can be sent again.
+pub(super) fn other_length() -> Failed {
+    let rejection = upload::not_kept();
+    Failed::Attempt(Box::new(FailedAttempt {
+        reason: format!("{}: {}", rejection.code.as_str(), rejection.message).into(),
+        status: None,
+        rejection,
+        class: ErrorClass::Unknown,
+        had_begun: false,
+        repeatable: false,
+        stale: Some(Stale::Length),
+    }))
 }
 
 pub(in crate::proxy) fn stopped() -> Failed {
@@ -97,7 +132,7 @@ pub(super) fn unproved(upstream: &Upstream, failure: &CredentialFailure) -> Fail
         class: failure.class(),
         had_begun: false,
         repeatable: false,
-        stale: false,
+        stale: None,
     }))
 }
 
@@ -114,7 +149,7 @@ pub(super) fn refused(refusal: receive::Refusal) -> Failed {
         class: upstream::class_of(status, &body),
         had_begun: false,
         repeatable: upstream::is_retryable(status),
-        stale: false,
+        stale: None,
     }))
 }
 
@@ -133,7 +168,7 @@ pub(super) fn reported(status: Option<u16>, body: &[u8]) -> Failed {
         class: status.map_or(ErrorClass::Unknown, |status| upstream::class_of(status, body)),
         had_begun: true,
         repeatable: status.is_some_and(upstream::is_retryable),
-        stale: false,
+        stale: None,
     }))
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
 use otari_filters::control::Attempt;
-use otari_filters::operations::{self, Refused};
+use otari_filters::operations::{self, Frame, Refused};
 use otari_filters::protocol::{Protocol, Request, Rewrite};
 use otari_filters::providers::Family;
 use otari_filters::rejection::{Code, Rejection};
@@ -16,7 +16,7 @@ use super::incoming::{Inbound, Reading};
 use super::{Failed, FailedAttempt};
 use crate::clock;
 use crate::proxy::call::{Asked, Call, Operation};
-use crate::proxy::spool::Spooled;
+use crate::proxy::upload::Upload;
 
 /// One call, ready to be sent as often as need be.
 pub(super) struct Outgoing {
@@ -36,17 +36,16 @@ pub(super) struct Outgoing {
 pub(super) enum Payload {
     /// In memory.
     Pieces(Vec<Bytes>),
-    /// A file that the caller sent, between the beginning and the end of a form.
-    Form { head: Bytes, file: Spooled, tail: Bytes },
+    /// A form around a file that the caller sends: what stands before it, and how the rest is written.
+    Form { head: Bytes, frame: Frame },
 }
 
 impl Payload {
-    /// In bytes.
-    pub(super) fn len(&self) -> u64 {
-        let sum = |pieces: &[Bytes]| pieces.iter().map(|piece| piece.len() as u64).sum();
+    /// In bytes; `None`: of a form that has not come to its end nobody knows it.
+    pub(super) fn len(&self, upload: Option<&Upload>) -> Option<u64> {
         match self {
-            Self::Pieces(pieces) => sum(pieces),
-            Self::Form { head, file, tail } => sum(&[head.clone(), tail.clone()]) + file.len(),
+            Self::Pieces(pieces) => Some(pieces.iter().map(|piece| piece.len() as u64).sum()),
+            Self::Form { head, frame } => Some(upload?.length(frame)? + head.len() as u64),
         }
     }
 }
@@ -90,9 +89,9 @@ fn operate(
     let (upstream, asked) = (&*attempt.upstream, &operation.asked);
     let sent = match &operation.upload {
         None => upstream.operation(asked, &call.body, &attempt.model, call.keeps_user),
-        Some((form, _)) => {
-            let boundary = uuid::Uuid::new_v4().as_u128();
-            upstream.transcription(asked, form, &attempt.model, boundary)
+        Some(upload) => {
+            let random = uuid::Uuid::new_v4().as_u128();
+            upstream.transcription(asked, &attempt.model, random, upload.boundary_len())
         }
     };
     let sent = sent.map_err(|why| match why {
@@ -101,10 +100,11 @@ fn operate(
     })?;
     let (payload, content_type) = match (sent.body, &operation.upload) {
         (operations::Payload::Json(pieces), _) => (Payload::Pieces(pieces), None),
-        (operations::Payload::Form { head, tail, content_type }, Some((_, file))) => {
-            (Payload::Form { head, file: file.clone(), tail }, Some(content_type))
+        (operations::Payload::Form(frame), Some(upload)) => {
+            let content_type = frame.content_type();
+            (Payload::Form { head: upload.head(&frame), frame }, Some(content_type))
         }
-        (operations::Payload::Form { .. }, None) => {
+        (operations::Payload::Form(_), None) => {
             return Err(refused(Rejection::internal("a form without a file")));
         }
     };
@@ -227,7 +227,7 @@ pub(super) fn refused(rejection: Rejection) -> Failed {
         class: ErrorClass::Unknown,
         had_begun: false,
         repeatable: false,
-        stale: false,
+        stale: None,
     }))
 }
 
@@ -251,7 +251,7 @@ fn no_way(upstream: &Upstream, why: &NoWay) -> Failed {
             class: ErrorClass::Unknown,
             had_begun: false,
             repeatable: false,
-            stale: false,
+            stale: None,
         })),
         NoWay::Model => refused(Rejection::new(
             Code::ModelNotFound,

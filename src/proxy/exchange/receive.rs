@@ -58,12 +58,9 @@ pub(super) async fn first_piece(
     reading: &Reading,
 ) -> Result<Head, Failed> {
     let until = Instant::now() + attempt.upstream.first_byte_timeout;
-    loop {
+    // It may be here, because it came before the end of the request. 1xx answers come one by one before the real one.
+    while !has_answered(up) {
         wait(s, watch, until, up.read_response_header()).await?;
-        // 1xx answers come one by one before the real one.
-        if up.response_header().is_none_or(|head| !head.status.is_informational()) {
-            break;
-        }
     }
     let head = up.response_header().ok_or(Failure::Broken)?;
     let status = head.status.as_u16();
@@ -102,6 +99,11 @@ pub(super) async fn first_piece(
     let (first, whole) =
         document(s, watch, up, &mut incoming, (until, idle)).await.map_err(begun)?;
     Ok(Head::Answer { first, whole, is_stream, incoming })
+}
+
+/// Whether the head of the answer is here.
+pub(super) fn has_answered(up: &HttpSession) -> bool {
+    up.response_header().is_some_and(|head| !head.status.is_informational())
 }
 
 /// Whether an answer of this type comes in events.

@@ -85,6 +85,22 @@ impl Watch {
         }
     }
 
+    /// Waits for what the caller is sending, which bounds itself, and whose end `f` sees by itself.
+    ///
+    /// # Errors
+    /// Draining is over, or the whole request is out of time.
+    pub(in crate::proxy) async fn body<T>(
+        &mut self,
+        f: impl Future<Output = T>,
+    ) -> Result<T, Failed> {
+        tokio::select! {
+            biased;
+            value = f => Ok(value),
+            _ = self.stop.wait_for(|stop| *stop) => Err(stopped()),
+            () = tokio::time::sleep_until(self.deadline.into()) => Err(out_of_time()),
+        }
+    }
+
     /// Waits for something of the gateway's own, which bounds itself.
     ///
     /// # Errors

@@ -63,6 +63,22 @@ impl Open {
         cost.map(|cost| cost.min(most))
     }
 
+    /// Somebody ended it: what was produced up to there. Half a request produces nothing.
+    pub(super) fn cut(&self, record: &mut UsageRecord, is_over_hold: bool, held: MicroUsd) {
+        if self.current.as_ref().is_some_and(|current| current.begun && !current.sent) {
+            self.fill_rounds(record);
+            return;
+        }
+        let produced = self.fill_tokens(record);
+        record.cost = match self.estimate.measure {
+            Measure::Tokens => self.rounds.cost(self.price(produced)),
+            measure => measure.cost(self.prices()),
+        };
+        if is_over_hold {
+            record.cost = self.within_hold(record.cost, held);
+        }
+    }
+
     /// Puts the tokens into the record: the provider's, else prompt estimate and output seen. Returns them.
     pub(super) fn fill_tokens(&self, record: &mut UsageRecord) -> Usage {
         let produced = self.usage.unwrap_or_else(|| Usage {

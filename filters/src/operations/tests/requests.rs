@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::super::{Asked, Content, Form, Inbound, Kind, Part, Payload, Refused, Told, Units};
+use super::super::{Asked, Content, Form, Frame, Inbound, Kind, Part, Payload, Refused, Told, Units};
 use super::upstream;
 use crate::rejection::{Code, Rejection};
 use crate::secret::Secret;
@@ -408,14 +408,13 @@ fn a_form_is_written_around_its_file() {
         Part { content_type: Some("bad\r\nX: y".to_owned()), ..text("prompt", "a\r\nb") },
     ]);
     let asked = form.read().unwrap();
-    let sent =
-        upstream("openai", None, &[]).transcription(&asked, &form, "whisper-1", 0xAB).unwrap();
+    let sent = upstream("openai", None, &[]).transcription(&asked, "whisper-1", 0xAB, 38).unwrap();
     assert_eq!(sent.path.as_str(), "/v1/audio/transcriptions");
     assert!(sent.inbound.is_unread() && !sent.inbound.needs_whole());
-    let Payload::Form { head, tail, content_type } = sent.body else { panic!("no form") };
-    let boundary = "otari-000000000000000000000000000000ab";
-    assert_eq!(content_type, format!("multipart/form-data; boundary={boundary}"));
-    let head = String::from_utf8(head.to_vec()).unwrap();
+    let Payload::Form(frame) = sent.body else { panic!("no form") };
+    let boundary = "------000000000000000000000000000000ab";
+    assert_eq!(frame.content_type(), format!("multipart/form-data; boundary={boundary}"));
+    let (head, tail) = (frame.head(&form), frame.tail(&form));
     let part = |rest: &str| format!("--{boundary}\r\nContent-Disposition: form-data; {rest}");
     assert_eq!(
         head,
@@ -435,6 +434,30 @@ fn a_form_is_written_around_its_file() {
         format!("--{boundary}--\r\n"),
     ];
     assert_eq!(tail, want.concat());
+}
+
+#[test]
+fn the_first_half_of_a_form_does_not_wait_for_the_second() {
+    let whole = [text("model", "p:m"), text("user", "u"), file("a.wav", None), text("language", "en")];
+    let begun = form(whole[..3].to_vec());
+    let frame = Frame::new("m", u128::MAX, 32);
+    let (whole, head) = (form(whole), frame.head(&begun));
+    assert_eq!(head, frame.head(&whole));
+    assert!(head.ends_with(b"filename=\"a.wav\"\r\nContent-Type: application/octet-stream\r\n\r\n"));
+    let end = format!("--{}--\r\n", "f".repeat(32));
+    assert_eq!(frame.tail(&begun), format!("\r\n{end}"));
+    assert!(String::from_utf8_lossy(&frame.tail(&whole)).ends_with(&format!("\r\n\r\nen\r\n{end}")));
+}
+
+#[test]
+fn a_boundary_is_as_long_as_the_callers_and_nobody_guesses_it() {
+    for (like, length) in [(1, 24), (24, 24), (31, 31), (32, 32), (38, 38), (70, 70), (500, 70)] {
+        let kind = Frame::new("m", 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef, like).content_type();
+        let (_, boundary) = kind.to_str().unwrap().split_once("boundary=").unwrap();
+        assert_eq!(boundary.len(), length, "{like}");
+        assert!(boundary.trim_start_matches('-').len() >= 24.min(length), "{boundary}");
+        assert!(boundary.ends_with("89abcdef0123456789abcdef"), "{boundary}");
+    }
 }
 
 #[test]
