@@ -35,7 +35,7 @@ use crate::app::App;
 use crate::credentials::CredentialFailure;
 use crate::proxy::call::{Call, Stop};
 use crate::proxy::open::Ending;
-use crate::proxy::{RequestContext, attach};
+use crate::proxy::{RequestContext, attach, upload};
 
 /// Pause before the first repeat on the same provider; doubles, with jitter.
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
@@ -122,12 +122,16 @@ async fn walk(
             Err(Failed::Attempt(failed)) => failed,
             Err(other) => return Err(other),
         };
-        // A file that could not be kept is there for nobody else.
-        let Some(next) = next(app, call, call.at + 1).filter(|_| call.can_be_sent()) else {
+        let Some(next) = next(app, call, call.at + 1) else {
             return Err(Failed::Attempt(failed));
         };
-        // The next one may be dearer; when it may not be paid for, this one was the last.
-        if let Err(refused) = call.open.cover_attempt(&call.plan.attempts[next]).await {
+        // The next one may be dearer; when it may not be paid for, this one was the last. So it was when the disk does
+        // not have the file that it would be sent.
+        let covered = match call.can_be_sent() {
+            true => call.open.cover_attempt(&call.plan.attempts[next]).await,
+            false => Err(upload::not_kept()),
+        };
+        if let Err(refused) = covered {
             return Err(Failed::Attempt(Box::new(FailedAttempt { rejection: refused, ..*failed })));
         }
         call.open.absorb(&failed.reason, failed.status(), failed.class, false);

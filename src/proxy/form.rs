@@ -134,11 +134,7 @@ impl Form {
     ///
     /// # Errors
     /// When it is longer than that, or no text.
-    pub(super) async fn text(
-        &mut self,
-        s: &mut Session,
-        max_bytes: usize,
-    ) -> Result<String, Stop> {
+    pub(super) async fn text(&mut self, s: &mut Session, max_bytes: usize) -> Result<String, Stop> {
         while let Some(piece) = self.chunk(s).await? {
             if self.text.len() + piece.len() > max_bytes {
                 let name = self.shown();
@@ -351,8 +347,7 @@ impl Intake {
 
 /// What the parser's error means.
 fn no_form(error: &multer::Error) -> Rejection {
-    let message =
-        format!("There was an error parsing the body: {error}. Send multipart/form-data");
+    let message = format!("There was an error parsing the body: {error}. Send multipart/form-data");
     Rejection::new(Code::InvalidValue, message)
 }
 
@@ -400,7 +395,9 @@ mod tests {
 
     #[test]
     fn a_parser_never_holds_more_than_a_piece_or_two() {
-        let mut body = b"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\n".to_vec();
+        let mut body =
+            b"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\n"
+                .to_vec();
         body.extend_from_slice(&[b'x'; 198_000]);
         body.extend_from_slice(b"\r\n--b--\r\n");
         let (mut body, mut intake) = (Bytes::from(body), intake());

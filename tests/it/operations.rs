@@ -22,7 +22,7 @@ pub(crate) struct Route {
     needs_price: bool,
 }
 
-const BOUNDARY: &str = "------------------------d74496d66958873e";
+pub(crate) const BOUNDARY: &str = "------------------------d74496d66958873e";
 
 /// All six.
 pub(crate) fn routes() -> [Route; 6] {

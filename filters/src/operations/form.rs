@@ -228,7 +228,9 @@ impl Frame {
         out.extend_from_slice(b"\r\n");
         match &part.holds {
             Content::File(_) => return,
-            Content::Text(_) if part.name == "model" => out.extend_from_slice(self.model.as_bytes()),
+            Content::Text(_) if part.name == "model" => {
+                out.extend_from_slice(self.model.as_bytes())
+            }
             Content::Text(text) => out.extend_from_slice(text),
         }
         out.extend_from_slice(b"\r\n");

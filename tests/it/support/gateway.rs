@@ -33,10 +33,18 @@ pub(crate) struct Builder {
     pricing: String,
     /// Its whole environment, besides what every process needs.
     env: Vec<(String, String)>,
-    /// What it finds in the place of `/etc/hosts`.
-    hosts: Option<PathBuf>,
+    /// What is mounted for it alone.
+    mount: Option<Mount>,
     /// Keeps the database alive as long as the gateway.
     database: Option<postgres::Database>,
+}
+
+/// Something in a namespace of mounts, for one gateway.
+enum Mount {
+    /// This file in the place of `/etc/hosts`.
+    Hosts(PathBuf),
+    /// A disk of so many kilobytes in the place of this folder.
+    Disk(PathBuf, u32),
 }
 
 impl Builder {
@@ -49,8 +57,8 @@ impl Builder {
              files_local_dir: {path}/files\n"
         );
         let (providers, pricing) = (String::new(), String::new());
-        let (env, hosts, database) = (Vec::new(), None, None);
-        let empty = Self { dir, config: Vec::new(), providers, pricing, env, hosts, database };
+        let (env, mount, database) = (Vec::new(), None, None);
+        let empty = Self { dir, config: Vec::new(), providers, pricing, env, mount, database };
         empty.config(&config)
     }
 
@@ -62,11 +70,22 @@ impl Builder {
 
     /// With these names in the place of this machine's, for the gateway alone. `None`: the system does not let whoever
     /// runs the tests have such a namespace.
-    pub(crate) fn hosts(mut self, lines: &str) -> Option<Self> {
+    pub(crate) fn hosts(self, lines: &str) -> Option<Self> {
         let file = self.dir.path().join("hosts");
         std::fs::write(&file, lines).expect("the temporary folder is writable");
-        let tried = in_place_of_hosts(&file).arg("/bin/true").output().ok()?;
-        self.hosts = Some(file);
+        self.mount(Mount::Hosts(file))
+    }
+
+    /// With a disk of so many kilobytes in the place of a folder of its own. `None`: as for [`Self::hosts`].
+    pub(crate) fn small_disk(self, folder: &str, kilobytes: u32) -> Option<Self> {
+        let folder = self.dir.path().join(folder);
+        std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
+        self.mount(Mount::Disk(folder, kilobytes))
+    }
+
+    fn mount(mut self, mount: Mount) -> Option<Self> {
+        let tried = mount.around().arg("/bin/true").output().ok()?;
+        self.mount = Some(mount);
         tried.status.success().then_some(self)
     }
 
@@ -294,13 +313,14 @@ impl Gateway {
 
     async fn spawn(&mut self) {
         let binary = env!("CARGO_BIN_EXE_otari");
-        let mut command = match &self.kept.hosts {
+        let mut command = match &self.kept.mount {
             None => Command::new(binary),
-            Some(file) => in_place_of_hosts(file),
+            Some(mount) => {
+                let mut command = mount.around();
+                command.arg(binary);
+                command
+            }
         };
-        if self.kept.hosts.is_some() {
-            command.arg(binary);
-        }
         command.arg("serve").arg("--config").arg(&self.file);
         // Nothing of the developer's shell may reach it: no keys, no proxies, no .env.
         command.env_clear().env("RUST_BACKTRACE", "1").env("HOME", self.kept.dir.path());
@@ -606,12 +626,20 @@ impl Drop for Gateway {
     }
 }
 
-/// Runs what is added to it as arguments, in a namespace of mounts where `/etc/hosts` is this file.
-fn in_place_of_hosts(file: &Path) -> Command {
-    let mut command = Command::new("/usr/bin/unshare");
-    command.args(["--user", "--map-root-user", "--mount", "/bin/sh", "-c"]);
-    command.arg("/usr/bin/mount --bind \"$0\" /etc/hosts && exec \"$@\"").arg(file);
-    command
+impl Mount {
+    /// Runs what is added to it as arguments, in a namespace where this is mounted.
+    fn around(&self) -> Command {
+        let mut command = Command::new("/usr/bin/unshare");
+        command.args(["--user", "--map-root-user", "--mount", "/bin/sh", "-c"]);
+        let (mount, place) = match self {
+            Self::Hosts(file) => ("--bind \"$0\" /etc/hosts".to_owned(), file),
+            Self::Disk(folder, kilobytes) => {
+                (format!("-t tmpfs -o size={kilobytes}k small \"$0\""), folder)
+            }
+        };
+        command.arg(format!("/usr/bin/mount {mount} && exec \"$@\"")).arg(place);
+        command
+    }
 }
 
 /// Copies what a process prints into the log, line by line, until it ends.

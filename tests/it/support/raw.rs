@@ -53,8 +53,11 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
-        let socket =
-            TcpStream::connect(addr).await.expect("a listener on loopback takes connections");
+        Self::of(TcpStream::connect(addr).await.expect("a listener on loopback takes connections"))
+    }
+
+    /// The other side: of a connection that was taken.
+    pub(crate) fn of(socket: TcpStream) -> Self {
         socket.set_nodelay(true).expect("nodelay on a fresh socket");
         Self { socket, unread: Vec::new() }
     }
@@ -93,6 +96,29 @@ impl Raw {
                 (String::from_utf8_lossy(needle), String::from_utf8_lossy(&self.unread));
             assert!(read > 0, "the connection ended before {needle:?}; seen: {seen}");
         }
+    }
+
+    /// Waits until this many bytes are here; the next read has them.
+    pub(crate) async fn holds(&mut self, bytes: usize) {
+        while self.unread.len() < bytes {
+            let read = within(fill(&mut self.socket, &mut self.unread)).await;
+            assert!(
+                read.expect("the peer does not reset") > 0,
+                "of {bytes} bytes: {}",
+                self.unread.len()
+            );
+        }
+    }
+
+    /// The first line and the headers of a request.
+    pub(crate) async fn request_head(&mut self) -> (String, Headers) {
+        let head = within(read_head(&mut self.socket, &mut self.unread)).await;
+        head.expect("a readable head").expect("a request before the close")
+    }
+
+    /// The body that these headers announce.
+    pub(crate) async fn request_body(&mut self, headers: &Headers) -> io::Result<Vec<u8>> {
+        within(read_body(&mut self.socket, &mut self.unread, headers, false)).await
     }
 
     /// Everything until the peer closes.

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::super::{Asked, Content, Form, Frame, Inbound, Kind, Part, Payload, Refused, Told, Units};
+use super::super::{
+    Asked, Content, Form, Frame, Inbound, Kind, Part, Payload, Refused, Told, Units,
+};
 use super::upstream;
 use crate::rejection::{Code, Rejection};
 use crate::secret::Secret;
@@ -438,15 +440,20 @@ fn a_form_is_written_around_its_file() {
 
 #[test]
 fn the_first_half_of_a_form_does_not_wait_for_the_second() {
-    let whole = [text("model", "p:m"), text("user", "u"), file("a.wav", None), text("language", "en")];
+    let whole =
+        [text("model", "p:m"), text("user", "u"), file("a.wav", None), text("language", "en")];
     let begun = form(whole[..3].to_vec());
     let frame = Frame::new("m", u128::MAX, 32);
     let (whole, head) = (form(whole), frame.head(&begun));
     assert_eq!(head, frame.head(&whole));
-    assert!(head.ends_with(b"filename=\"a.wav\"\r\nContent-Type: application/octet-stream\r\n\r\n"));
+    assert!(
+        head.ends_with(b"filename=\"a.wav\"\r\nContent-Type: application/octet-stream\r\n\r\n")
+    );
     let end = format!("--{}--\r\n", "f".repeat(32));
     assert_eq!(frame.tail(&begun), format!("\r\n{end}"));
-    assert!(String::from_utf8_lossy(&frame.tail(&whole)).ends_with(&format!("\r\n\r\nen\r\n{end}")));
+    assert!(
+        String::from_utf8_lossy(&frame.tail(&whole)).ends_with(&format!("\r\n\r\nen\r\n{end}"))
+    );
 }
 
 #[test]
