@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Door, HEARD, Upload, before, open_files, reply, spool};
 use crate::support::gateway::{Builder, Gateway, MASTER};
 use crate::support::raw::{Headers, header_of};
+use crate::support::sdk::Sdk;
 use crate::support::{eventually, on_both_databases};
 
 const MODEL: (&str, &str) = ("model", "p:m");
@@ -107,6 +108,30 @@ async fn the_next_attempt_gets_the_same_bytes(start: Builder) {
         assert_eq!(gateway.settled(how).await, 0.001);
     }
     assert!(open_files(&gateway, &spool(&gateway)).is_empty());
+}
+
+async fn an_official_client_is_sent_on_while_it_reads_its_file(start: Builder) {
+    let door = Door::open().await;
+    let gateway = before(start, &[&door]).await;
+    let key = gateway.key("u").await;
+    let (base, told) = (gateway.url("/v1"), gateway.folder().join("told"));
+    let runs = tokio::task::spawn_blocking({
+        let told = told.display().to_string();
+        move || Sdk::Python.run("openai_recording", &[&base, &key, &told])
+    });
+    let serves = async {
+        let (mut provider, headers) = door.request().await;
+        provider.holds(150_000).await;
+        std::fs::write(told, "").expect("the gateway's folder is there");
+        let body = provider.request_body(&headers).await.expect("a whole body");
+        assert_eq!(Some(body.len()), length_of(&headers));
+        assert!(memchr::memmem::find(&body, &b"OggS".repeat(100_000)).is_some());
+        assert!(memchr::memmem::find(&body, b"\r\n\r\nm\r\n").is_some());
+        provider.send(reply(200, HEARD)).await;
+    };
+    let (heard, ()) = tokio::join!(runs, serves);
+    assert_eq!(heard.expect("the script ends"), "hi");
+    assert_eq!(gateway.settled("u").await, 0.001);
 }
 
 /// What stands behind the file goes on to the same connection, unless it makes the form another length than was said.
@@ -318,6 +343,7 @@ async fn a_provider_that_does_not_read_holds_its_caller_back() {
 on_both_databases!(
     a_provider_has_the_first_bytes_before_the_caller_has_sent_the_last,
     the_next_attempt_gets_the_same_bytes,
+    an_official_client_is_sent_on_while_it_reads_its_file,
     fields_behind_the_file_go_on,
     a_form_whose_fields_decide_behind_the_file_waits,
 );
