@@ -1,12 +1,16 @@
 //! The operations, as a gateway asks for them.
 
+mod forms;
 mod golden;
 mod properties;
 mod requests;
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::providers;
+use crate::rejection::Rejection;
 use crate::secret::Secret;
 use crate::upstream::{Draft, Upstream};
 
@@ -27,4 +31,18 @@ fn upstream(provider: &str, base: Option<&str>, settings: &[(String, Secret)]) -
         address: None,
     };
     Upstream::new(&draft).unwrap()
+}
+
+/// `type place` of every fault.
+fn faults(refused: &Rejection) -> Vec<String> {
+    let fault = |fault: &Value| {
+        let place: Vec<String> = fault["loc"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned))
+            .collect();
+        format!("{} {}", fault["type"].as_str().unwrap(), place.join("."))
+    };
+    refused.detail.as_ref().unwrap().as_array().unwrap().iter().map(fault).collect()
 }

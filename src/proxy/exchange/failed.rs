@@ -98,8 +98,8 @@ impl From<Stop> for Failed {
     }
 }
 
-/// The form is another length than was said. It is here now, and can be sent again.
-pub(super) fn other_length() -> Failed {
+/// The disk does not have the file that is to be sent again. With `stale` it may: it has not been looked for.
+pub(super) fn not_kept(stale: Option<Stale>) -> Failed {
     let rejection = upload::not_kept();
     Failed::Attempt(Box::new(FailedAttempt {
         reason: format!("{}: {}", rejection.code.as_str(), rejection.message).into(),
@@ -108,7 +108,7 @@ pub(super) fn other_length() -> Failed {
         class: ErrorClass::Unknown,
         had_begun: false,
         repeatable: false,
-        stale: Some(Stale::Length),
+        stale,
     }))
 }
 

@@ -19,7 +19,7 @@ use pingora_proxy::Session;
 use tokio::io::AsyncWriteExt as _;
 
 use super::connect::{self, Proof};
-use super::failed::other_length;
+use super::failed::{Stale, not_kept};
 use super::outgoing::{Outgoing, Payload};
 use super::receive::has_answered;
 use super::{Failed, Step, Watch, out_of_time, stopped};
@@ -149,7 +149,7 @@ async fn send_form(
     loop {
         let kept = watch.body(upload.kept(at)).await?.map_err(|error| {
             tracing::error!(%error, "a file that was being passed on cannot be read");
-            Failed::from(Failure::Broken)
+            not_kept(None)
         })?;
         let piece = match kept {
             Some(piece) => piece,
@@ -165,7 +165,8 @@ async fn send_form(
         }
     }
     let promised = promised.map(|length| length.saturating_sub(head.len() as u64));
-    let tail = upload.tail(frame, promised).ok_or_else(other_length)?;
+    // Another length than was said: now that all of it is here, it can be said anew.
+    let tail = upload.tail(frame, promised).ok_or_else(|| not_kept(Some(Stale::Length)))?;
     match send_piece(s, watch, up, tail, false).await? {
         Sent::Answered => Ok(Sent::Answered),
         Sent::Whole => finish(up).await,
@@ -211,7 +212,7 @@ async fn receive(
     Ok(Received::End)
 }
 
-/// Takes in what has not come yet of a form, without sending it.
+/// Takes in what has not come yet of a form, so that it can be sent with its length.
 pub(super) async fn take_in(
     s: &mut Session,
     watch: &mut Watch,
@@ -222,7 +223,7 @@ pub(super) async fn take_in(
             keep(watch, upload, piece).await?;
         }
     }
-    Ok(())
+    if upload.can_be_sent() { Ok(()) } else { Err(not_kept(None)) }
 }
 
 /// Writes a piece to disk. A disk that takes no more is no reason to end a call that perhaps needs nothing of it.

@@ -116,13 +116,20 @@ async fn who_is_refused_is_told_before_the_file(start: Builder) {
     assert!(door.is_alone().await && !spool(&gateway).exists());
 }
 
-/// A gateway before these whose disk for recordings holds a megabyte.
+/// A gateway before these whose disk for recordings and for what calls cost holds a megabyte.
 async fn cramped(start: Builder, doors: &[&Door]) -> Option<Gateway> {
-    let Some(start) = before(start, doors).small_disk("journal/spool", 1024) else {
+    let Some(start) = before(start, doors).small_disk("journal", 1024) else {
         eprintln!("skipped: this system does not allow namespaces to whoever runs the tests");
         return None;
     };
     Some(start.await)
+}
+
+/// How many files without a name it holds open, wherever.
+fn nameless(gateway: &Gateway) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).expect("Linux says it");
+    let targets = open.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    targets.filter(|target| target.to_string_lossy().ends_with("(deleted)")).count()
 }
 
 async fn a_disk_that_fills_half_way_takes_nothing_but_the_second_attempt(start: Builder) {
@@ -137,7 +144,7 @@ async fn a_disk_that_fills_half_way_takes_nothing_but_the_second_attempt(start: 
     let mut caller = upload.begin(&gateway, &key, 2 << 20).await;
     let (mut provider, headers) = first.request().await;
     provider.holds(3 << 19).await;
-    assert!(open_files(&gateway, &spool(&gateway)).is_empty(), "what is of no use goes at once");
+    assert_eq!(nameless(&gateway), 0, "what is of no use goes at once");
     upload.end(&mut caller, 2 << 20).await;
     let body = provider.request_body(&headers).await.expect("a whole body");
     assert!(body == plain.as_sent(&headers), "{} bytes", body.len());
@@ -182,12 +189,18 @@ async fn a_disk_that_fills_half_way_takes_nothing_but_the_second_attempt(start: 
     // There is room again.
     let small = Upload::new(&[], 500_000, &[MODEL]);
     let mut caller = small.begin(&gateway, &key, 100_000).await;
+    let kept = async || (nameless(&gateway) == 1).then_some(());
+    eventually("what has come to be on disk", kept).await;
     small.end(&mut caller, 100_000).await;
     let (mut provider, headers) = first.request().await;
     provider.request_body(&headers).await.expect("a whole body");
     provider.send(reply(200, HEARD)).await;
     assert_eq!(caller.reply().await.status, 200);
     assert_eq!(gateway.settled("u").await, 0.002);
+    // What the calls cost was written where the recordings did not fit.
+    let rows = gateway.usage(4).await;
+    let cost = |row: &Value| row["cost"].as_f64().unwrap_or(0.0);
+    assert_eq!(rows.iter().map(cost).sum::<f64>(), 0.002, "{rows:#?}");
 }
 
 #[tokio::test]
