@@ -178,6 +178,12 @@ impl App {
         let safety = Safety::default();
         let certificates = config.tls.as_ref().map(|tls| Certificates::new(tls, metrics.clone()));
         let kit = Kit::new(&config, safety.clone(), outbound.clone(), readers.clone());
+        let rates = Rates::new(&config.rate_limits, config.rate_limit_store == RateStore::Postgres);
+        if let Mode::Standalone(standalone) = &mode
+            && let Some(shared) = standalone.store.shared()
+        {
+            rates.begin(shared).await;
+        }
         Ok(Self {
             kit: Arc::new(kit),
             guardrails: Guardrails::new(&config, safety, outbound.clone()),
@@ -186,10 +192,7 @@ impl App {
             mode,
             calls,
             limiter: limiter(config.rate_limit_rpm),
-            rates: Arc::new(Rates::new(
-                &config.rate_limits,
-                config.rate_limit_store == RateStore::Postgres,
-            )),
+            rates: Arc::new(rates),
             metrics,
             access,
             connector: Connector::new(Some(ConnectorOptions::from_server_conf(server))),

@@ -1,8 +1,9 @@
 //! Rate limits: what each of them has let pass, of each key, user and model.
 //!
 //! No lock: a limit of a subject is a few atomics in a map that is read without one. Where gateways share their limits,
-//! `exchange` tells the others ten times a second what was used here, and asks for what will be; requests never wait for
-//! it. Without the database each gateway goes on with its part: the limit divided by the gateways that were alive.
+//! `exchange` tells the others ten times a second what was used here, and takes ahead what will be. A call that finds
+//! nothing taken waits, not long, for an exchange of its own. Without the database each gateway goes on with its part:
+//! the limit divided by the gateways that were alive.
 
 mod exchange;
 
@@ -15,13 +16,14 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use otari_filters::control::Caller;
-use otari_filters::gcra::{Bucket, Left, Rate, Source};
+use otari_filters::gcra::{Bucket, Left, Rate, Short, Source};
 use otari_filters::limit::{Entered, Quota, UnderWay};
 use otari_filters::rates::{Per, Rule, Told, What};
 use otari_filters::rejection::Rejection;
 use papaya::HashMap;
 
 use crate::control::directory;
+use crate::store::Shared;
 use crate::telemetry::metrics::{Limit, Metrics};
 use exchange::Sharing;
 
@@ -33,6 +35,10 @@ const PRUNE_EVERY: u64 = 1000;
 const LATELY_NS: i64 = 10_000_000_000;
 /// When requests under way may try again: nobody knows when one ends.
 const A_MOMENT: Duration = Duration::from_secs(1);
+/// Longest that a request waits to hear from the other gateways; a fraction of what a model takes to answer.
+const HEAR_AT_MOST: Duration = Duration::from_millis(300);
+/// How often it asks: others may be quicker each time, but then there is hardly anything left.
+const ASK_AT_MOST: u32 = 8;
 
 /// All limits of this gateway.
 pub struct Rates {
@@ -77,6 +83,8 @@ impl Subject {
 /// What one subject has used.
 #[derive(Debug, Default)]
 struct State {
+    /// What the database calls it.
+    key: Box<str>,
     requests: Bucket,
     tokens: Bucket,
     under_way: UnderWay,
@@ -89,11 +97,11 @@ struct State {
 
 /// How limits are judged now.
 #[derive(Clone, Copy)]
-enum Mode {
+enum Mode<'a> {
     /// By this gateway, which has one of so many parts.
     Alone(u32),
-    /// By what the others let it take; there are so many with it.
-    Shared(u32),
+    /// By what the others let it take.
+    Shared(&'a Sharing),
 }
 
 /// Who asks.
@@ -114,6 +122,15 @@ pub struct Taken {
     pub told: Told,
 }
 
+/// Why a call does not pass at once.
+#[derive(Clone, Copy, Debug)]
+enum Denied {
+    /// There is too little of it for so long.
+    Over(What, Duration),
+    /// To be tried again when this exchange is over.
+    Unheard(u64),
+}
+
 #[derive(Debug)]
 struct Charge {
     state: Arc<State>,
@@ -132,14 +149,17 @@ impl Taken {
         }
     }
 
-    /// Another limit refuses the call: it has taken nothing.
-    fn undo(&mut self) {
-        self.used(Some(0));
-        for charge in self.charges.drain(..) {
+    /// Gives back all but the first `kept` charges: the call has not passed, or not yet.
+    fn undo(&mut self, kept: usize, told: Told) {
+        for mut charge in self.charges.drain(kept..) {
+            if let Some((source, taken)) = charge.tokens.take() {
+                charge.state.tokens.correct(source, taken, 0);
+            }
             if let Some(source) = charge.requests {
                 charge.state.requests.correct(source, 1, 0);
             }
         }
+        self.told = told;
     }
 }
 
@@ -172,12 +192,23 @@ impl Rates {
         self.rules.store(Arc::new(rules.iter().map(counted).collect()));
     }
 
+    /// Hears how many gateways there are, before the first call. If the database does not answer, the first exchange will
+    /// tell.
+    pub async fn begin(&self, shared: &dyn Shared) {
+        if let Some(sharing) = &self.sharing
+            && let Err(error) = sharing.count(shared, false).await
+        {
+            tracing::debug!(%error, "nobody knows yet how many gateways there are");
+        }
+    }
+
     /// Takes a request and its estimated tokens out of every limit that it falls under. `model`: where it goes, its
-    /// provider first; `None`: nobody knows yet, and the limits that ask for it are judged later.
+    /// provider first; `None`: nobody knows yet, and the limits that ask for it are judged later. Where gateways share
+    /// limits it may have to ask the others, for 0.3 seconds at most.
     ///
     /// # Errors
     /// `rate_limited`. Then `taken` is empty.
-    pub fn admit(
+    pub async fn admit(
         &self,
         metrics: &Metrics,
         who: Who<'_>,
@@ -185,13 +216,51 @@ impl Rates {
         tokens: u64,
         taken: &mut Taken,
     ) -> Result<(), Rejection> {
-        let rules = self.rules.load();
-        if rules.is_empty() {
+        if self.rules.load().is_empty() {
             return Ok(());
         }
+        let (kept, told) = (taken.charges.len(), taken.told);
+        let mut wait = Wait::default();
+        loop {
+            let mode = self.mode(wait.is_over);
+            let (counted, denied) = match self.attempt(mode, who, model, tokens, taken) {
+                Ok(()) => return Ok(()),
+                Err(denied) => denied,
+            };
+            let (what, after) = match (denied, &self.sharing) {
+                (Denied::Unheard(round), Some(sharing)) if wait.asked < ASK_AT_MOST => {
+                    taken.undo(kept, told);
+                    wait.hear(sharing, round).await;
+                    continue;
+                }
+                (Denied::Over(what, after), _) => (what, after),
+                // The others were quicker each time.
+                (Denied::Unheard(_), _) => (counted.what(), A_MOMENT),
+            };
+            taken.undo(0, Told::default());
+            metrics.rate_limit_hits.inc();
+            metrics.limit(match what {
+                What::Requests => Limit::RateRequests,
+                What::Tokens => Limit::RateTokens,
+                What::Concurrent => Limit::RateConcurrent,
+            });
+            return Err(counted.rule.refusal(what, after));
+        }
+    }
+
+    /// Takes it out of every limit, by what is known here. A limit that has to ask does not keep the others from asking
+    /// at the same time.
+    fn attempt(
+        &self,
+        mode: Mode<'_>,
+        who: Who<'_>,
+        model: Option<(&str, &str)>,
+        tokens: u64,
+        taken: &mut Taken,
+    ) -> Result<(), (Arc<Counted>, Denied)> {
         let now = self.now();
-        let mode = self.mode(now);
-        for counted in rules.iter() {
+        let mut unheard = None;
+        for counted in self.rules.load().iter() {
             let is_due = match model {
                 None => counted.rule.is_early(),
                 Some((instance, model)) => {
@@ -201,18 +270,13 @@ impl Rates {
             let subject = if is_due { self.subject(counted.rule.per, who, model) } else { None };
             let Some(subject) = subject else { continue };
             let state = counted.state(subject, now, self.sharing.as_ref());
-            if let Err((what, wait)) = counted.take(state, mode, tokens, now, taken) {
-                taken.undo();
-                metrics.rate_limit_hits.inc();
-                metrics.limit(match what {
-                    What::Requests => Limit::RateRequests,
-                    What::Tokens => Limit::RateTokens,
-                    What::Concurrent => Limit::RateConcurrent,
-                });
-                return Err(counted.rule.refusal(what, wait));
+            match counted.take(state, mode, tokens, now, taken) {
+                Ok(()) => {}
+                Err(denied @ Denied::Over(..)) => return Err((counted.clone(), denied)),
+                Err(denied) => unheard = Some((counted.clone(), denied)),
             }
         }
-        Ok(())
+        unheard.map_or(Ok(()), Err)
     }
 
     fn subject(&self, per: Per, who: Who<'_>, model: Option<(&str, &str)>) -> Option<Subject> {
@@ -235,12 +299,30 @@ impl Rates {
         i64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(i64::MAX)
     }
 
-    fn mode(&self, now: i64) -> Mode {
+    /// `is_unheard`: the others were asked, and have not answered in time.
+    fn mode(&self, is_unheard: bool) -> Mode<'_> {
         match &self.sharing {
             None => Mode::Alone(1),
-            Some(sharing) if sharing.is_good(now) => Mode::Shared(sharing.gateways()),
-            Some(sharing) => Mode::Alone(sharing.gateways()),
+            Some(sharing) if is_unheard || sharing.is_away() => Mode::Alone(sharing.parts()),
+            Some(sharing) => Mode::Shared(sharing),
         }
+    }
+}
+
+/// How long a request has waited for the others.
+#[derive(Default)]
+struct Wait {
+    until: Option<tokio::time::Instant>,
+    asked: u32,
+    is_over: bool,
+}
+
+impl Wait {
+    async fn hear(&mut self, sharing: &Sharing, round: u64) {
+        let in_time = || tokio::time::Instant::now() + HEAR_AT_MOST;
+        let until = *self.until.get_or_insert_with(in_time);
+        self.asked += 1;
+        self.is_over = tokio::time::timeout_at(until, sharing.over(round)).await.is_err();
     }
 }
 
@@ -250,6 +332,11 @@ impl Counted {
         let tag = digest[..16].to_owned();
         let (subjects, counted) = (HashMap::new(), AtomicU64::new(0));
         Self { rule: rule.clone(), tag, subjects, counted }
+    }
+
+    /// Which limit is named when nobody knows which.
+    fn what(&self) -> What {
+        if self.rule.requests.is_some() { What::Requests } else { What::Tokens }
     }
 
     /// What the database calls a subject of this rule.
@@ -268,9 +355,9 @@ impl Counted {
             None => {
                 let subject = if subjects.len() < MAX_SUBJECTS { subject } else { Subject::Others };
                 let made = || {
-                    let state = State::default();
+                    let state = State { key: self.key(&subject).into(), ..State::default() };
                     if let (Some(sharing), Some(limit)) = (sharing, self.rule.concurrent) {
-                        sharing.allow(&state, limit, &self.key(&subject), now);
+                        sharing.allow(&state, limit, now);
                     }
                     Arc::new(state)
                 };
@@ -284,49 +371,63 @@ impl Counted {
     fn take(
         &self,
         state: Arc<State>,
-        mode: Mode,
+        mode: Mode<'_>,
         tokens: u64,
         now: i64,
         taken: &mut Taken,
-    ) -> Result<(), (What, Duration)> {
+    ) -> Result<(), Denied> {
         let place = match self.rule.concurrent {
-            Some(limit) => Some(state.enter(limit, mode).ok_or((What::Concurrent, A_MOMENT))?),
+            Some(limit) => {
+                Some(state.enter(limit, mode).ok_or(Denied::Over(What::Concurrent, A_MOMENT))?)
+            }
             None => None,
         };
-        let bare = Charge { state, requests: None, tokens: None, _place: place };
-        taken.charges.push(bare);
-        let Some(charge) = taken.charges.last_mut() else { return Ok(()) };
-        if let Some(rate) = self.rule.requests {
-            let (source, left) = spend(&charge.state.requests, rate, 1, mode, now)
-                .map_err(|wait| (What::Requests, wait))?;
-            charge.requests = Some(source);
-            taken.told.add(What::Requests, quota(rate, left));
+        let mut charge = Charge { state, requests: None, tokens: None, _place: place };
+        let mut denied = None;
+        for (what, rate, amount) in
+            [(What::Requests, self.rule.requests, 1), (What::Tokens, self.rule.tokens, tokens)]
+        {
+            let Some(rate) = rate else { continue };
+            match spend(&charge.state, what, (rate, amount), mode, now) {
+                Ok((source, left)) => {
+                    match what {
+                        What::Tokens => charge.tokens = Some((source, amount)),
+                        _ => charge.requests = Some(source),
+                    }
+                    taken.told.add(what, quota(rate, left));
+                }
+                Err(over @ Denied::Over(..)) => {
+                    denied = Some(over);
+                    break;
+                }
+                Err(unheard) => denied = Some(unheard),
+            }
         }
-        if let Some(rate) = self.rule.tokens {
-            let (source, left) = spend(&charge.state.tokens, rate, tokens, mode, now)
-                .map_err(|wait| (What::Tokens, wait))?;
-            charge.tokens = Some((source, tokens));
-            taken.told.add(What::Tokens, quota(rate, left));
-        }
-        Ok(())
+        taken.charges.push(charge);
+        denied.map_or(Ok(()), Err)
     }
 }
 
 fn spend(
-    bucket: &Bucket,
-    rate: Rate,
-    amount: u64,
-    mode: Mode,
+    state: &Arc<State>,
+    what: What,
+    (rate, amount): (Rate, u64),
+    mode: Mode<'_>,
     now: i64,
-) -> Result<(Source, Left), Duration> {
+) -> Result<(Source, Left), Denied> {
+    let is_tokens = what == What::Tokens;
+    let bucket = state.bucket(is_tokens);
     match mode {
         Mode::Alone(parts) => {
             let part = rate.part(parts);
-            Ok((Source::Own(part), bucket.take(part, amount, now)?))
+            let left = bucket.take(part, amount, now).map_err(|wait| Denied::Over(what, wait))?;
+            Ok((Source::Own(part), left))
         }
-        Mode::Shared(parts) => {
-            Ok((Source::Shared(rate), bucket.take_shared(rate, amount, now, parts)?))
-        }
+        Mode::Shared(sharing) => match bucket.take_shared(rate, amount, now, sharing.gateways()) {
+            Ok(left) => Ok((Source::Shared(rate), left)),
+            Err(Short::For(wait)) => Err(Denied::Over(what, wait)),
+            Err(Short::Unknown) => Err(Denied::Unheard(sharing.hurry(state, is_tokens, rate))),
+        },
     }
 }
 
@@ -335,7 +436,11 @@ fn quota(rate: Rate, left: Left) -> Quota {
 }
 
 impl State {
-    fn enter(&self, limit: NonZeroU32, mode: Mode) -> Option<Entered> {
+    fn bucket(&self, is_tokens: bool) -> &Bucket {
+        if is_tokens { &self.tokens } else { &self.requests }
+    }
+
+    fn enter(&self, limit: NonZeroU32, mode: Mode<'_>) -> Option<Entered> {
         let most = match mode {
             Mode::Alone(parts) => limit.get().div_ceil(parts.max(1)),
             Mode::Shared(_) => self.allowed.load(Ordering::Relaxed),
@@ -361,29 +466,31 @@ mod tests {
         Rule { per, models: None, requests, tokens: None, concurrent: None }
     }
 
-    fn admit(rates: &Rates, user: &str, taken: &mut Taken) -> Result<(), Rejection> {
+    async fn admit(rates: &Rates, user: &str, taken: &mut Taken) -> Result<(), Rejection> {
         let user = Arc::from(user);
         let who = Who { caller: &Caller::Master, user_id: Some(&user) };
-        rates.admit(&Metrics::new().unwrap(), who, None, 100, taken)
+        rates.admit(&Metrics::new().unwrap(), who, None, 100, taken).await
     }
 
-    #[test]
-    fn each_has_a_limit_of_their_own_and_what_one_limit_refuses_takes_nothing_of_another() {
+    #[tokio::test]
+    async fn each_has_a_limit_of_their_own_and_what_one_limit_refuses_takes_nothing_of_another() {
         let tokens = NonZeroU32::new(3_000).map(|n| Rate::new(n, Duration::from_secs(6)));
         let all = Rule { requests: None, tokens, concurrent: NonZeroU32::new(3), ..rule(Per::All) };
         let rates = Rates::new(&[all, rule(Per::User)], false);
-        let pass = |user: &str| {
+        let pass = async |user: &str| {
             let mut taken = Taken::default();
-            admit(&rates, user, &mut taken).map(|()| taken).map_err(|refused| refused.message)
+            let passed = admit(&rates, user, &mut taken).await;
+            passed.map(|()| taken).map_err(|refused| refused.message)
         };
-        let held = [pass("a").unwrap(), pass("a").unwrap()];
+        let held = [pass("a").await.unwrap(), pass("a").await.unwrap()];
         assert_eq!(held[0].told.requests.map(|quota| quota.remaining), Some(1));
-        assert!(pass("a").unwrap_err().contains("of this user"), "two at once, ten a minute");
-        let third = pass("b").unwrap();
-        assert!(pass("b").unwrap_err().contains("3 requests at once"));
+        let refused = pass("a").await.unwrap_err();
+        assert!(refused.contains("of this user"), "two at once, ten a minute");
+        let third = pass("b").await.unwrap();
+        assert!(pass("b").await.unwrap_err().contains("3 requests at once"));
         drop(third);
         // What was held is free, and what was estimated was not used.
-        assert!(pass("b").is_ok() && pass("c").is_ok());
+        assert!(pass("b").await.is_ok() && pass("c").await.is_ok());
     }
 
     #[test]
@@ -403,15 +510,15 @@ mod tests {
         assert_eq!(counted.subjects.len(), 1);
     }
 
-    #[test]
-    fn a_rule_that_stays_keeps_what_was_used() {
+    #[tokio::test]
+    async fn a_rule_that_stays_keeps_what_was_used() {
         let rates = Rates::new(&[rule(Per::User)], false);
-        let pass = || admit(&rates, "a", &mut Taken::default()).is_ok();
-        assert!(pass() && pass() && !pass());
+        let pass = async || admit(&rates, "a", &mut Taken::default()).await.is_ok();
+        assert!(pass().await && pass().await && !pass().await);
         rates.follow(&[rule(Per::All), rule(Per::User)]);
-        assert!(!pass());
+        assert!(!pass().await);
         rates.follow(&[rule(Per::All)]);
         rates.follow(&[rule(Per::User)]);
-        assert!(pass(), "a new one begins anew");
+        assert!(pass().await, "a new one begins anew");
     }
 }

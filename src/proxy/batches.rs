@@ -169,7 +169,7 @@ async fn pass_gates(
     }
     // Its items are calls of their own, where the gateway makes them.
     let (one, mut taken) = (Estimate::by(Measure::Call), Taken::default());
-    gates::within_rates(app, ctx, Some(&user_id), None, one, &mut taken)?;
+    gates::within_rates(app, ctx, Some(&user_id), None, one, &mut taken).await?;
     let wanted =
         Wanted { model: &new.model, no_router: false, operation: Operation::Chat, is_own: false };
     let resolved = match app.control.resolve(caller, Some(&user_id), wanted).await {

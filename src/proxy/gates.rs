@@ -70,7 +70,8 @@ pub(super) async fn pass(
         ctx.quota = Some(admitted.inspect_err(|_| app.metrics.rate_limit_hits.inc())?);
     }
     let mut taken = Taken::default();
-    within_rates(app, ctx, billed.user_id.as_ref(), None, asks.estimate, &mut taken)?;
+    let payer = billed.user_id.as_ref();
+    within_rates(app, ctx, payer, None, asks.estimate, &mut taken).await?;
     // Where it would go decides whether it may and what it would cost; a name that leads nowhere is refused behind the
     // budget gate.
     let wanted = Wanted {
@@ -84,8 +85,7 @@ pub(super) async fn pass(
         resolved => resolved,
     };
     if let Some(first) = resolved.as_ref().ok().and_then(|plan| plan.attempts.first()) {
-        let user = billed.user_id.as_ref();
-        within_rates(app, ctx, user, Some(first), asks.estimate, &mut taken)?;
+        within_rates(app, ctx, payer, Some(first), asks.estimate, &mut taken).await?;
     }
     let prices = resolved.as_ref().ok().and_then(|plan| plan.attempts[0].prices.clone());
     let mut reservation: Option<Reservation> = None;
@@ -124,7 +124,7 @@ pub(super) async fn pass(
 ///
 /// # Errors
 /// `rate_limited`.
-pub(super) fn within_rates(
+pub(super) async fn within_rates(
     app: &App,
     ctx: &mut RequestContext,
     user_id: Option<&Arc<str>>,
@@ -139,7 +139,7 @@ pub(super) fn within_rates(
         Measure::Tokens => estimate.prompt_tokens.saturating_add(estimate.output_tokens),
         _ => 0,
     };
-    app.rates.admit(&app.metrics, who, model, tokens, taken)?;
+    app.rates.admit(&app.metrics, who, model, tokens, taken).await?;
     ctx.rates = taken.told;
     Ok(())
 }

@@ -87,7 +87,7 @@ async fn pass_gates(
     }
     let mut taken = Taken::default();
     let estimate = Estimate::by(Measure::Call);
-    gates::within_rates(app, ctx, Some(&payer), None, estimate, &mut taken)?;
+    gates::within_rates(app, ctx, Some(&payer), None, estimate, &mut taken).await?;
     let tool = standalone.search.load().pick(tool.or(query.tool.as_deref()))?.clone();
     ctx.outcome.model = Some(tool.name.clone());
     ctx.outcome.provider = Some(tool.engine.as_str().into());

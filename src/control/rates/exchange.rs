@@ -1,15 +1,17 @@
-//! Limits that gateways have together: ten times a second each tells the database what was used and asks for what it
-//! will need; beside it every gateway's requests under way.
+//! Limits that gateways have together: ten times a second each tells the database what was used and takes what it will
+//! need; at once when a request waits for it. Beside it every gateway's requests under way.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use otari_filters::gcra::{Ask, Bucket, Rate};
+use otari_filters::gcra::{Bucket, Rate};
 use otari_filters::rates;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 
 use super::{Counted, Rates, State};
 use crate::store::{RateAsk, RatePlaces, Shared, StoreError};
@@ -19,8 +21,10 @@ use crate::telemetry::metrics::Metrics;
 const EVERY_MS: u64 = 100;
 /// An answer that takes longer is as good as none.
 const AT_MOST: Duration = Duration::from_secs(1);
-/// So long after the last answer every gateway goes on by itself.
-const GOOD_NS: i64 = 3_000_000_000;
+/// Between two exchanges that requests wait for: what comes meanwhile goes together.
+const GATHER: Duration = Duration::from_millis(5);
+/// Limits that requests wait for; those of more are in the next exchange of all.
+const MAX_HURRIED: usize = 10_000;
 /// A subject that was used so lately is kept in step.
 const ACTIVE_NS: i64 = 3_000_000_000;
 /// Between two counts of the gateways.
@@ -33,41 +37,89 @@ const AT_ONCE: usize = 1000;
 /// What is known of the other gateways.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
-    good_until: AtomicI64,
+    /// 0: nobody has counted them.
     gateways: AtomicU32,
     /// By subject: what other gateways have under way, and how many of them.
     places: ArcSwap<HashMap<String, (u32, u32)>>,
+    /// The last exchange failed.
     is_away: AtomicBool,
+    /// What requests wait for.
+    hurried: Mutex<Vec<Limit>>,
+    /// Rung when something was added.
+    bell: Notify,
+    /// The last exchange that requests wait for, and the last one that is over.
+    begun: AtomicU64,
+    over: watch::Sender<u64>,
 }
 
-/// A bucket with what was asked for it.
-struct Asked {
+/// One limit of one subject.
+#[derive(Debug)]
+struct Limit {
+    /// What the database calls it.
+    name: String,
     state: Arc<State>,
     is_tokens: bool,
-    ask: Ask,
+    rate: Rate,
 }
 
-impl Asked {
+impl Limit {
+    fn new(state: &Arc<State>, is_tokens: bool, rate: Rate) -> Self {
+        let kind = if is_tokens { 't' } else { 'r' };
+        Self { name: format!("{}:{kind}", state.key), state: state.clone(), is_tokens, rate }
+    }
+
     fn bucket(&self) -> &Bucket {
-        if self.is_tokens { &self.state.tokens } else { &self.state.requests }
+        self.state.bucket(self.is_tokens)
     }
 }
 
 impl Sharing {
-    pub(super) fn is_good(&self, now: i64) -> bool {
-        now < self.good_until.load(Ordering::Acquire)
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Acquire)
     }
 
+    /// 0: nobody knows.
     pub(super) fn gateways(&self) -> u32 {
-        self.gateways.load(Ordering::Relaxed).max(1)
+        self.gateways.load(Ordering::Relaxed)
+    }
+
+    /// Of how many parts of each limit this gateway has one when it hears nothing.
+    pub(super) fn parts(&self) -> u32 {
+        self.gateways().max(1)
+    }
+
+    pub(super) async fn count(&self, shared: &dyn Shared, forgets: bool) -> Result<(), StoreError> {
+        let gateways = within(shared.rate_gateways(forgets)).await?;
+        self.gateways.store(gateways, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sees to it that there is an exchange about this limit soon; which one.
+    pub(super) fn hurry(&self, state: &Arc<State>, is_tokens: bool, rate: Rate) -> u64 {
+        if state.bucket(is_tokens).claim() {
+            let mut hurried = self.hurried.lock();
+            if hurried.len() < MAX_HURRIED {
+                hurried.push(Limit::new(state, is_tokens, rate));
+            }
+        }
+        // One that has begun may have looked before.
+        let next = self.begun.load(Ordering::Acquire) + 1;
+        self.bell.notify_one();
+        next
+    }
+
+    /// Waits until that exchange is over, whatever became of it.
+    pub(super) async fn over(&self, round: u64) {
+        // The sender lives as long as this does.
+        drop(self.over.subscribe().wait_for(|over| *over >= round).await);
     }
 
     /// Says how many requests of a subject this gateway may have under way.
-    pub(super) fn allow(&self, state: &State, limit: NonZeroU32, key: &str, now: i64) {
-        let others = self.places.load().get(key).copied().unwrap_or_default();
+    pub(super) fn allow(&self, state: &State, limit: NonZeroU32, now: i64) {
+        let others = self.places.load().get(&*state.key).copied().unwrap_or_default();
         let is_active = state.is_active(now);
         let own = state.under_way.count();
-        let allowed = rates::places(limit, own, is_active, others, self.gateways());
+        let allowed = rates::places(limit, own, is_active, others, self.parts());
         state.allowed.store(allowed, Ordering::Relaxed);
     }
 }
@@ -83,6 +135,13 @@ impl Rates {
     /// Keeps the limits in step with the other gateways, for as long as the process lives.
     pub async fn share(&self, shared: &dyn Shared, metrics: &Metrics) {
         let Some(sharing) = &self.sharing else { return };
+        tokio::join!(
+            self.keep_step(shared, sharing, metrics),
+            self.answer_the_hurried(shared, sharing, metrics)
+        );
+    }
+
+    async fn keep_step(&self, shared: &dyn Shared, sharing: &Sharing, metrics: &Metrics) {
         let mut turns = 0_u32;
         loop {
             let rules = self.rules.load_full();
@@ -90,7 +149,7 @@ impl Rates {
                 let is_count = turns.is_multiple_of(COUNT_EVERY);
                 let forgets = turns.is_multiple_of(COUNT_EVERY * FORGET_EVERY);
                 let step = self.step(shared, sharing, &rules, is_count.then_some(forgets));
-                self.note(sharing, metrics, step.await);
+                note(sharing, metrics, step.await);
                 turns = turns.wrapping_add(1);
             }
             // Out of step with the others: whoever came right behind another would find nothing left each time.
@@ -99,31 +158,29 @@ impl Rates {
         }
     }
 
-    fn hash(&self, turns: u32) -> u64 {
-        std::hash::BuildHasher::hash_one(&self.hasher, turns)
+    async fn answer_the_hurried(&self, shared: &dyn Shared, sharing: &Sharing, metrics: &Metrics) {
+        loop {
+            sharing.bell.notified().await;
+            let round = sharing.begun.fetch_add(1, Ordering::AcqRel) + 1;
+            let mut hurried = std::mem::take(&mut *sharing.hurried.lock());
+            hurried.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+            // Whatever was asked about in between is here twice.
+            hurried.dedup_by(|one, other| one.name == other.name);
+            let mut done = Ok(false);
+            for chunk in hurried.chunks(AT_ONCE) {
+                done = self.exchange(shared, chunk, sharing.parts(), true).await.map(|()| true);
+                if done.is_err() {
+                    break;
+                }
+            }
+            note(sharing, metrics, done);
+            sharing.over.send_replace(round);
+            tokio::time::sleep(GATHER).await;
+        }
     }
 
-    fn note(&self, sharing: &Sharing, metrics: &Metrics, done: Result<bool, StoreError>) {
-        match done {
-            // Nothing was asked.
-            Ok(false) => {}
-            Ok(true) => {
-                sharing.good_until.store(self.now() + GOOD_NS, Ordering::Release);
-                if sharing.is_away.swap(false, Ordering::Relaxed) {
-                    tracing::info!("rate limits are shared again");
-                }
-            }
-            Err(error) => {
-                metrics.rate_exchange_failures.inc();
-                if !sharing.is_away.swap(true, Ordering::Relaxed) {
-                    let parts = sharing.gateways();
-                    tracing::warn!(
-                        %error,
-                        "the database does not answer: this gateway goes on with one of {parts} parts of each rate limit"
-                    );
-                }
-            }
-        }
+    fn hash(&self, turns: u32) -> u64 {
+        std::hash::BuildHasher::hash_one(&self.hasher, turns)
     }
 
     /// One exchange. Says whether the database has answered anything. `count`: the gateways are counted too, and perhaps
@@ -136,67 +193,67 @@ impl Rates {
         count: Option<bool>,
     ) -> Result<bool, StoreError> {
         if let Some(forgets) = count {
-            let gateways = within(shared.rate_gateways(forgets)).await?;
-            sharing.gateways.store(gateways, Ordering::Relaxed);
+            sharing.count(shared, forgets).await?;
         }
-        let asked = self.buckets(rules);
-        for chunk in asked.chunks(AT_ONCE) {
-            self.exchange(shared, chunk, sharing.gateways()).await?;
+        let used = self.used(rules);
+        for chunk in used.chunks(AT_ONCE) {
+            self.exchange(shared, chunk, sharing.parts(), false).await?;
         }
         if rules.iter().any(|counted| counted.rule.concurrent.is_some()) {
             self.places(shared, sharing, rules).await?;
             return Ok(true);
         }
-        Ok(count.is_some() || !asked.is_empty())
+        Ok(count.is_some() || !used.is_empty())
     }
 
     /// Everything that was used lately.
-    fn buckets(&self, rules: &[Arc<Counted>]) -> Vec<(String, Arc<State>, bool, Rate)> {
+    fn used(&self, rules: &[Arc<Counted>]) -> Vec<Limit> {
         let now = self.now();
         let mut all = Vec::new();
         for counted in rules {
-            for (subject, state) in &counted.subjects.pin() {
+            for state in counted.subjects.pin().values() {
                 let is_active = state.is_active(now);
                 let limits = [(counted.rule.requests, false), (counted.rule.tokens, true)];
                 for (rate, is_tokens) in limits {
-                    let bucket = if is_tokens { &state.tokens } else { &state.requests };
-                    let Some(rate) = rate.filter(|_| is_active || bucket.has_news()) else {
-                        continue;
-                    };
-                    let kind = if is_tokens { 't' } else { 'r' };
-                    let key = format!("{}:{kind}", counted.key(subject));
-                    all.push((key, state.clone(), is_tokens, rate));
+                    let has_news = state.bucket(is_tokens).has_news();
+                    if let Some(rate) = rate.filter(|_| is_active || has_news) {
+                        all.push(Limit::new(state, is_tokens, rate));
+                    }
                 }
             }
         }
         // Gateways lock rows in one order.
-        all.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         all
     }
 
     async fn exchange(
         &self,
         shared: &dyn Shared,
-        chunk: &[(String, Arc<State>, bool, Rate)],
+        chunk: &[Limit],
         gateways: u32,
+        waits: bool,
     ) -> Result<(), StoreError> {
-        let (mut asked, mut asks) = (Vec::new(), Vec::new());
-        for (key, state, is_tokens, rate) in chunk {
-            let bucket = if *is_tokens { &state.tokens } else { &state.requests };
-            let ask = bucket.ask(*rate, gateways);
-            asks.push(RateAsk { subject: key.clone(), ask });
-            asked.push(Asked { state: state.clone(), is_tokens: *is_tokens, ask });
-        }
+        let now = self.now();
+        let ask = |limit: &Limit| {
+            let is_active = limit.state.is_active(now);
+            let ask = limit.bucket().ask(limit.rate, gateways, is_active, waits, now);
+            RateAsk { subject: limit.name.clone(), ask }
+        };
+        let asks: Vec<RateAsk> = chunk.iter().map(ask).collect();
+        let asked = chunk.iter().zip(&asks);
         match within(shared.rates(&asks)).await {
             Ok(granted) => {
                 let now = self.now();
-                for (asked, granted) in asked.iter().zip(granted) {
-                    asked.bucket().told(granted, now);
+                for ((limit, _), granted) in asked.zip(granted) {
+                    limit.bucket().told(granted, now);
                 }
                 Ok(())
             }
             Err(error) => {
-                asked.iter().for_each(|asked| asked.bucket().not_told(&asked.ask));
+                for (limit, RateAsk { ask, .. }) in asked {
+                    limit.bucket().not_told(ask);
+                }
                 Err(error)
             }
         }
@@ -212,10 +269,10 @@ impl Rates {
         let now = self.now();
         let (mut own, mut told) = (Vec::new(), Vec::new());
         for counted in rules.iter().filter(|counted| counted.rule.concurrent.is_some()) {
-            for (subject, state) in &counted.subjects.pin() {
+            for state in counted.subjects.pin().values() {
                 let count = state.under_way.count();
                 if state.is_active(now) || count != state.told.load(Ordering::Relaxed) {
-                    own.push(RatePlaces { subject: counted.key(subject), count });
+                    own.push(RatePlaces { subject: state.key.to_string(), count });
                     told.push((state.clone(), count));
                 }
             }
@@ -226,11 +283,33 @@ impl Rates {
         sharing.places.store(Arc::new(others));
         for counted in rules {
             let Some(limit) = counted.rule.concurrent else { continue };
-            for (subject, state) in &counted.subjects.pin() {
-                sharing.allow(state, limit, &counted.key(subject), now);
+            for state in counted.subjects.pin().values() {
+                sharing.allow(state, limit, now);
             }
         }
         Ok(())
+    }
+}
+
+fn note(sharing: &Sharing, metrics: &Metrics, done: Result<bool, StoreError>) {
+    match done {
+        // Nothing was asked.
+        Ok(false) => {}
+        Ok(true) => {
+            if sharing.is_away.swap(false, Ordering::AcqRel) {
+                tracing::info!("rate limits are shared again");
+            }
+        }
+        Err(error) => {
+            metrics.rate_exchange_failures.inc();
+            if !sharing.is_away.swap(true, Ordering::AcqRel) {
+                let parts = sharing.parts();
+                tracing::warn!(
+                    %error,
+                    "the database does not answer: this gateway goes on with one of {parts} parts of each rate limit"
+                );
+            }
+        }
     }
 }
 

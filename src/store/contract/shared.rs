@@ -97,7 +97,14 @@ async fn a_rate_is_taken_from_by_all_and_places_are_known_to_all() {
     const S: i64 = 1_000_000_000;
     let (a, b, _database) = two().await;
     let ask = |spent_ns, ahead_ns| {
-        let ask = gcra::Ask { burst_ns: 60 * S, spent_ns, ahead_ns, least_ns: S, parts: 1 };
+        let ask = gcra::Ask {
+            burst_ns: 60 * S,
+            spent_ns,
+            ahead_ns,
+            least_ns: S,
+            parts: 1,
+            ..gcra::Ask::default()
+        };
         [RateAsk { subject: "r:u1".into(), ask }]
     };
     let granted = a.rates(&ask(10 * S, 20 * S)).await.unwrap();
