@@ -190,7 +190,10 @@ impl Reloader {
                 let effect = || self.put_into_effect(&old, &next);
                 reloaded.notes = standalone::put(mode, &old, &next, effect).await?;
             }
-            Mode::Connected(_) => self.put_into_effect(&old, &next),
+            Mode::Connected(mode) => {
+                self.put_into_effect(&old, &next);
+                mode.follow(&next.limits);
+            }
         }
         let is_live = |change: &Change| takeover::is_live(change.key, &new, &old);
         let changes = read.last.changes(&written).into_iter().filter(is_live);

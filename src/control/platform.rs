@@ -11,6 +11,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::HeaderMap;
 use otari_filters::authenticate;
@@ -36,7 +37,7 @@ pub struct Connected {
     /// What the operator said of the platform.
     pub config: PlatformConfig,
     policies: Vec<Arc<str>>,
-    offered: Offered,
+    offered: ArcSwap<Offered>,
     client: Arc<Client>,
     reporter: Arc<Reporter>,
 }
@@ -58,12 +59,18 @@ impl Connected {
         let client = Arc::new(Client::new(&config, wires)?);
         let pace = Pace { tries: config.usage_max_retries.max(1), ..Pace::default() };
         Ok(Self {
-            offered: Offered::new(&config, limits),
+            offered: ArcSwap::from_pointee(Offered::new(&config, limits)),
             reporter: Arc::new(Reporter::new(client.clone(), journal, metrics, pace)),
             client,
             policies,
             config,
         })
+    }
+
+    /// Calls that begin from now on have these times.
+    pub fn follow(&self, limits: &Limits) {
+        self.offered.store(Arc::new(Offered::new(&self.config, limits)));
+        self.client.follow(limits.connect_timeout);
     }
 
     /// Whether the platform answers its health probe with less than 500.
@@ -151,7 +158,7 @@ impl ControlPlane for Connected {
             let message = "Authorization service returned no resolvable provider";
             return Err(Rejection::new(Code::PlatformNoProvider, message));
         }
-        self.offered.plan(&offers)
+        self.offered.load().plan(&offers)
     }
 
     async fn reserve(&self, _: Claim<'_>) -> Result<Reservation, Rejection> {

@@ -28,6 +28,8 @@ pub(super) struct Known {
     /// The peers to connect to, in the order to try them; never empty.
     pub(super) peers: Vec<Arc<HttpPeer>>,
     since: Instant,
+    /// The peers have it.
+    connect_timeout: Duration,
 }
 
 /// All providers that were called, by scheme, host and port.
@@ -48,6 +50,7 @@ impl Addresses {
         let known = self.0.pin().get(&upstream.origin).cloned();
         if let Some(known) = &known
             && (upstream.address.is_some() || now.duration_since(known.since) < FRESH)
+            && known.connect_timeout == connect_timeout
         {
             return Ok(known.clone());
         }
@@ -63,7 +66,7 @@ impl Addresses {
             .into_iter()
             .map(|address| Arc::new(peer(upstream, address, connect_timeout)))
             .collect();
-        let fresh = Arc::new(Known { peers, since: now });
+        let fresh = Arc::new(Known { peers, since: now, connect_timeout });
         let known = self.0.pin();
         if known.len() >= MAX_KEPT {
             known.clear();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HOST, RETRY_AFTER};
@@ -29,7 +30,7 @@ pub struct Link {
     /// Path of the base URL, without a slash behind it.
     base_path: Box<str>,
     addresses: Addresses,
-    connect_timeout: Duration,
+    connect_timeout: ArcSwap<Duration>,
     connector: Connector,
     /// Without TLS it is always HTTP/1: a call is one write then, where the other way makes two of it.
     plain: TransportConnector,
@@ -67,16 +68,17 @@ impl Link {
             fixed: fixed.into(),
             base_path: uri.path().trim_end_matches('/').into(),
             addresses: Addresses::default(),
-            connect_timeout,
+            connect_timeout: ArcSwap::from_pointee(connect_timeout),
             connector: Connector::new(options()),
             plain: TransportConnector::new(options()),
         })
     }
 
     async fn exchange(&self, call: &Call) -> Result<Answer, String> {
+        let connect_timeout = **self.connect_timeout.load();
         let known = self
             .addresses
-            .find(&self.platform, self.connect_timeout, Instant::now())
+            .find(&self.platform, connect_timeout, Instant::now())
             .await
             .map_err(|_| "the platform's name has no address".to_owned())?;
         let (mut session, peer) = self.send(&known.peers, call).await?;
@@ -211,6 +213,10 @@ impl Wire for Link {
             Ok(answer) => answer,
             Err(_) => Err("the platform did not answer in time".to_owned()),
         }
+    }
+
+    fn follow(&self, connect_timeout: Duration) {
+        self.connect_timeout.store(Arc::new(connect_timeout));
     }
 }
 

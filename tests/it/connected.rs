@@ -7,6 +7,7 @@ mod failover;
 mod faults;
 mod gate;
 mod outage;
+mod reload;
 mod reports;
 mod resolve;
 mod secrets;

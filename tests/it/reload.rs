@@ -12,7 +12,7 @@ use crate::support::provider::{Gate, Provider, Reply};
 use crate::support::{COST, ask, ask_streamed, ask_with, eventually, on_both_databases, priced};
 
 /// Changes the file of a running gateway, whole at once as editors and Kubernetes do.
-fn edit(gateway: &Gateway, change: impl FnOnce(String) -> String) {
+pub(crate) fn edit(gateway: &Gateway, change: impl FnOnce(String) -> String) {
     let (file, new) = (gateway.folder().join("config.yml"), gateway.folder().join("new.yml"));
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&new, change(text)).unwrap();
@@ -20,7 +20,7 @@ fn edit(gateway: &Gateway, change: impl FnOnce(String) -> String) {
 }
 
 /// Waits for the next line that says what became of a reading; `before` is the log's length before it was asked for.
-async fn said(gateway: &Gateway, before: usize) -> String {
+pub(crate) async fn said(gateway: &Gateway, before: usize) -> String {
     eventually("the gateway to say what became of it", async || {
         let log = gateway.log()[before..].to_owned();
         let line = log.lines().find(|line| line.contains("reloaded"));
@@ -30,14 +30,14 @@ async fn said(gateway: &Gateway, before: usize) -> String {
 }
 
 /// Changes the file and tells the gateway; returns what it says.
-async fn reload(gateway: &Gateway, change: impl FnOnce(String) -> String) -> String {
+pub(crate) async fn reload(gateway: &Gateway, change: impl FnOnce(String) -> String) -> String {
     let before = gateway.log().len();
     edit(gateway, change);
     gateway.signal("HUP");
     said(gateway, before).await
 }
 
-async fn series(gateway: &Gateway, name: &str) -> f64 {
+pub(crate) async fn series(gateway: &Gateway, name: &str) -> f64 {
     let text = gateway.get("/metrics").await.expect(200).text();
     let line = text.lines().find(|line| line.starts_with(name));
     let value = line.and_then(|line| line.rsplit(' ').next());

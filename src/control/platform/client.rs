@@ -77,6 +77,12 @@ impl Client {
         })
     }
 
+    /// From now on connections have so long to open.
+    pub(super) fn follow(&self, connect_timeout: Duration) {
+        self.wires.asking.follow(connect_timeout);
+        self.wires.telling.follow(connect_timeout);
+    }
+
     /// Where a request may go. Never asked twice for one request, and never kept.
     pub(super) async fn keys(
         &self,

@@ -44,4 +44,7 @@ pub trait Wire: Send + Sync {
     /// # Errors
     /// Why there is no answer, without an address, a token or a body.
     async fn call(&self, call: Call) -> Result<Answer, String>;
+
+    /// From now on connections have so long to open.
+    fn follow(&self, connect_timeout: Duration);
 }
