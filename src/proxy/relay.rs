@@ -16,6 +16,7 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use crate::app::App;
+use crate::config::Secret;
 use crate::proxy::RequestContext;
 use crate::proxy::call::{Call, Stop};
 use crate::proxy::exchange::{self, Answer, Watch};
@@ -27,6 +28,8 @@ const JOIN_BELOW: usize = 16 << 10;
 /// In debug builds a provider's answer with this header makes the gateway panic: the only way for a test to see, from
 /// outside, that a panic settles its request too.
 const PANIC_HEADER: &str = "otari-test-panic";
+/// And with this one a worker does nothing for so many milliseconds, as one that hangs.
+const STALL_HEADER: &str = "otari-test-stall";
 
 /// An answer on its way: whose it is, what it answers, and what every wait of it watches.
 pub(super) struct Relay<'a> {
@@ -64,11 +67,31 @@ impl Relay<'_> {
         let first_byte = self.ctx.started.elapsed();
         self.ctx.outcome.first_byte_ms = u32::try_from(first_byte.as_millis()).ok();
         self.app.metrics.first_byte(first_byte);
-        let asks_for_panic = |head: &ResponseHeader| head.headers.contains_key(PANIC_HEADER);
-        if cfg!(debug_assertions) && answer.up.response_header().is_some_and(asks_for_panic) {
-            panic!("asked for by a test");
+        if cfg!(debug_assertions)
+            && let Some(head) = answer.up.response_header()
+        {
+            self.fail_as_asked(head);
         }
         self.ctx.attempt_id = self.call.attempt().id.clone();
+    }
+
+    /// What tests ask for, in debug builds.
+    fn fail_as_asked(&self, head: &ResponseHeader) {
+        if let Some(stall) = head.headers.get(STALL_HEADER) {
+            let ms = stall.to_str().ok().and_then(|ms| ms.parse().ok()).unwrap_or(0);
+            std::thread::sleep(Duration::from_millis(ms));
+        }
+        match head.headers.get(PANIC_HEADER).map(HeaderValue::as_bytes) {
+            // As a library might: whatever it has in its hands goes into the message.
+            Some(b"secrets") => {
+                let config = &self.app.config;
+                let keys = config.providers.iter().filter_map(|provider| provider.api_key.as_ref());
+                let keys: Vec<&str> = keys.chain(&config.master_key).map(Secret::expose).collect();
+                panic!("asked for by a test: {:?} {keys:?}", self.s.req_header().headers)
+            }
+            Some(_) => panic!("asked for by a test"),
+            None => {}
+        }
     }
 
     /// Asks the attempt that has answered once more.

@@ -82,8 +82,8 @@ pub(super) struct Watchdog {
 #[async_trait]
 impl BackgroundService for Watchdog {
     async fn start(&self, _: ShutdownWatch) {
-        // Twice in its time, so that one answer may be late.
-        let Some(every) = self.every.map(|every| every / 2) else { return };
+        // Of a quarter each: after an answer, the next one may not come and the one after that is still in time.
+        let Some(every) = self.every.map(|every| every / 4) else { return };
         loop {
             // While it leaves the port may be closed, and the time to leave is limited anyway.
             let is_alive = self.app.life.is_draining()

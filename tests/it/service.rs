@@ -3,12 +3,14 @@
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use crate::support::gateway::Gateway;
-use crate::support::provider::Provider;
-use crate::support::{DEADLINE, ask, priced};
+use crate::support::provider::{Provider, Reply};
+use crate::support::{DEADLINE, ask, eventually, priced};
 
 fn conf(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(name);
@@ -77,7 +79,7 @@ async fn a_watchdog_of_another_process_is_told_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(std::time::Duration::from_millis(600))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(600))).unwrap();
     let _gateway = Gateway::start()
         .env("NOTIFY_SOCKET", path.to_str().unwrap())
         .env("WATCHDOG_USEC", "200000")
@@ -85,6 +87,43 @@ async fn a_watchdog_of_another_process_is_told_nothing() {
         .await;
     heard(&socket, "READY=1");
     assert!(socket.recv(&mut [0; 100]).is_err(), "nothing else is said");
+}
+
+/// A process that runs and serves nobody is what the watchdog is for: the only worker does not come back for a while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_whose_workers_do_not_answer_does_not_feed_the_watchdog() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let provider =
+        Provider::start(|request| Reply::chat(request, &["ok"]).header("otari-test-stall", "5000"));
+    let start = Gateway::start()
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "1200000")
+        .config("threads: 1");
+    let gateway = priced(start, &provider).await;
+    let key = gateway.key("u").await;
+    heard(&socket, "READY=1");
+    heard(&socket, "WATCHDOG=1");
+    let call = gateway.http().post(gateway.url("/v1/chat/completions")).bearer_auth(&key);
+    let mut calls = JoinSet::new();
+    calls.spawn(call.json(&ask()).send());
+    provider.received(1).await;
+    // What was asked before may still be answered.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    socket.set_nonblocking(true).unwrap();
+    while socket.recv(&mut [0; 100]).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
+    // More than its time: systemd would end the process.
+    socket.set_read_timeout(Some(Duration::from_millis(2000))).unwrap();
+    assert!(socket.recv(&mut [0; 100]).is_err(), "silence while nobody is served");
+    assert!(gateway.log().contains("does not answer itself"), "{}", gateway.log());
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    heard(&socket, "WATCHDOG=1");
+    let answer = calls.join_next().await.expect("a call").expect("no panic");
+    assert_eq!(answer.expect("an answer").status(), 200);
+    eventually("life", async || (gateway.get("/health").await.status == 200).then_some(())).await;
 }
 
 #[tokio::test]
