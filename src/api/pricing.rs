@@ -170,9 +170,17 @@ pub(super) async fn get(
     let mut read = GET.read_query(&query);
     let as_of = fields::datetime(&mut read, "as_of");
     read.faults.check()?;
-    let as_of = as_of.unwrap_or_else(clock::now);
+    let now = clock::now();
     for candidate in candidates(app, key) {
-        if let Some(row) = app.store.price_get(&candidate, as_of).await? {
+        let row = match as_of {
+            Some(as_of) => app.store.price_get(&candidate, as_of).await?,
+            // As calls are billed.
+            None => {
+                let mut newest_first = app.store.price_history(&candidate).await?.into_iter();
+                newest_first.find(|row| row.is_in_force(now))
+            }
+        };
+        if let Some(row) = row {
             return Answer::json(&Pricing::from(&row));
         }
     }

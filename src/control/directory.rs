@@ -108,6 +108,8 @@ impl Key {
 #[derive(Clone, Debug)]
 struct PricePoint {
     from_us: i64,
+    /// Whatever the time is: it was in force when it was made, by a clock that may have been set back since.
+    is_begun: bool,
     created_us: i64,
     prices: Arc<Prices>,
 }
@@ -360,9 +362,9 @@ impl Directory {
             key.push(separator);
             key.push_str(model);
             if let Some(points) = prices.get(key.as_str()) {
-                let past = points.partition_point(|point| point.from_us <= now_us);
-                if past > 0 {
-                    return Some(points[past - 1].prices.clone());
+                let in_force = |point: &&PricePoint| point.is_begun || point.from_us <= now_us;
+                if let Some(point) = points.iter().rev().find(in_force) {
+                    return Some(point.prices.clone());
                 }
             }
         }
@@ -397,6 +399,7 @@ impl Directory {
 fn point(row: &PriceRow) -> PricePoint {
     PricePoint {
         from_us: row.effective_at.as_microsecond(),
+        is_begun: row.was_in_force(),
         created_us: row.created_at.as_microsecond(),
         prices: Arc::new(row.prices.clone()),
     }
@@ -454,6 +457,19 @@ mod tests {
         directory.put_price(&price("p:m", 150, 5));
         directory.put_price(&price("p:m", 200, 3));
         assert_eq!((input("p", 160), input("p", 1000)), (Some(5), Some(3)));
+    }
+
+    #[test]
+    fn what_was_in_force_when_it_was_made_is_whatever_the_clock_says() {
+        let directory = Directory::default();
+        let made = |from_us, input| PriceRow {
+            created_at: timestamp(from_us),
+            ..price("p:m", from_us, input)
+        };
+        directory.put_prices(&[made(200, 1), made(300, 2), price("p:m", 400, 3)]);
+        let input = |now| of(&directory, "p", "m", now);
+        assert_eq!((input(100), input(250)), (Some(2), Some(2)), "the clock was set back");
+        assert_eq!((input(399), input(400)), (Some(2), Some(3)), "what is planned waits");
     }
 
     #[test]

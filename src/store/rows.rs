@@ -256,6 +256,19 @@ pub struct PriceRow {
     pub updated_at: Timestamp,
 }
 
+impl PriceRow {
+    /// Whether it was in force when it was made. Then it stays so: a clock that was ahead at that time and has been set back
+    /// since would otherwise leave the model without a price until it catches up.
+    pub fn was_in_force(&self) -> bool {
+        self.effective_at <= self.created_at
+    }
+
+    /// Whether it is in force now, as far as no newer one is.
+    pub fn is_in_force(&self, now: Timestamp) -> bool {
+        self.was_in_force() || self.effective_at <= now
+    }
+}
+
 /// A name that stands for a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AliasRow {

@@ -210,8 +210,7 @@ impl Stage {
     async fn open_accounts(&mut self) {
         let gateway = self.nodes[0].gateway.lock().await;
         for provider in ["a", "ma", "b", "mb"] {
-            // Of long ago: a clock that is set back must not come before it.
-            let price = json!({"model_key": format!("{provider}:m"), "effective_at": "2025-01-01T00:00:00Z",
+            let price = json!({"model_key": format!("{provider}:m"),
                                "input_price_per_million": PRICE.0, "output_price_per_million": PRICE.1});
             gateway.manage(Method::POST, "/v1/pricing", price).await;
         }

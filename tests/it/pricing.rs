@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::support::gateway::{Builder, Gateway};
 use crate::support::manage::names;
 use crate::support::provider::Provider;
-use crate::support::{ask, on_both_databases, priced};
+use crate::support::{ask, ask_with, on_both_databases, priced};
 
 const SHAPE: &str = "model_key effective_at input_price_per_million output_price_per_million \
                      cache_read_price_per_million cache_write_price_per_million \
@@ -233,6 +233,38 @@ async fn a_price_is_that_of_the_instant(start: Builder) {
     gateway.refuses((Method::GET, &history, Value::Null), 404, missing).await;
 }
 
+/// A clock that was ahead when prices were made, and has been set right since: what was in force is in force.
+async fn a_clock_that_is_set_back_takes_no_price_away(start: Builder) {
+    let provider = Provider::streams(["ok"]);
+    let start = start.provider("p", &provider).config("require_pricing: true");
+    let mut gateway = start.price("p:seeded", 1000.0, 2000.0).await;
+    let key = gateway.key("u").await;
+    price(&gateway, "p:made", "2090-01-01", 1000.0).await;
+    price(&gateway, "p:made", "2091-01-01", 2000.0).await;
+    price(&gateway, "p:planned", "2090-01-01", 1000.0).await;
+    gateway.sql("UPDATE model_pricing SET effective_at = (SELECT max(effective_at) FROM model_pricing) WHERE model_key = 'p:seeded'");
+    // As it is when the instant was left out.
+    gateway
+        .sql("UPDATE model_pricing SET created_at = effective_at WHERE model_key <> 'p:planned'");
+    assert!(gateway.terminate().await.success());
+    gateway.restart().await;
+    for (model, status) in [("p:seeded", 200), ("p:made", 200), ("p:planned", 402)] {
+        gateway.chat(&key, &ask_with(json!({"model": model}))).await.expect(status);
+    }
+    let shown = gateway.read("/v1/pricing/p:made").await;
+    assert_eq!(shown["input_price_per_million"], 2000.0, "the newest of them: {shown}");
+    let path = "/v1/pricing/p:made?as_of=2090-06-01T00:00:00Z";
+    assert_eq!(
+        gateway.read(path).await["input_price_per_million"],
+        1000.0,
+        "asked by the calendar"
+    );
+    gateway
+        .manage(Method::DELETE, "/v1/pricing/p:made?effective_at=2091-01-01T00:00:00Z", Value::Null)
+        .await;
+    assert_eq!(gateway.read("/v1/pricing/p:made").await["input_price_per_million"], 1000.0);
+}
+
 async fn a_deleted_price_counts_no_more_at_once(start: Builder) {
     let provider = Provider::streams(["ok"]);
     let gateway = priced(start, &provider).await;
@@ -301,6 +333,7 @@ async fn a_key_may_read_prices_and_not_delete_them() {
 }
 
 on_both_databases!(
+    a_clock_that_is_set_back_takes_no_price_away,
     a_price_is_found_by_every_spelling_of_its_key,
     cache_rates_and_tiers_come_back_and_are_inherited,
     what_a_tier_cannot_be_is_refused,
