@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::{ALLOW, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, StatusCode};
-use otari_filters::authenticate;
+use otari_filters::authenticate::{self, unknown_key};
 use otari_filters::control::Caller;
 use otari_filters::head::{self, Bounds};
 use otari_filters::rejection::{Code, Rejection};
@@ -21,7 +21,7 @@ use crate::proxy::reply::{self, JSON, Reply};
 use crate::proxy::{
     Active, RequestContext, admission, batches, body, door, files, generate, operations, search,
 };
-use crate::routes::{self, Credential, Found, Handler, Route};
+use crate::routes::{self, Credential, Found, Handler, Route, Side};
 
 /// A refused upload is read away for so long, so that the caller gets to read why.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -130,7 +130,7 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
             active.places = places;
         }
     }
-    let found = credential(app, s, route).await;
+    let found = credential(app, s, ctx.side, route).await;
     ctx.caller = app.admission.judge(app, s, found)?;
     if let (Some(caller), Some(active)) = (&ctx.caller, &mut ctx.in_flight) {
         app.admission.take_for(app, caller, &mut active.places)?;
@@ -149,7 +149,12 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
 }
 
 /// Who calls, before anything of the body is read.
-async fn credential(app: &App, s: &Session, route: &Route) -> Result<Option<Caller>, Rejection> {
+async fn credential(
+    app: &App,
+    s: &Session,
+    side: Side,
+    route: &Route,
+) -> Result<Option<Caller>, Rejection> {
     let headers = &s.req_header().headers;
     let counted = |refused: Rejection| {
         match refused.code {
@@ -162,7 +167,16 @@ async fn credential(app: &App, s: &Session, route: &Route) -> Result<Option<Call
     };
     match route.credential {
         Credential::Open => Ok(None),
-        Credential::Key => app.control.authenticate(headers).await.map_err(counted).map(Some),
+        Credential::Key => {
+            let caller = match app.control.authenticate(headers).await {
+                // It belongs to the address of management: here it is a key that nobody has.
+                Ok(Caller::Master) if side == Side::Public => {
+                    authenticate::credential(headers).and_then(|token| Err(unknown_key(token)))
+                }
+                caller => caller,
+            };
+            caller.map_err(counted).map(Some)
+        }
         Credential::Master => {
             let Mode::Standalone(standalone) = &app.mode else {
                 return Err(Rejection::internal("a route of the other mode was found"));

@@ -370,3 +370,38 @@ async fn management_is_nowhere_else() {
     assert!(status == 404 && !refusal.contains("/v1/users"), "not even as a hint: {refusal}");
     assert_eq!(provider.count(), 1);
 }
+
+/// Whoever learns the master key and reaches only callers' address can do nothing with it, nor find out that it is one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_master_key_is_nobodys_where_callers_are() {
+    let provider = Provider::streams(["ok"]);
+    let start = Gateway::start().provider("p", &provider).price("p:m", 1.0, 1.0);
+    let gateway = start.config(MANAGED).config("auth_failures_per_minute: 1000").await;
+    let mut body = ask();
+    body["user"] = json!("u");
+    for route in otari::routes::ROUTES {
+        let surface = otari::routes::Surface::Standalone;
+        if route.credential != otari::routes::Credential::Key || !surface.has(route) {
+            continue;
+        }
+        let path = route.template.replace("{id}", "x").replace("{tool}", "x");
+        let path = path.replace("{model_key...}", "p:m").replace("{model_id...}", "p:m");
+        let of = async |credential: &str| {
+            let request = gateway.http().request(route.method.clone(), gateway.url(&path));
+            let request =
+                request.bearer_auth(credential).header("content-type", "application/json");
+            let answer = request.body(body.to_string()).send().await.expect("an answer");
+            let status = answer.status().as_u16();
+            let mut said: serde_json::Value = answer.json().await.expect("JSON");
+            said.as_object_mut().expect("an object").remove("request_id");
+            (status, said)
+        };
+        let (master, wrong) = (of(MASTER).await, of("otari-mk-no-such-key-at-all-0").await);
+        assert_eq!(master.0, 401, "{} {path}: {}", route.method, master.1);
+        assert_eq!(master, wrong, "{} {path}: as one that nobody has", route.method);
+    }
+    assert_eq!(provider.count(), 0);
+    let manage = management(&gateway);
+    let read = gateway.http().get(format!("http://{manage}/v1/pricing/p:m")).bearer_auth(MASTER);
+    assert_eq!(read.send().await.expect("an answer").status(), 200, "where it is managed");
+}
