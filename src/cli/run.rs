@@ -14,7 +14,7 @@ use crate::config::{self, Config, ConfigError, Flags, Sources, Supervisor};
 use crate::mock::platform::{BASE_PATH, Platform, Script};
 use crate::server::{self, Beside, Given};
 use crate::store::{StoreError, Upgrade};
-use crate::telemetry::logs;
+use crate::telemetry::{logs, panics};
 use crate::{demo, documents, mock};
 
 /// Runs the program.
@@ -109,6 +109,7 @@ fn start(sources: impl Fn() -> Sources + Send + Sync + 'static, beside: Beside) 
         Err(code) => return code,
     };
     logs::start(config.log_format, config.log_level);
+    panics::install();
     no_core_dumps();
     let supervisor = Supervisor::read(&read.env, std::process::id());
     let given = Given { config, written, reread: Box::new(sources), supervisor };

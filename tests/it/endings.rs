@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::support::gateway::{Builder, Gateway};
+use crate::support::gateway::{Builder, Gateway, MASTER};
 use crate::support::provider::{
     Framing, Gate, Provider, Reply, Step, USAGE, chat_events, completion,
 };
-use crate::support::{COST, ask, ask_streamed, ask_with, on_both_databases, priced};
+use crate::support::{COST, ask, ask_streamed, ask_with, eventually, on_both_databases, priced};
 
 const PIECES: [&str; 3] = ["Hel", "lo ", "you"];
 /// Events of a whole stream of [`PIECES`]: the pieces, the finish, usage, `[DONE]`.
@@ -485,6 +485,29 @@ async fn a_panic_settles_its_request(start: Builder) {
     gateway.chat(&key, &ask()).await.expect(200);
 }
 on_both_databases!(a_panic_settles_its_request);
+
+/// A panic's message is made of whatever was at hand: nothing of it is in the log but where it happened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_prints_no_secrets() {
+    let provider = Provider::start(|request| {
+        Reply::chat(request, &["ok"]).header("otari-test-panic", "secrets")
+    });
+    let (gateway, key) = behind(Gateway::start(), &provider).await;
+    let call = gateway.http().post(gateway.url("/v1/chat/completions")).bearer_auth(&key);
+    let call = call.header("x-otari-mine", "a-header-of-the-caller").json(&ask());
+    assert!(call.send().await.is_err(), "the connection ends with the panic");
+    let log = eventually("word of the panic", async || {
+        let log = gateway.log();
+        log.contains("panicked").then_some(log)
+    })
+    .await;
+    assert!(log.contains("src/proxy/relay.rs:"), "where it was: {log}");
+    let provider_key = provider.only().header("authorization").expect("a key").to_owned();
+    let provider_key = provider_key.strip_prefix("Bearer ").expect("a bearer").to_owned();
+    for secret in [&key[..], MASTER, &provider_key, "a-header-of-the-caller", &key[10..30]] {
+        assert!(!log.contains(secret), "{secret}: {log}");
+    }
+}
 
 async fn a_stream_ends_when_its_hold_cannot_grow(start: Builder) {
     // 0.01 USD: the first step of 4 output tokens costs 0.008, a second one does not fit.
