@@ -4,6 +4,7 @@ mod connected;
 mod standalone;
 
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use pingora_core::server::configuration::ServerConf;
 
 use crate::certificates::Certificates;
 use crate::config::{Config, Live, RateStore};
-use crate::control::journal::JournalError;
+use crate::control::journal::{Journal, JournalError};
 use crate::control::local::RateLimiter;
 use crate::control::platform::Connected;
 use crate::control::rates::Rates;
@@ -137,7 +138,7 @@ pub enum StartError {
 
 impl App {
     /// Makes everything ready for the mode that the configuration asks for: see `app/standalone.rs` and
-    /// `app/connected.rs`.
+    /// `app/connected.rs`. `beside`: it takes over from a process that still runs.
     ///
     /// # Errors
     /// When any of that fails; nothing is served then.
@@ -146,6 +147,7 @@ impl App {
         access: Arc<AccessLog>,
         server: &ServerConf,
         mock: Option<std::net::SocketAddr>,
+        beside: bool,
     ) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let current: Live = Arc::new(ArcSwap::new(config.clone()));
@@ -156,7 +158,7 @@ impl App {
         let outbound = Outbound::new(credentials.clone());
         let (control, mode, settings): (Arc<dyn ControlPlane>, _, _) = match &config.platform {
             Some(platform) => {
-                let connected = connected::start(&config, platform, &metrics, server)?;
+                let connected = connected::start(&config, platform, &metrics, server, beside)?;
                 let settings = Arc::new(ArcSwap::from_pointee(Settings::new(&config, &[])));
                 (connected.clone(), Mode::Connected(connected), settings)
             }
@@ -168,6 +170,7 @@ impl App {
                     credentials: &credentials,
                     outbound: &outbound,
                     mock,
+                    beside,
                 };
                 let standalone = standalone::start(&config, begin).await?;
                 let settings = standalone.settings.clone();
@@ -209,6 +212,11 @@ impl App {
             current,
         })
     }
+}
+
+/// The journal of this process, in this folder.
+fn open_journal(folder: &Path, beside: bool) -> Result<Journal, JournalError> {
+    if beside { Journal::open_beside(folder) } else { Journal::open(folder) }
 }
 
 /// Requests per minute, when they are limited.

@@ -50,7 +50,7 @@ mod tests;
 
 pub use ambient::{Ambient, AmbientAws, AmbientGoogle};
 pub use attachments::{Attachments, VisionStrategy};
-pub use env::Env;
+pub use env::{Env, Program};
 pub use layers::{Flags, Sources};
 pub use log::{LogFormat, LogLevel};
 pub use mode::token_variable;
@@ -60,7 +60,7 @@ pub use price_file::{FilePrice, load_prices};
 pub use problem::{ConfigError, Place, Problem};
 pub use rates::RateStore;
 pub use search::SearchTool;
-pub use supervisor::Supervisor;
+pub use supervisor::{OF_ONE_PROCESS, Predecessor, Supervisor, UPGRADE_PID, UPGRADE_SOCKET};
 pub use tls::{Management, Tls};
 pub use tools::{Sandbox, SearchBackend, Searching, Tools};
 pub use written::{Change, Written};
@@ -487,6 +487,8 @@ pub struct Limits {
     pub lame_duck: Duration,
     /// After that: how long open requests may go on.
     pub drain: Duration,
+    /// How long a process that takes the place of this one may need until it serves.
+    pub upgrade: Duration,
     /// How often the files of the configuration are looked at for changes; zero: they are read again at `SIGHUP` only.
     pub reload_interval: Duration,
     /// Idle provider connections kept per thread.

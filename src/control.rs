@@ -10,6 +10,7 @@ pub mod default_prices;
 pub mod settings;
 pub mod directory;
 pub mod follow;
+pub mod heir;
 pub mod journal;
 pub mod leases;
 pub mod ledger;

@@ -14,6 +14,7 @@ pub use calls::{Call, Calls, Entered};
 pub struct Life {
     in_flight: AtomicUsize,
     draining: AtomicBool,
+    accepted: AtomicBool,
     stop: watch::Sender<bool>,
 }
 
@@ -26,6 +27,7 @@ impl Default for Life {
         Self {
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            accepted: AtomicBool::new(false),
             stop: watch::Sender::new(false),
         }
     }
@@ -41,6 +43,18 @@ impl Life {
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// A connection has come.
+    pub fn accept(&self) {
+        if !self.accepted.load(Ordering::Relaxed) {
+            self.accepted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether any connection has come to this process.
+    pub fn has_accepted(&self) -> bool {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// From now on `/health` says that the gateway is leaving.

@@ -1,23 +1,27 @@
 //! Pingora's server around the gateway: listeners, services, background work, draining.
 
 mod announce;
+mod handover;
 mod inherit;
 mod listen;
 mod notify;
 mod shutdown;
+mod successor;
+mod upgrade;
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use pingora_core::server::configuration::{Opt, ServerConf};
+use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownWatch};
 use pingora_core::services::background::{BackgroundService, background_service};
 
 use crate::app::{App, Mode, Standalone, StartError};
 use crate::batches::{Runner, Watcher};
-use crate::config::{Config, Supervisor, Written};
+use crate::config::{Config, Listen, Program, Supervisor, Written};
 use crate::control::platform::Connected;
 use crate::credentials::Credentials;
 use crate::demo::Kind;
@@ -27,12 +31,16 @@ use crate::proxy::inner::InnerCalls;
 use crate::reload::{Reloader, Reread};
 use crate::routes::Side;
 use crate::telemetry::logs::{self, AccessLog};
-use inherit::Handover;
+use announce::Announcer;
+use handover::{Name, Sockets};
 use listen::Listener;
 pub use notify::Notify;
 use notify::Watchdog;
 use otari_filters::providers::Family;
+use rustls::server::danger::ClientCertVerifier;
+use successor::Successor;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use upgrade::{Handed, Upgrade};
 
 /// What runs beside the gateway.
 #[derive(Default)]
@@ -51,25 +59,21 @@ pub struct Given {
     pub reread: Reread,
     /// Whoever started it.
     pub supervisor: Supervisor,
+    /// To start it anew; or why that cannot be.
+    pub program: Result<Program, String>,
 }
 
-/// Serves until a signal ends the process; returns only when it cannot start.
+/// Serves until a signal ends the process, or another one takes its place; returns only when it cannot start.
 ///
 /// # Errors
 /// Says what to do.
 pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
-    let Given { config, written, reread, supervisor } = given;
+    let Given { config, written, reread, supervisor, program } = given;
     let notify = Notify::new(&supervisor);
-    let is_held = supervisor.sockets > 0;
-    let listener = match is_held {
-        true => Listener::held(&config.listen)?,
-        false => Listener::bind(&config.listen)?,
-    };
-    let management = config.management.clone();
-    let managing = management.as_ref().map(|own| Listener::bind(&own.listen)).transpose()?;
-    let handover = is_held
-        .then(|| Handover::new(&config.journal_dir, listener.address.to_string()))
-        .transpose()?;
+    let meeting = config.journal_dir.join("handover").join("socket");
+    let Opened { public, management, mut successor, sockets } =
+        Opened::open(&config, &supervisor, &meeting)?;
+    let clients = config.management.as_ref().and_then(|own| own.clients.clone());
     let mock = MockListener::for_config(&config)?;
     let conf = server_conf(&config);
     let access = AccessLog::new(config.log_format, logs::has_lines(config.log_level));
@@ -81,27 +85,25 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(|error| StartError::Other(format!("cannot start a runtime: {error}")))?;
-    // The demo ends with its terminal.
-    let hangup = match beside.demo {
-        Some(_) => None,
-        None => Some(hangup(&runtime)?),
+    // The demo ends with its terminal, and is made anew by each start.
+    let (hangup, program) = match beside.demo {
+        Some(_) => (None, Err("a demo has no other that could take its place".to_owned())),
+        None => (Some(heard(&runtime, SignalKind::hangup())?), program),
     };
+    let upgrade = heard(&runtime, SignalKind::user_defined2())?;
     let mock_address = mock.as_ref().map(|(address, _)| *address);
-    let app =
-        Arc::new(runtime.block_on(App::start(config, access.clone(), &conf, mock_address))?);
+    let starting = App::start(config, access.clone(), &conf, mock_address, successor.is_some());
+    let app = Arc::new(runtime.block_on(starting)?);
     let log = access.clone();
     std::thread::Builder::new()
         .name("access-log".into())
         .spawn(move || log.run())
         .map_err(|error| StartError::Other(format!("cannot start a thread: {error}")))?;
 
-    let mut server = bootstrapped(conf, handover)?;
-    let side = if managing.is_some() { Side::Public } else { Side::Only };
-    server.add_service(listen::service(&app, &server.configuration, &listener, side, None));
-    if let Some((at, own)) = managing.as_ref().zip(management) {
-        let side = Side::Management;
-        server.add_service(listen::service(&app, &server.configuration, at, side, own.clients));
-    }
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    server.bootstrap();
+    let addresses = (public.address, management.as_ref().map(|management| management.address));
+    add_listeners(&mut server, &app, public, management.map(|at| (at, clients)));
     add_mode(&mut server, &app);
     let reloader = Reloader::new(app.clone(), reread, written, Box::new(notify.clone()));
     let reloader = ReloadService { reloader, hangup: Mutex::new(hangup) };
@@ -110,48 +112,105 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
         server.add_service(background_service("mock", mock));
     }
     let hints = beside.demo.as_ref().map(announce::Hints::new);
-    if let Some(Kind::Connected(peers)) = beside.demo {
-        let provider = MockListener::new(peers.provider);
-        server.add_service(background_service("mock", provider));
-        let platform = PlatformListener::new(peers.platform, Platform::new(peers.script));
-        server.add_service(background_service("mock platform", platform));
+    add_demo(&mut server, beside);
+    if let Some(successor) = &mut successor {
+        successor.ready()?;
     }
-    let addresses = (listener.address, managing.as_ref().map(|managing| managing.address));
-    let announcer = announce::Announcer::new(app.clone(), addresses, hints, notify.clone());
+    let leaving = Leaving { notify, sockets, handed: Arc::default() };
+    let announcer = Announcer::new(app.clone(), addresses, hints, leaving.notify.clone(), successor);
     let address = announcer.reach();
-    let every = supervisor.watchdog;
-    let watchdog = Watchdog { notify: notify.clone(), every, address, app: app.clone() };
+    let watchdog = Watchdog {
+        notify: leaving.notify.clone(),
+        every: supervisor.watchdog,
+        address,
+        app: app.clone(),
+    };
     server.add_service(background_service("watchdog", watchdog));
     server.add_service(background_service("announce", announcer));
-    server.add_service(background_service("drain", shutdown::Drain(app.clone())));
-    let signals = shutdown::Signals::new(app.life.clone(), app.config.limits.lame_duck, notify);
+    let upgrade = Upgrade::new(&app, program, &leaving, meeting, upgrade);
+    server.add_service(background_service("upgrade", upgrade));
+    let drain = shutdown::Drain { app: app.clone(), handed: leaving.handed.clone() };
+    server.add_service(background_service("drain", drain));
+    let lame_duck = app.config.limits.lame_duck;
+    let signals = shutdown::Signals { life: app.life.clone(), lame_duck, leaving };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
-    drop((listener, managing));
     drop(runtime);
     Ok(())
 }
 
-/// From here on a hang-up is no reason to die: the configuration is read again.
-fn hangup(runtime: &tokio::runtime::Runtime) -> Result<Signal, StartError> {
-    let _here = runtime.enter();
-    signal(SignalKind::hangup()).map_err(|error| StartError::Other(format!("no signals: {error}")))
+/// What the end of the process has to do with others.
+#[derive(Clone)]
+struct Leaving {
+    notify: Notify,
+    sockets: Arc<Sockets>,
+    handed: Arc<Handed>,
 }
 
-/// A server that has the socket which is handed over, if there is one.
-fn bootstrapped(mut conf: ServerConf, handover: Option<Handover>) -> Result<Server, StartError> {
-    let Some(handover) = handover else {
-        let mut server = Server::new_with_opt_and_conf(None, conf);
-        server.bootstrap();
-        return Ok(server);
-    };
-    conf.upgrade_sock = handover.path();
-    let options = Opt { upgrade: true, ..Opt::default() };
-    let mut server = Server::new_with_opt_and_conf(Some(options), conf);
-    let sending = handover.send()?;
-    server.bootstrap();
-    // It ends as soon as the socket is sent, and Pingora has it.
-    let _ = sending.join();
-    Ok(server)
+/// Where it listens.
+struct Opened {
+    public: Listener,
+    management: Option<Listener>,
+    /// It takes the place of another.
+    successor: Option<Successor>,
+    /// To be handed on.
+    sockets: Arc<Sockets>,
+}
+
+impl Opened {
+    /// Takes what there is of the process before this one or of systemd, and opens the rest. `meeting`: where sockets may
+    /// come by.
+    fn open(config: &Config, supervisor: &Supervisor, meeting: &Path) -> Result<Self, StartError> {
+        let mut successor = supervisor.predecessor.as_ref().map(Successor::meet).transpose()?;
+        let sockets = Arc::<Sockets>::default();
+        let mut open = |side, listen: &Listen| {
+            let name = Name::new(side, listen);
+            let listener = match successor.as_mut().and_then(|old| old.take(&name)) {
+                Some(socket) => Listener::held(socket)?,
+                None if side != Side::Management && supervisor.sockets > 0 => {
+                    Listener::held(inherit::first(meeting)?)?
+                }
+                None => Listener::bind(listen)?,
+            };
+            let kept = listener.socket.try_clone();
+            let kept = kept.map_err(|error| StartError::Other(format!("a socket: {error}")))?;
+            sockets.add(name, kept);
+            Ok::<_, StartError>(listener)
+        };
+        let public = open(Side::Public, &config.listen)?;
+        let management = config.management.as_ref();
+        let management = management.map(|own| open(Side::Management, &own.listen)).transpose()?;
+        Ok(Self { public, management, successor, sockets })
+    }
+}
+
+/// From here on such a signal is no reason to die.
+fn heard(runtime: &tokio::runtime::Runtime, kind: SignalKind) -> Result<Signal, StartError> {
+    let _here = runtime.enter();
+    signal(kind).map_err(|error| StartError::Other(format!("no signals: {error}")))
+}
+
+/// What answers callers, and managers where they have an address of their own.
+fn add_listeners(
+    server: &mut Server,
+    app: &Arc<App>,
+    public: Listener,
+    management: Option<(Listener, Option<Arc<dyn ClientCertVerifier>>)>,
+) {
+    let conf = server.configuration.clone();
+    let side = if management.is_some() { Side::Public } else { Side::Only };
+    server.add_service(listen::service(app, &conf, public, side, None));
+    if let Some((at, clients)) = management {
+        server.add_service(listen::service(app, &conf, at, Side::Management, clients));
+    }
+}
+
+/// Whom the demo of connected mode speaks to.
+fn add_demo(server: &mut Server, beside: Beside) {
+    let Some(Kind::Connected(peers)) = beside.demo else { return };
+    let provider = MockListener::new(peers.provider);
+    server.add_service(background_service("mock", provider));
+    let platform = PlatformListener::new(peers.platform, Platform::new(peers.script));
+    server.add_service(background_service("mock platform", platform));
 }
 
 /// What the mode does beside requests.
@@ -159,6 +218,7 @@ fn add_mode(server: &mut Server, app: &Arc<App>) {
     match &app.mode {
         Mode::Standalone(mode) => {
             server.add_service(background_service("journal", JournalService(mode.clone())));
+            server.add_service(background_service("heir", HeirService(mode.clone())));
             server.add_service(background_service("follow", FollowService(mode.clone())));
             let rates = RatesService { app: app.clone(), mode: mode.clone() };
             server.add_service(background_service("rates", rates));
@@ -211,6 +271,16 @@ impl BackgroundService for ReportService {
     async fn start(&self, _: ShutdownWatch) {
         // Does not stop at the signal: requests that drain still leave reports.
         self.0.run().await;
+    }
+}
+
+/// Brings on what other processes of the same folder leave.
+struct HeirService(Arc<Standalone>);
+
+#[async_trait]
+impl BackgroundService for HeirService {
+    async fn start(&self, _: ShutdownWatch) {
+        self.0.heir.run().await;
     }
 }
 

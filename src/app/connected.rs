@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use pingora_core::server::configuration::ServerConf;
 
-use super::StartError;
+use super::{StartError, open_journal};
 use crate::config::{Config, PlatformConfig};
-use crate::control::journal::Journal;
 use crate::control::platform::{Connected, Wires};
 use crate::proxy::link::Link;
 use crate::telemetry::metrics::Metrics;
@@ -20,9 +19,10 @@ pub(super) fn start(
     platform: &PlatformConfig,
     metrics: &Arc<Metrics>,
     server: &ServerConf,
+    beside: bool,
 ) -> Result<Arc<Connected>, StartError> {
     // Apart from the usage of standalone mode: whoever changes the mode loses neither.
-    let journal = Arc::new(Journal::open(&config.journal_dir.join("reports"))?);
+    let journal = Arc::new(open_journal(&config.journal_dir.join("reports"), beside)?);
     // Names of the configured policies, which cannot be called in this mode.
     let policies = config.policies.iter().map(|policy| policy.name.clone()).collect();
     let link = || {

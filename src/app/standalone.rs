@@ -2,7 +2,6 @@
 //! names concrete stores.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,11 +10,12 @@ use otari_filters::providers::Family;
 use otari_filters::upstream::{BadDraft, Draft, Upstream};
 use tokio::sync::Notify;
 
-use super::StartError;
+use super::{StartError, open_journal};
 use crate::config::{Config, CredentialSource, Database, Live, ProviderConfig};
 use crate::control::directory::Directory;
 use crate::control::discovery::Discovery;
 use crate::control::follow::Follower;
+use crate::control::heir::Heir;
 use crate::control::housekeeping::Housekeeper;
 use crate::control::journal::Journal;
 use crate::control::leases::Leases;
@@ -51,6 +51,8 @@ pub struct Standalone {
     pub writer: Writer,
     /// Keeps in step with other gateways on the database.
     pub follower: Follower,
+    /// Brings on what other processes of this folder left.
+    pub heir: Heir,
     /// Keeps the sums of usage, and drops what is too old.
     pub housekeeper: Housekeeper,
     /// Files that callers upload.
@@ -87,6 +89,8 @@ pub(super) struct Begin<'a> {
     pub(super) outbound: &'a Outbound,
     /// Where the built-in provider listens.
     pub(super) mock: Option<SocketAddr>,
+    /// It takes over from a process that still runs.
+    pub(super) beside: bool,
 }
 
 /// Opens the database the configuration names. Does not touch its schema.
@@ -114,11 +118,11 @@ pub(super) async fn start(
     config: &Arc<Config>,
     begin: Begin<'_>,
 ) -> Result<Arc<Standalone>, StartError> {
-    let Begin { live, metrics, calls, credentials, outbound, mock } = begin;
+    let Begin { live, metrics, calls, credentials, outbound, mock, beside } = begin;
     let begun = Instant::now();
     // Whatever may fail comes before the keys that are shown once.
     let table = table(config, mock, |_| None).map_err(StartError::Other)?;
-    let Past { store, journal, writer, touched } = catch_up(config, metrics).await?;
+    let Past { store, journal, writer, touched, heir } = catch_up(config, metrics, beside).await?;
     let files = Files::new(config, store.clone(), metrics.clone(), credentials);
     let files = Arc::new(files.map_err(StartError::Other)?);
     let failed = |source| StartError::Store { label: store.label().to_owned(), source };
@@ -162,6 +166,7 @@ pub(super) async fn start(
         store,
         writer,
         follower,
+        heir,
         housekeeper,
         files,
         calls: calls.clone(),
@@ -200,10 +205,15 @@ struct Past {
     journal: Arc<Journal>,
     writer: Writer,
     touched: Arc<Touched>,
+    heir: Heir,
 }
 
 /// Opens the database, brings it up to date and replays the journal.
-async fn catch_up(config: &Config, metrics: &Arc<Metrics>) -> Result<Past, StartError> {
+async fn catch_up(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    beside: bool,
+) -> Result<Past, StartError> {
     let store = open_store(&config.database)
         .await
         .map_err(|source| StartError::Store { label: config.database.label(), source })?;
@@ -212,15 +222,15 @@ async fn catch_up(config: &Config, metrics: &Arc<Metrics>) -> Result<Past, Start
         report(&store.upgrade().await.map_err(failed)?);
     }
     store.schema_check().await.map_err(failed)?;
-    let journal_dir = Path::new(&config.journal_dir);
-    let journal = Arc::new(Journal::open(journal_dir)?);
+    let journal = Arc::new(open_journal(&config.journal_dir, beside)?);
     if let Some(shared) = store.shared() {
-        shared.join(&first_run::gateway_id(journal_dir)?).await.map_err(failed)?;
+        shared.join(&first_run::gateway_id(journal.folder())?).await.map_err(failed)?;
     }
     let touched = Arc::new(Touched::default());
     let writer = Writer::new(journal.clone(), store.clone(), metrics.clone(), touched.clone());
     // Before the counters are read: they must contain what earlier processes spent.
-    let replayed = writer.replay().await.map_err(failed)?;
+    let heir = Heir::new(journal.clone(), store.clone(), metrics.clone());
+    let replayed = writer.replay().await.map_err(failed)? + heir.inherit().await.map_err(failed)?;
     if replayed > 0 {
         tracing::info!(records = replayed, "usage of an earlier run was written from the journal");
     }
@@ -228,7 +238,7 @@ async fn catch_up(config: &Config, metrics: &Arc<Metrics>) -> Result<Past, Start
         // Everything that was settled out of them is in the database now, and nothing is held.
         shared.forget_leases().await.map_err(failed)?;
     }
-    Ok(Past { store, journal, writer, touched })
+    Ok(Past { store, journal, writer, touched, heir })
 }
 
 /// Does what an upgrade of the database would do and takes it back; says where and what.

@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::{Command, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, InitDb, Migrate};
 use super::{import, init, manage, providers};
 use crate::app::{StartError, open_store, rehearse};
-use crate::config::{self, Config, ConfigError, Flags, Sources, Supervisor};
+use crate::config::{self, Config, ConfigError, Flags, Program, Sources, Supervisor};
 use crate::mock::platform::{BASE_PATH, Platform, Script};
 use crate::server::{self, Beside, Given};
 use crate::store::{StoreError, Upgrade};
@@ -103,6 +103,7 @@ fn load_standalone(target: &InitDb) -> Result<Config, u8> {
 }
 
 fn start(sources: impl Fn() -> Sources + Send + Sync + 'static, beside: Beside) -> u8 {
+    let program = Program::of_process().map_err(|error| error.to_string());
     let read = sources();
     let (config, written) = match said(config::load_written(&read)) {
         Ok(loaded) => loaded,
@@ -111,8 +112,9 @@ fn start(sources: impl Fn() -> Sources + Send + Sync + 'static, beside: Beside) 
     logs::start(config.log_format, config.log_level);
     panics::install();
     no_core_dumps();
-    let supervisor = Supervisor::read(&read.env, std::process::id());
-    let given = Given { config, written, reread: Box::new(sources), supervisor };
+    let parent = std::os::unix::process::parent_id();
+    let supervisor = Supervisor::read(&read.env, std::process::id(), parent);
+    let given = Given { config, written, reread: Box::new(sources), supervisor, program };
     match server::run(given, beside) {
         Ok(()) => EXIT_OK,
         Err(error) => {

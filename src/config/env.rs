@@ -1,8 +1,10 @@
-//! The environment: the one place that reads it, and the `.env` files that add to it.
+//! The environment: the one place that reads it, the `.env` files that add to it, and how the process was started.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use super::expand::expand;
 
@@ -85,6 +87,37 @@ impl Env {
                 self.0.insert(name.to_owned(), value);
             }
         }
+    }
+}
+
+/// How this process was started, to be started so again.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The file; what is there by then may be another one.
+    pub path: PathBuf,
+    /// What followed it.
+    pub arguments: Vec<OsString>,
+}
+
+impl Program {
+    /// Of this process. To be asked early: once its file is replaced, the system does not know the path any more.
+    ///
+    /// # Errors
+    /// When the system does not say which file runs.
+    pub fn of_process() -> std::io::Result<Self> {
+        let mut arguments = std::env::args_os();
+        let (runs, asked) = (std::env::current_exe()?, arguments.next().map(PathBuf::from));
+        // The path that it was started by may be a link, and lead elsewhere by then; a bare name or a made-up one says
+        // nothing.
+        let file = |path: &Path| std::fs::metadata(path).map(|about| (about.dev(), about.ino()));
+        let is_it = |path: &PathBuf| {
+            path.components().count() > 1 && matches!((file(path), file(&runs)), (Ok(a), Ok(b)) if a == b)
+        };
+        let path = match asked.filter(is_it) {
+            Some(path) => std::path::absolute(path)?,
+            None => runs,
+        };
+        Ok(Self { path, arguments: arguments.collect() })
     }
 }
 

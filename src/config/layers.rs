@@ -128,6 +128,7 @@ pub(super) const KEYS: &[(&str, Shape)] = {
         ("streaming_keepalive_interval_ms", Scalar),
         ("lame_duck_s", Scalar),
         ("drain_s", Scalar),
+        ("upgrade_timeout_s", Scalar),
         ("reload_interval_s", Scalar),
         ("upstream_pool_size", Scalar),
         ("circuit_breaker_failures", Scalar),

@@ -73,6 +73,8 @@ pub(super) fn read(fields: &Fields, report: &mut Report) -> Limits {
             100 * 1024 * 1024,
             report,
         )),
+        // A large journal may have to be written first.
+        upgrade: fields.seconds("upgrade_timeout_s", 60, report),
         request_body_timeout: fields.seconds("request_body_timeout_s", 60, report),
         // A tenth of the slowest modem: whoever is slower does it on purpose.
         request_body_min_bytes_per_s: u32::try_from(fields.whole(

@@ -1,13 +1,15 @@
 //! The append-only record of finished attempts: durable against the end of this process before the caller sees the
 //! last byte, applied to the store later, replayed at start.
 //!
-//! A folder of numbered segments. A record is one frame: length, CRC-32, JSON, padded to 32 bytes. Writers claim their
-//! place with one atomic addition and write it with one `pwrite`: no lock, and no order between them is needed, because
-//! applying records commutes. A place that was claimed and never written (the process died in between, or the disk
-//! refused) reads as zeros; it is skipped once no writer can still be about to fill it.
+//! A folder of numbered segments, of which each process has one (`slots`). A record is one frame: length, CRC-32, JSON,
+//! padded to 32 bytes. Writers claim their place with one atomic addition and write it with one `pwrite`: no lock, and no
+//! order between them is needed, because applying records commutes. A place that was claimed and never written (the
+//! process died in between, or the disk refused) reads as zeros; it is skipped once no writer can still be about to fill
+//! it.
 
 mod fresh;
 mod refused;
+mod slots;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -99,6 +101,8 @@ struct Segment {
 #[derive(Debug)]
 pub struct Journal {
     folder: PathBuf,
+    /// The folder of all slots.
+    base: PathBuf,
     current: ArcSwap<Segment>,
     rotation: Mutex<()>,
     cursor: File,
@@ -115,26 +119,21 @@ pub struct Journal {
     pub hurry: Notify,
     /// Woken whenever `applied` has moved.
     moved: Notify,
+    /// Bytes that processes that are gone left in other slots, and that still wait.
+    pub left_bytes: AtomicU64,
     /// Held for the life of the process.
     _lock: File,
 }
 
 impl Journal {
-    /// Opens the folder, making it when missing. New records go to a new segment; older ones wait to be read.
-    ///
-    /// # Errors
-    /// When the folder is in use or cannot be written.
-    pub fn open(folder: &Path) -> Result<Self, JournalError> {
-        let failed = |source| JournalError::Io { folder: folder.to_owned(), source };
-        fs::create_dir_all(folder).map_err(failed)?;
-        let lock = open_rw(&folder.join("lock")).map_err(failed)?;
-        lock.try_lock().map_err(|_| JournalError::InUse(folder.to_owned()))?;
-        let cursor = open_rw(&folder.join(CURSOR)).map_err(failed)?;
+    /// Opens a slot whose lock this process has. New records go to a new segment; older ones wait to be read.
+    fn open_slot(folder: &Path, base: &Path, lock: File) -> io::Result<Self> {
+        let cursor = open_rw(&folder.join(CURSOR))?;
         let applied = read_cursor(&cursor);
-        let numbers = segments(folder).map_err(failed)?;
+        let numbers = segments(folder)?;
         let first = numbers.first().copied();
         let number = numbers.last().map_or(applied.segment, |last| last.max(&applied.segment) + 1);
-        let segment = create_segment(folder, number).map_err(failed)?;
+        let segment = create_segment(folder, number)?;
         // The cursor may name a segment that is gone, because it was applied whole.
         let start = match first {
             Some(first) if first > applied.segment => Position { segment: first, offset: 0 },
@@ -143,6 +142,7 @@ impl Journal {
         };
         Ok(Self {
             folder: folder.to_owned(),
+            base: base.to_owned(),
             current: ArcSwap::from_pointee(segment),
             rotation: Mutex::new(()),
             cursor,
@@ -153,8 +153,14 @@ impl Journal {
             writing: AtomicU64::new(0),
             hurry: Notify::new(),
             moved: Notify::new(),
+            left_bytes: AtomicU64::new(0),
             _lock: lock,
         })
+    }
+
+    /// The folder of its slot.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Appends a record. When this returns, the record survives the end of the process. Says where it stands.
@@ -249,8 +255,8 @@ impl Journal {
     /// Bytes that wait to be applied, roughly: whole segments in between count in full.
     pub fn backlog_bytes(&self) -> u64 {
         let (from, to) = (self.applied(), self.end());
-        (to.segment.saturating_sub(from.segment) * SEGMENT_BYTES + to.offset)
-            .saturating_sub(from.offset)
+        let own = to.segment.saturating_sub(from.segment) * SEGMENT_BYTES + to.offset;
+        own.saturating_sub(from.offset) + self.left_bytes.load(Ordering::Relaxed)
     }
 
     /// Reads records from `from` on: one piece of one segment. Blocks on the disk.
@@ -354,7 +360,7 @@ impl Journal {
     /// When the disk refuses it.
     pub fn reject(&self, entry: &Entry) -> io::Result<()> {
         use std::io::Write as _;
-        let path = self.folder.join("rejected.jsonl");
+        let path = self.base.join("rejected.jsonl");
         let mut file = OpenOptions::new().create(true).append(true).mode(PRIVATE).open(path)?;
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
@@ -517,7 +523,7 @@ mod tests {
     use otari_filters::control::Scope;
     use otari_filters::settle::BudgetReset;
 
-    fn entry(n: i64) -> Entry {
+    pub(super) fn entry(n: i64) -> Entry {
         Entry::Reset(BudgetReset {
             scope: Scope::User(format!("user-{n}").into()),
             budget_id: "b".into(),
@@ -527,7 +533,7 @@ mod tests {
         })
     }
 
-    fn read_all(journal: &Journal) -> Vec<Entry> {
+    pub(super) fn read_all(journal: &Journal) -> Vec<Entry> {
         let (mut all, mut at) = (Vec::new(), journal.applied());
         for _ in 0..100 {
             let batch = journal.read(at).unwrap();

@@ -80,7 +80,7 @@ impl Connected {
 
     /// Reports what is journalled, for as long as the process lives.
     pub async fn run(&self) {
-        self.reporter.run().await;
+        tokio::join!(self.reporter.run(), self.reporter.run_heir());
     }
 
     /// Waits until the platform has everything that is journalled now, at most so long. Says whether it has.

@@ -93,6 +93,7 @@ impl ServerApp for Door {
         stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
+        self.app.life.accept();
         let max = self.app.live().limits.max_connections;
         let Some(entered) = self.app.admission.connections.enter(max) else {
             self.turn_away(stream).await;

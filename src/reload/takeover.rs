@@ -33,6 +33,7 @@ const LIVE: &[&str] = &[
     "downstream_keepalive_s",
     "streaming_keepalive_interval_ms",
     "drain_s",
+    "upgrade_timeout_s",
     "reload_interval_s",
     "circuit_breaker_failures",
     "circuit_breaker_cooldown_s",

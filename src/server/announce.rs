@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::services::background::BackgroundService;
 
 use super::Notify;
 use super::notify::listens;
+use super::successor::Successor;
 use crate::app::{App, Mode, Standalone};
 use crate::config::{CredentialSource, ProviderConfig};
 use crate::control::default_prices;
@@ -47,6 +49,8 @@ pub(super) struct Announcer {
     management: Option<SocketAddr>,
     hints: Option<Hints>,
     notify: Notify,
+    /// The gateway whose place this one takes.
+    successor: Mutex<Option<Successor>>,
     started: Instant,
 }
 
@@ -56,8 +60,10 @@ impl Announcer {
         (address, management): (SocketAddr, Option<SocketAddr>),
         hints: Option<Hints>,
         notify: Notify,
+        successor: Option<Successor>,
     ) -> Self {
-        Self { app, address, management, hints, notify, started: Instant::now() }
+        let successor = Mutex::new(successor);
+        Self { app, address, management, hints, notify, successor, started: Instant::now() }
     }
 
     /// The address under which this machine reaches it.
@@ -277,12 +283,17 @@ impl BackgroundService for Announcer {
         let url = self.url();
         let reach = self.reach();
         let until = Instant::now() + LISTEN_TIMEOUT;
-        while !listens(&self.app, reach).await {
+        // Where another process listens too, an answer says nothing: one of the connections has to come here.
+        while !listens(&self.app, reach).await || !self.app.life.has_accepted() {
             if Instant::now() > until {
                 tracing::error!(%url, "the listener does not answer");
                 return;
             }
             tokio::time::sleep(POLL).await;
+        }
+        if let Some(successor) = self.successor.lock().take() {
+            // A word and its answer: this service has a thread of its own.
+            successor.serving();
         }
         for warning in &self.app.config.warnings {
             tracing::warn!("{warning}");

@@ -1,11 +1,16 @@
 //! The addresses we listen on, and what a connection to them has to be.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::IntoRawFd as _;
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora_core::listeners::ALPN;
 use pingora_core::listeners::tls::TlsSettings;
-use pingora_core::listeners::{ALPN, TcpSocketOptions};
 use pingora_core::server::configuration::ServerConf;
+use pingora_core::server::{ListenFds, ShutdownWatch};
+use pingora_core::services::Service as ServiceTrait;
 use pingora_core::services::listening::Service;
 use rustls::server::danger::ClientCertVerifier;
 
@@ -15,92 +20,102 @@ use crate::proxy::Gateway;
 use crate::proxy::door::Door;
 use crate::routes::Side;
 
-/// An address we listen on, known before Pingora binds it.
+/// A socket to listen on. It is ours before Pingora has it, so that a mistake is said at once: Pingora would try for half
+/// a minute.
 pub(super) struct Listener {
     pub(super) address: SocketAddr,
-    /// For port 0: keeps the port that the system chose ours until Pingora has bound it.
-    placeholder: Option<socket2::Socket>,
+    pub(super) socket: TcpListener,
 }
 
 impl Listener {
-    /// The address that somebody else listens on for us.
-    pub(super) fn held(listen: &Listen) -> Result<Self, StartError> {
-        if listen.port == 0 {
-            let why = "a socket of systemd needs the port that it listens on as `port`";
-            return Err(StartError::Other(why.into()));
-        }
-        Ok(Self { address: Self::address(listen)?, placeholder: None })
+    /// One that somebody else has opened.
+    pub(super) fn held(socket: TcpListener) -> Result<Self, StartError> {
+        let address = socket.local_addr();
+        let address = address.map_err(|error| StartError::Other(format!("a socket: {error}")))?;
+        Ok(Self { address, socket })
     }
 
-    /// Finds out whether the address can be bound, so that a mistake is said at once: Pingora would try for half a
-    /// minute.
+    /// One of our own. Nobody is let in before Pingora listens.
     pub(super) fn bind(listen: &Listen) -> Result<Self, StartError> {
-        let failed = |error| Self::failed(listen, &error);
-        let (port, address) = (listen.port, Self::address(listen)?);
-        if port != 0 {
-            TcpListener::bind(address).map_err(failed)?;
-            return Ok(Self { address, placeholder: None });
-        }
-        let placeholder = placeholder(address).map_err(failed)?;
-        let address = placeholder.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
-        Ok(Self { address, placeholder: Some(placeholder) })
-    }
-
-    fn failed(listen: &Listen, error: &std::io::Error) -> StartError {
-        let Listen { host, port } = listen;
-        StartError::Other(format!(
-            "cannot listen on {host}:{port}: {error}. Set host and port (management_address for management), or stop what holds the port"
-        ))
-    }
-
-    /// The address of `host` and `port`.
-    fn address(listen: &Listen) -> Result<SocketAddr, StartError> {
-        let failed = |error| Self::failed(listen, &error);
         let Listen { host, port } = listen;
         let text = if host.contains(':') && !host.starts_with('[') {
             format!("[{host}]:{port}")
         } else {
             format!("{host}:{port}")
         };
-        std::net::ToSocketAddrs::to_socket_addrs(&text)
-            .map_err(failed)?
-            .next()
-            .ok_or_else(|| failed(std::io::Error::other("the name has no address")))
-    }
-
-    fn options(&self) -> TcpSocketOptions {
-        let mut options = TcpSocketOptions::default();
-        options.so_reuseport = self.placeholder.is_some().then_some(true);
-        options
+        bound(&text).map_err(|error| {
+            StartError::Other(format!(
+                "cannot listen on {host}:{port}: {error}. Set host and port (management_address for management), or stop what holds the port"
+            ))
+        })
     }
 }
 
-/// A socket that holds a port of the system's choice without listening on it.
-fn placeholder(address: SocketAddr) -> std::io::Result<socket2::Socket> {
+fn bound(text: &str) -> std::io::Result<Listener> {
+    let address = std::net::ToSocketAddrs::to_socket_addrs(text)?.next();
+    let address = address.ok_or_else(|| std::io::Error::other("the name has no address"))?;
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-    socket.set_reuse_port(true)?;
+    // What is left of closed connections is no reason to wait.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    Ok(socket)
+    let socket = TcpListener::from(socket);
+    Ok(Listener { address: socket.local_addr()?, socket })
+}
+
+/// Pingora's service on a socket that is open already.
+pub(super) struct Held {
+    inner: Service<Door>,
+    address: String,
+    socket: Mutex<Option<TcpListener>>,
+}
+
+#[async_trait]
+impl ServiceTrait for Held {
+    async fn start_service(
+        &mut self,
+        fds: Option<ListenFds>,
+        shutdown: ShutdownWatch,
+        listeners_per_fd: usize,
+    ) {
+        if let (Some(fds), Some(socket)) = (&fds, self.socket.lock().take()) {
+            // As one that a process before this one has left to Pingora.
+            fds.lock().add(self.address.clone(), socket.into_raw_fd());
+        }
+        self.inner.start_service(fds, shutdown, listeners_per_fd).await;
+    }
+
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn threads(&self) -> Option<usize> {
+        ServiceTrait::threads(&self.inner)
+    }
+
+    fn listen_addresses(&self) -> Option<Vec<String>> {
+        self.inner.listen_addresses()
+    }
 }
 
 /// What answers at an address.
 pub(super) fn service(
     app: &Arc<App>,
     conf: &Arc<ServerConf>,
-    listener: &Listener,
+    listener: Listener,
     side: Side,
     clients: Option<Arc<dyn ClientCertVerifier>>,
-) -> Service<Door> {
+) -> Held {
     let proxy = pingora_proxy::http_proxy(conf, Gateway(app.clone(), side));
     let name = if side == Side::Management { "management" } else { "gateway" };
     let mut service = Service::new(name.to_owned(), Door::new(proxy, app.clone()));
     let address = listener.address.to_string();
     match tls(app, clients) {
-        None => service.add_tcp_with_settings(&address, listener.options()),
-        Some(tls) => service.add_tls_with_settings(&address, Some(listener.options()), tls),
+        None => service.add_tcp(&address),
+        Some(tls) => service.add_tls_with_settings(&address, None, tls),
     }
-    service
+    Held { inner: service, address, socket: Mutex::new(Some(listener.socket)) }
 }
 
 /// What a connection begins with, when there is a certificate.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,7 +24,14 @@ use crate::reload::Telling;
 
 /// Tells systemd what the process is doing.
 #[derive(Clone, Debug, Default)]
-pub struct Notify(Option<Arc<UnixAddr>>);
+pub struct Notify(Option<Arc<Ear>>);
+
+#[derive(Debug)]
+struct Ear {
+    address: UnixAddr,
+    /// Another process speaks now.
+    is_anothers: AtomicBool,
+}
 
 impl Notify {
     /// Speaks to `supervisor`, if there is one.
@@ -36,7 +44,8 @@ impl Notify {
             let said = "NOTIFY_SOCKET is no address: the supervisor is told nothing";
             address.inspect_err(|error| tracing::warn!(%error, "{said}")).ok()
         });
-        Self(address.map(Arc::new))
+        let ear = |address| Arc::new(Ear { address, is_anothers: AtomicBool::new(false) });
+        Self(address.map(ear))
     }
 
     /// It leaves.
@@ -44,12 +53,23 @@ impl Notify {
         self.say(&format!("STOPPING=1\nSTATUS={status}"));
     }
 
+    /// The service is this process from now on. If it is another one, nothing is said any more by this one.
+    pub(super) fn is_now(&self, pid: u32) {
+        let Some(ear) = &self.0 else { return };
+        ear.is_anothers.store(false, Ordering::Relaxed);
+        self.say(&format!("MAINPID={pid}"));
+        ear.is_anothers.store(pid != std::process::id(), Ordering::Relaxed);
+    }
+
     fn say(&self, what: &str) {
-        let Some(address) = &self.0 else { return };
+        let Some(ear) = self.0.as_ref().filter(|ear| !ear.is_anothers.load(Ordering::Relaxed))
+        else {
+            return;
+        };
         let sent = UnixDatagram::unbound().and_then(|socket| {
             // Whoever does not listen must not stop us.
             socket.set_nonblocking(true)?;
-            socket.send_to_addr(what.as_bytes(), address)
+            socket.send_to_addr(what.as_bytes(), &ear.address)
         });
         if let Err(error) = sent {
             tracing::warn!(%error, "the supervisor could not be told");
@@ -166,6 +186,12 @@ mod tests {
         assert_eq!(heard(), "READY=1\nSTATUS=serving");
         notify.reloading();
         assert!(heard().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+        notify.is_now(7);
+        notify.stopping("it is another's to say that");
+        notify.is_now(std::process::id());
+        assert_eq!((heard(), heard()), ("MAINPID=7".into(), format!("MAINPID={}", std::process::id())));
+        notify.stopping("bye");
+        assert_eq!(heard(), "STOPPING=1\nSTATUS=bye");
         Notify::default().stopping("nobody hears it");
     }
 }

@@ -8,7 +8,8 @@ use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Notify;
+use super::Leaving;
+use super::upgrade::Handed;
 use crate::app::{App, Mode};
 use crate::life::Life;
 
@@ -20,27 +21,27 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 
-/// TERM, INT and QUIT all end gracefully.
+/// TERM, INT and QUIT all end gracefully, and so does a process whose place another one has taken.
 pub(super) struct Signals {
-    life: Arc<Life>,
-    lame_duck: Duration,
-    notify: Notify,
-}
-
-impl Signals {
-    pub(super) fn new(life: Arc<Life>, lame_duck: Duration, notify: Notify) -> Self {
-        Self { life, lame_duck, notify }
-    }
+    pub(super) life: Arc<Life>,
+    pub(super) lame_duck: Duration,
+    pub(super) leaving: Leaving,
 }
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        any_signal().await;
-        self.notify.stopping("open calls may end");
-        // Balancers see 503 and turn away while the port still answers.
-        self.life.start_draining();
-        tokio::time::sleep(self.lame_duck).await;
+        tokio::select! {
+            () = any_signal() => {
+                self.leaving.notify.stopping("open calls may end");
+                // Balancers see 503 and turn away while the port still answers.
+                self.life.start_draining();
+                tokio::time::sleep(self.lame_duck).await;
+            }
+            // Nobody needs to turn away: the port goes on answering.
+            () = self.leaving.handed.done() => self.life.start_draining(),
+        }
+        self.leaving.sockets.close();
         ShutdownSignal::GracefulTerminate
     }
 }
@@ -55,7 +56,10 @@ async fn any_signal() {
 /// Waits for open requests, then for the journal, then ends the process.
 ///
 /// Pingora by itself sleeps its whole grace period and then drops what is left, records included.
-pub(super) struct Drain(pub(super) Arc<App>);
+pub(super) struct Drain {
+    pub(super) app: Arc<App>,
+    pub(super) handed: Arc<Handed>,
+}
 
 #[async_trait]
 impl BackgroundService for Drain {
@@ -63,12 +67,19 @@ impl BackgroundService for Drain {
         if shutdown.changed().await.is_err() {
             return;
         }
-        let app = &self.0;
+        let app = &self.app;
         app.life.start_draining();
         let limits = app.live().limits.clone();
         let open = app.life.in_flight();
         tracing::info!(requests = open, up_to_s = limits.drain.as_secs(), "draining");
-        let second = any_signal();
+        let second = async {
+            any_signal().await;
+            if self.handed.is_done() {
+                // It was the first, and meant for the whole service: this process is leaving already.
+                tracing::info!("a signal: open requests have as long as they had");
+                any_signal().await;
+            }
+        };
         tokio::pin!(second);
         let patience = idle(&app.life, limits.drain);
         tokio::select! {

@@ -132,6 +132,8 @@ pub struct RatePlaces {
 /// A database that several gateways share.
 #[async_trait]
 pub trait Shared: Send + Sync {
+    /// The same database as the gateway of this id sees it: for whoever brings on what that one left. It must be gone.
+    fn heir_of(&self, id: &str) -> std::sync::Arc<dyn super::Store>;
     /// Makes this gateway known by `id`. Leases it had under that id are still there, until [`Shared::forget_leases`].
     async fn join(&self, id: &str) -> Result<(), StoreError>;
     /// Gives back every lease of this gateway: nothing is held, and everything settled has been applied.

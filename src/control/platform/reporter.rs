@@ -9,6 +9,7 @@ mod desk;
 mod live;
 mod reading;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,6 +32,9 @@ use live::{Claims, Live};
 const MESSAGES: usize = 10_000;
 /// Reports in memory, beyond which reading pauses. The last read may bring some more.
 pub(super) const IN_HAND: usize = 1_000;
+
+/// Between two looks for what other processes left.
+const INHERIT_EVERY: Duration = Duration::from_millis(500);
 
 /// How often and how fast.
 #[derive(Clone, Copy, Debug)]
@@ -214,6 +218,64 @@ impl Reporter {
         }
     }
 
+    /// Takes over a report that another process left. Says so only when the journal has it.
+    ///
+    /// # Errors
+    /// When the disk refuses it.
+    fn adopt(&self, kept: KeptReport) -> std::io::Result<()> {
+        self.open.fetch_add(1, Ordering::SeqCst);
+        let kept = self.journal.append(&Entry::Report(kept));
+        if kept.is_err() {
+            self.close(1);
+        }
+        self.wake.notify_one();
+        kept
+    }
+
+    /// Takes over what processes that are gone left in other slots of the journal. Says how many reports. Blocks on the
+    /// disk.
+    ///
+    /// # Errors
+    /// When the disk fails: the rest is there for the next time.
+    fn inherit(&self) -> std::io::Result<usize> {
+        let mut reports = 0;
+        for left in self.journal.left()? {
+            let mut done = HashSet::new();
+            each(&left, |entry| {
+                if let Entry::Reported(id) = entry {
+                    done.insert(id);
+                }
+                Ok(())
+            })?;
+            let end = each(&left, |entry| match entry {
+                Entry::Report(kept) if !done.contains(&kept.id) => {
+                    reports += 1;
+                    self.adopt(kept)
+                }
+                _ => Ok(()),
+            })?;
+            left.advance(end);
+            left.discard()?;
+        }
+        Ok(reports)
+    }
+
+    /// Takes over what others leave, for as long as the process lives.
+    pub(super) async fn run_heir(self: &Arc<Self>) {
+        loop {
+            let own = self.clone();
+            match tokio::task::spawn_blocking(move || own.inherit()).await {
+                Ok(Ok(0)) => {}
+                Ok(Ok(reports)) => tracing::info!(reports, "reports of another process are sent"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "reports of another process wait in its journal");
+                }
+                Err(error) => tracing::error!(%error, "the journal of another process"),
+            }
+            tokio::time::sleep(INHERIT_EVERY).await;
+        }
+    }
+
     /// Waits until nothing is left to report, at most so long. Says whether nothing is. What is parked is tried at once.
     pub(super) async fn flush(&self, at_most: Duration) -> bool {
         self.is_leaving.store(true, Ordering::SeqCst);
@@ -268,6 +330,22 @@ impl Reporter {
                 () = sleep_until(until) => {}
             }
         }
+    }
+}
+
+/// Every record of a journal that nobody writes to; and its end.
+fn each(
+    left: &Journal,
+    mut take: impl FnMut(Entry) -> std::io::Result<()>,
+) -> std::io::Result<Position> {
+    let mut at = left.applied();
+    loop {
+        let batch = left.read(at)?;
+        batch.entries.into_iter().try_for_each(&mut take)?;
+        if batch.next == at {
+            return Ok(at);
+        }
+        at = batch.next;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The second face of the store: what gateways on one database need of it.
 
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use otari_filters::control::Scope;
@@ -9,10 +10,17 @@ use otari_filters::money::MicroUsd;
 use tokio::sync::mpsc;
 
 use super::{Postgres, changes, leases, rates, within};
-use crate::store::{Beat, Change, Notice, RateAsk, RatePlaces, Shared, StoreError, Take, Taken};
+use crate::store::{
+    Beat, Change, Notice, RateAsk, RatePlaces, Shared, Store, StoreError, Take, Taken,
+};
 
 #[async_trait]
 impl Shared for Postgres {
+    fn heir_of(&self, id: &str) -> Arc<dyn Store> {
+        let gateway = Arc::new(OnceLock::from(id.to_owned()));
+        Arc::new(Self { gateway, cursor: Arc::default(), ..self.clone() })
+    }
+
     async fn join(&self, id: &str) -> Result<(), StoreError> {
         let id = self.gateway.get_or_init(|| id.to_owned());
         within(async {

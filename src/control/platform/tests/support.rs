@@ -234,6 +234,7 @@ pub(super) fn limits() -> Limits {
         streaming_keepalive_interval: second,
         lame_duck: second,
         drain: second,
+        upgrade: second,
         reload_interval: Duration::ZERO,
         upstream_pool_size: 1,
     }
