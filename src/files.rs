@@ -256,7 +256,7 @@ impl Files {
     /// have what this one does not find.
     fn is_final(&self, removed: Removed) -> bool {
         let own_folder = matches!(&self.shelf, Some(Shelf { blobs: Blobs::Local(_), .. }))
-            && self.store.shared().is_some();
+            && self.store.shared().is_some_and(|shared| !shared.is_on_one_machine());
         removed == Removed::Now || !own_folder
     }
 

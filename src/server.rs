@@ -115,6 +115,9 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     add_demo(&mut server, beside);
     if let Some(successor) = &mut successor {
         successor.ready()?;
+        if let Mode::Standalone(mode) = &app.mode {
+            runtime.block_on(mode.follower.look());
+        }
     }
     let leaving = Leaving { notify, sockets, handed: Arc::default() };
     let announcer = Announcer::new(app.clone(), addresses, hints, leaving.notify.clone(), successor);

@@ -66,7 +66,7 @@ pub enum StoreError {
     Schema(String),
 }
 
-/// A database. Two of them: SQLite (one process) and PostgreSQL.
+/// A database. Two of them: SQLite (one process, two while one takes the other's place) and PostgreSQL.
 ///
 /// Money is exact on both: PostgreSQL holds `NUMERIC`, SQLite whole micro-dollars (rates: 1e-8 USD) as `INTEGER`.
 #[async_trait]
@@ -84,9 +84,13 @@ pub trait Store: FileStore + Batches + AuditLog + Send + Sync {
     }
     /// Refuses a schema this binary does not know or that is older than it needs. Changes nothing.
     async fn schema_check(&self) -> Result<(), StoreError>;
-    /// What gateways that share the database need of it; `None` when a database has one gateway.
+    /// What gateways that share the database need of it; `None` while it has one gateway.
     fn shared(&self) -> Option<&dyn Shared> {
         None
+    }
+    /// As [`Store::shared`], also where this process has the database to itself so far, and could share it.
+    fn sharable(&self) -> Option<&dyn Shared> {
+        self.shared()
     }
     /// Reads everything the request path needs.
     async fn everything(&self) -> Result<Everything, StoreError>;

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use otari_filters::providers::Family;
@@ -32,6 +32,9 @@ use crate::proxy::refusals::Refusals;
 use crate::search::Tools;
 use crate::store::{Everything, Origin, Store, StoreError, Upgrade, postgres, sqlite};
 use crate::telemetry::metrics::Metrics;
+
+/// Calls that need the database to decide wait for so long at most while it is made ready to be shared.
+const SHARE_WITHIN: Duration = Duration::from_secs(3);
 
 /// What only standalone mode has; the management API works on it.
 pub struct Standalone {
@@ -74,6 +77,39 @@ pub struct Standalone {
 }
 
 impl Standalone {
+    /// Another process is about to serve with the same database: from when this has returned both decide together.
+    ///
+    /// # Errors
+    /// When the database does not take what it has to know for that. Then nothing has changed.
+    pub async fn share(&self) -> Result<(), StoreError> {
+        let (ledger, leases) = (&self.local.ledger, &self.local.leases);
+        let Some(shared) = self.store.sharable().filter(|_| !ledger.is_shared()) else {
+            return Ok(());
+        };
+        let unavailable = |message: String| StoreError::Unavailable { message };
+        let id = first_run::gateway_id(self.local.journal.folder());
+        let (id, begun) = (id.map_err(|error| unavailable(error.to_string()))?, Instant::now());
+        let (_closed, _sharing) = (leases.close().await, ledger.sharing().await);
+        let kept = self.store.batch_holds().await?;
+        shared.join(&id).await?;
+        let held = ledger.share(&kept);
+        let known = async {
+            shared.hold(&held).await?;
+            // What was settled up to now is not in a lease: it must be in the spend before anybody asks what is left.
+            match self.local.journal.flush(SHARE_WITHIN).await {
+                true => Ok(()),
+                false => Err(unavailable("not all usage could be written down".into())),
+            }
+        };
+        if let Err(error) = known.await {
+            ledger.unshare(&kept);
+            let _ = shared.leave().await;
+            return Err(error);
+        }
+        leases.engage(begun);
+        Ok(())
+    }
+
     /// The configuration as it is now.
     pub fn live(&self) -> Guard<Arc<Config>> {
         self.current.load()
@@ -223,7 +259,8 @@ async fn catch_up(
     }
     store.schema_check().await.map_err(failed)?;
     let journal = Arc::new(open_journal(&config.journal_dir, beside)?);
-    if let Some(shared) = store.shared() {
+    let sharing = if beside { store.sharable() } else { store.shared() };
+    if let Some(shared) = sharing {
         shared.join(&first_run::gateway_id(journal.folder())?).await.map_err(failed)?;
     }
     let touched = Arc::new(Touched::default());
@@ -237,6 +274,8 @@ async fn catch_up(
     if let Some(shared) = store.shared() {
         // Everything that was settled out of them is in the database now, and nothing is held.
         shared.forget_leases().await.map_err(failed)?;
+    } else if let Some(sharable) = store.sharable() {
+        sharable.forget_all().await.map_err(failed)?;
     }
     Ok(Past { store, journal, writer, touched, heir })
 }

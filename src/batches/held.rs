@@ -50,6 +50,7 @@ impl Held {
     /// until the next start than too much is spent.
     pub(super) async fn keep(mut self, app: &Standalone, row: &BatchRow) -> Result<(), Rejection> {
         let ledger = &self.local.ledger;
+        let _keeping = ledger.keeping().await;
         let held = self.reservation.as_ref();
         let holds = held.map(|reservation| ledger.to_keep(reservation)).unwrap_or_default();
         let written = match write(app, row, &holds).await {

@@ -43,10 +43,23 @@ struct Last {
 impl Follower {
     /// For as long as the process lives.
     pub async fn run(&self) {
-        match self.store.shared() {
-            Some(shared) => self.follow(shared).await,
-            None => self.count_alone().await,
+        loop {
+            match self.store.shared() {
+                Some(shared) => self.follow(shared).await,
+                None => tokio::select! {
+                    () = self.count_alone() => {}
+                    () = self.local.leases.engaged.notified() => {}
+                },
+            }
         }
+    }
+
+    /// Reads what was changed since everything was read: whoever is about to serve should not be behind.
+    pub async fn look(&self) {
+        let Some(shared) = self.store.shared() else { return };
+        let now = Instant::now();
+        let mut last = Last { look: now, beat: now, count: now, is_behind: false };
+        self.catch_up(shared, &mut last).await;
     }
 
     /// A database of one's own: only the invariant is counted.

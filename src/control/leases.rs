@@ -17,7 +17,7 @@ use otari_filters::money::MicroUsd;
 use otari_filters::rejection::{Code, Rejection};
 use papaya::HashMap;
 use parking_lot::Mutex;
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::sync::{Mutex as AsyncMutex, Notify, RwLock, RwLockWriteGuard};
 
 use crate::clock;
 use crate::control::ledger::{Decision, Ledger, Rule, exceeded};
@@ -102,6 +102,10 @@ pub struct Leases {
     low: Mutex<Vec<(Scope, MicroUsd)>>,
     /// Rung when something is low.
     pub(super) bell: Notify,
+    /// Rung when another process is about to share the database.
+    pub(super) engaged: Notify,
+    /// Closed while the database is made ready to be shared: then nobody asks it for anything.
+    gate: RwLock<()>,
     ttl: Duration,
     begun: Instant,
     /// Until when leases may be used, in milliseconds since `begun`.
@@ -117,6 +121,8 @@ impl Leases {
             desks: HashMap::new(),
             low: Mutex::new(Vec::new()),
             bell: Notify::new(),
+            engaged: Notify::new(),
+            gate: RwLock::default(),
             ttl,
             begun: Instant::now(),
             good_until_ms: AtomicU64::new(0),
@@ -143,6 +149,19 @@ impl Leases {
     /// Whether leases were suspended, or have never been good.
     pub fn is_suspended(&self) -> bool {
         self.good_until_ms.load(Ordering::Acquire) == 0
+    }
+
+    /// Nobody is granted anything, and nobody asks, for as long as this is held.
+    pub async fn close(&self) -> RwLockWriteGuard<'_, ()> {
+        let closed = self.gate.write().await;
+        self.suspend();
+        closed
+    }
+
+    /// The database is shared from now on; it heard of this gateway at `heard` or later.
+    pub fn engage(&self, heard: Instant) {
+        self.renew(heard);
+        self.engaged.notify_one();
     }
 
     /// How holds are decided now.
@@ -182,6 +201,7 @@ impl Leases {
         for (scope, typical) in low {
             let desk = self.desk(&scope);
             let mut turn = desk.turn.lock().await;
+            let _open = self.gate.read().await;
             // Nobody waits for it: whoever needs it will ask, and be told what is wrong.
             let taken = self.take(&scope, &mut turn, MicroUsd::ZERO, typical, None).await;
             if !matches!(taken, Ok(Taken::Granted { amount, .. }) if amount > MicroUsd::ZERO) {
@@ -219,6 +239,7 @@ impl Leases {
         drop(queued);
         let mut recall: Option<Recall> = None;
         loop {
+            let open = self.gate.read().await;
             let given = desk.given.load(Ordering::Acquire);
             // What somebody else got may be enough by now.
             let short = match hold(self.rule()) {
@@ -241,6 +262,7 @@ impl Leases {
                 Ok(Taken::Refused { others: true, at_us, .. })
                     if recall.as_ref().is_none_or(Recall::may_wait) =>
                 {
+                    drop(open);
                     self.wait_for_others(scope, &mut recall, at_us).await?;
                 }
                 // What this gateway gave back meanwhile was on its way, in nobody's hands.

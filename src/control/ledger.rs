@@ -10,6 +10,7 @@ mod kept;
 mod shared;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use otari_filters::control::{Attempt, Caller, Hold, Reservation, Scope};
 use otari_filters::money::MicroUsd;
@@ -69,7 +70,11 @@ pub struct Ledger {
     ceilings: Ceilings,
     budgets: HashMap<Arc<str>, Terms>,
     enforces: bool,
-    shares: bool,
+    shares: AtomicBool,
+    /// It had the database to itself first.
+    is_converted: AtomicBool,
+    /// Held while a batch goes over to the database with what it holds.
+    keeping: tokio::sync::RwLock<()>,
     /// Scopes whose holds moved since they were last published.
     noted: Mutex<Vec<Scope>>,
     changes: tokio::sync::Mutex<()>,
@@ -83,7 +88,9 @@ impl Ledger {
             ceilings: Ceilings::default(),
             budgets: HashMap::new(),
             enforces,
-            shares,
+            shares: AtomicBool::new(shares),
+            is_converted: AtomicBool::new(false),
+            keeping: tokio::sync::RwLock::default(),
             noted: Mutex::default(),
             changes: tokio::sync::Mutex::new(()),
         }
@@ -91,7 +98,7 @@ impl Ledger {
 
     /// Whether other gateways spend from the same budgets: then only the database knows the whole spend.
     pub fn is_shared(&self) -> bool {
-        self.shares
+        self.shares.load(Ordering::Acquire)
     }
 
     /// The right to change keys, users, budgets or prices, one at a time: two changes of the same row could otherwise
@@ -262,6 +269,9 @@ impl Ledger {
             let Some(terms) = terms.filter(|_| self.enforces) else {
                 return (Decision::Open, None);
             };
+            // Another process has come since the rule was asked for.
+            let is_late = rule == Rule::Alone && self.is_shared();
+            let rule = if is_late { Rule::Expired } else { rule };
             let reset = match rule {
                 Rule::Alone => roll_over(account, scope, terms, now_us),
                 _ => None,
@@ -298,7 +308,10 @@ impl Ledger {
                     account.held += more;
                     Decision::Held { leased: false, is_low: false }
                 }
-                Some(max) => decision(account.top_up(max, hold.leased, more), &hold.scope),
+                Some(max) => {
+                    let leased = account.pays(hold.leased);
+                    decision(account.top_up(max, leased, more), &hold.scope)
+                }
             }
         };
         self.with(&hold.scope, decide).unwrap_or(Decision::Open)
@@ -314,9 +327,9 @@ impl Ledger {
         record.counts_toward_budget &= reservation.counts;
         for hold in reservation.holds.iter() {
             match &hold.scope {
-                Scope::User(_) => record.leased = hold.leased,
+                Scope::User(_) => record.leased = self.pays(hold),
                 Scope::Ceiling(id) if counts(hold, record) => {
-                    record.ceilings.push(Charge { id: id.clone(), leased: hold.leased });
+                    record.ceilings.push(Charge { id: id.clone(), leased: self.pays(hold) });
                 }
                 Scope::Ceiling(_) => {}
             }
@@ -334,7 +347,9 @@ impl Ledger {
             let cost = if counts(hold, record) { cost } else { MicroUsd::ZERO };
             let held = reservation.map_or(MicroUsd::ZERO, |reservation| reservation.held);
             is_user_done |= matches!(hold.scope, Scope::User(_));
-            self.with(&hold.scope, |account| account.settle(held, cost, hold.leased, at_us));
+            self.with(&hold.scope, |account| {
+                account.settle(held, cost, account.pays(hold.leased), at_us);
+            });
         }
         if let Some(user_id) =
             record.user_id.as_ref().filter(|_| !is_user_done && cost > MicroUsd::ZERO)
@@ -342,6 +357,15 @@ impl Ledger {
             let scope = Scope::User(user_id.clone());
             self.with(&scope, |account| account.settle(MicroUsd::ZERO, cost, false, at_us));
         }
+    }
+
+    /// Whether the lease pays for a hold: its own word counts, unless the lease came later than the hold.
+    fn pays(&self, hold: &Hold) -> bool {
+        let is_converted = || {
+            let own = |account: &mut Account| account.is_converted;
+            self.is_converted.load(Ordering::Acquire) && self.with(&hold.scope, own) == Some(true)
+        };
+        hold.leased || is_converted()
     }
 
     /// Gives holds back: nothing was spent.

@@ -122,11 +122,6 @@ impl Upgrade {
         if std::process::id() == INIT {
             return Err("the first process of a container cannot leave it; start a new one".into());
         }
-        if let Mode::Standalone(mode) = &self.app.mode
-            && mode.store.shared().is_none()
-        {
-            return Err("a SQLite file belongs to one process at a time; restart instead".into());
-        }
         let meeting = Meeting::open(&self.path)?;
         let accepts = meeting.listener.set_nonblocking(true);
         let accepts = accepts.and_then(|()| UnixListener::from_std(meeting.listener.try_clone()?));
@@ -155,6 +150,9 @@ impl Upgrade {
         self.leaving.sockets.send(&stream).map_err(|error| error.to_string())?;
         let mut stream = BufReader::new(stream);
         hear(&mut stream, READY).await?;
+        if let Mode::Standalone(mode) = &self.app.mode {
+            mode.share().await.map_err(|error| error.to_string())?;
+        }
         say(&mut stream, GO).await?;
         hear(&mut stream, SERVING).await?;
         // Whoever the supervisor listens to is the new one from here on: it is told before that one speaks.

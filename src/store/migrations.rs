@@ -25,6 +25,7 @@ pub(super) const SQLITE: &[Step] = &[
     ("V7__batch_holds", include_str!("migrations/sqlite/V7__batch_holds.sql")),
     ("V8__audit_log", include_str!("migrations/sqlite/V8__audit_log.sql")),
     ("V9__rate_limits", include_str!("migrations/sqlite/V9__rate_limits.sql")),
+    ("V10__side_by_side", include_str!("migrations/sqlite/V10__side_by_side.sql")),
 ];
 
 /// PostgreSQL's steps: the same names in the same order.
@@ -38,6 +39,7 @@ pub(super) const POSTGRES: &[Step] = &[
     ("V7__batch_holds", include_str!("migrations/postgres/V7__batch_holds.sql")),
     ("V8__audit_log", include_str!("migrations/postgres/V8__audit_log.sql")),
     ("V9__rate_limits", include_str!("migrations/postgres/V9__rate_limits.sql")),
+    ("V10__side_by_side", include_str!("migrations/postgres/V10__side_by_side.sql")),
 ];
 
 /// What a database says about its schema.

@@ -129,13 +129,46 @@ pub struct RatePlaces {
     pub count: u32,
 }
 
+/// What is asked of a database that it is never configured for.
+fn never() -> StoreError {
+    StoreError::Refused { message: "not with this kind of database".into() }
+}
+
+/// A lease is larger than a request by so much, or it is the request's own.
+const WORTH: i64 = 16;
+
+/// How much of what is left one gateway gets: all of it when it is alone, a part of it when it is not, and no more than
+/// the requests that wait need when the cap is near.
+pub(super) fn share(room: MicroUsd, gateways: i64, take: &Take) -> MicroUsd {
+    let part = if gateways <= 1 { room.0 } else { room.0 / (2 * gateways) };
+    let is_far = part >= take.typical.max(take.needed).0.saturating_mul(WORTH);
+    let wanted = take.needed + take.queued;
+    if is_far || gateways <= 1 {
+        MicroUsd(part).max(take.needed)
+    } else {
+        wanted.min(room).max(take.needed)
+    }
+}
+
 /// A database that several gateways share.
 #[async_trait]
 pub trait Shared: Send + Sync {
     /// The same database as the gateway of this id sees it: for whoever brings on what that one left. It must be gone.
     fn heir_of(&self, id: &str) -> std::sync::Arc<dyn super::Store>;
+    /// Whether all gateways on the database are processes of one machine.
+    fn is_on_one_machine(&self) -> bool {
+        false
+    }
     /// Makes this gateway known by `id`. Leases it had under that id are still there, until [`Shared::forget_leases`].
     async fn join(&self, id: &str) -> Result<(), StoreError>;
+    /// Takes over as leases what this gateway holds, which had the database to itself until now.
+    async fn hold(&self, _: &[(Scope, MicroUsd)]) -> Result<(), StoreError> {
+        Err(never())
+    }
+    /// Nobody else is there: what gateways that died have left of leases is void. Where nobody can know that, nothing.
+    async fn forget_all(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
     /// Gives back every lease of this gateway: nothing is held, and everything settled has been applied.
     async fn forget_leases(&self) -> Result<(), StoreError>;
     /// Says that this gateway lives, and lets go of gateways that have not for `ttl_s` seconds.
@@ -159,19 +192,53 @@ pub trait Shared: Send + Sync {
     async fn over_cap(&self) -> Result<i64, StoreError>;
 
     /// One exchange with common rate limits; the answers in the order of `asks`.
-    async fn rates(&self, asks: &[RateAsk]) -> Result<Vec<gcra::Granted>, StoreError>;
+    async fn rates(&self, _: &[RateAsk]) -> Result<Vec<gcra::Granted>, StoreError> {
+        Err(never())
+    }
     /// Publishes what is under way here. By subject: what other gateways that live have under way, and how many of them
     /// have used it lately.
     async fn rate_places(
         &self,
-        own: &[RatePlaces],
-    ) -> Result<HashMap<String, (u32, u32)>, StoreError>;
+        _own: &[RatePlaces],
+    ) -> Result<HashMap<String, (u32, u32)>, StoreError> {
+        Err(never())
+    }
     /// How many gateways live, this one included. `forgets`: lets go of limits that nobody has used lately.
-    async fn rate_gateways(&self, forgets: bool) -> Result<u32, StoreError>;
+    async fn rate_gateways(&self, _forgets: bool) -> Result<u32, StoreError> {
+        Err(never())
+    }
 
     /// What was changed since the last call, by anybody; each change at least once. `None`: too long ago to know, read
     /// everything again.
     async fn changes(&self) -> Result<Option<Vec<Change>>, StoreError>;
     /// Sends every word of other gateways to `notices` for as long as the connection lasts; a full queue loses some.
     async fn listen(&self, notices: mpsc::Sender<Notice>) -> Result<(), StoreError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_shrinks_to_one_request_as_the_cap_nears() {
+        let take = |needed, typical| Take {
+            scope: Scope::User("u".into()),
+            serial: 1,
+            needed: MicroUsd(needed),
+            queued: MicroUsd(25),
+            typical: MicroUsd(typical),
+            now_us: 0,
+            recalled_at_us: None,
+        };
+        let share = |room, gateways, take: &Take| share(MicroUsd(room), gateways, take).0;
+        assert_eq!(share(1_000, 1, &take(10, 10)), 1_000, "nobody else needs any");
+        assert_eq!(share(1_000, 2, &take(10, 10)), 250, "half of its half");
+        assert_eq!(
+            share(600, 2, &take(10, 10)),
+            35,
+            "16 requests do not fit: only those that wait"
+        );
+        assert_eq!(share(20, 2, &take(10, 10)), 20, "as far as it goes");
+        assert_eq!(share(9, 1, &take(10, 10)), 10, "the caller sees that it does not fit");
+    }
 }

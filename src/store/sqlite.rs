@@ -1,4 +1,5 @@
-//! The store of a single process: one SQLite file, one thread that writes, two that read.
+//! The store of a single process: one SQLite file, one thread that writes, two that read. Two processes have it while one
+//! takes the place of the other.
 
 mod actor;
 mod adopt;
@@ -17,6 +18,8 @@ mod settings;
 mod apply;
 mod usage;
 mod rollups;
+mod leases;
+mod shared;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -31,12 +34,13 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, Transactio
 
 use self::actor::Actor;
 use self::audit::Audit;
+use self::shared::Beside;
 use super::adopt::Upgrade;
 use super::analytics::{Condensed, Report, Reported};
 use super::migrations::{self, Found, HISTORY, Plan};
 use super::{
     AliasRow, Applied, Author, BudgetChange, BudgetRow, BudgetTotals, CeilingChange, CeilingFilter,
-    CeilingRow, Everything, KeyChange, KeyRow, Page, PriceRow, ResetRow, SettingRow, Store,
+    CeilingRow, Everything, KeyChange, KeyRow, Page, PriceRow, ResetRow, SettingRow, Shared, Store,
     StoreError, UsageFilter, UsageRow, UserChange, UserRow,
 };
 
@@ -55,6 +59,8 @@ pub struct Sqlite {
     writer: Arc<Actor>,
     /// Whose changes are made through this one; `None`: they are not noted.
     author: Option<Arc<Author>>,
+    /// What it is to another process on the file.
+    beside: Arc<Beside>,
 }
 
 /// Opens the file at `path` and creates it when missing; the folder must exist. The schema is not looked at.
@@ -69,7 +75,7 @@ pub async fn open(path: &Path) -> Result<Sqlite, StoreError> {
     let file = path.to_owned();
     let readers = Actor::start("sqlite-reader", READERS, move || open_reader(&file)).await?;
     let (readers, writer) = (Arc::new(readers), Arc::new(writer));
-    Ok(Sqlite { label: label.into(), readers, writer, author: None })
+    Ok(Sqlite { label: label.into(), readers, writer, author: None, beside: Arc::default() })
 }
 
 fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -219,6 +225,14 @@ impl Store for Sqlite {
         &self.label
     }
 
+    fn shared(&self) -> Option<&dyn Shared> {
+        self.gateway().is_some().then_some(self)
+    }
+
+    fn sharable(&self) -> Option<&dyn Shared> {
+        Some(self)
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         // The writer, because a file that can only be read is not an answer; no write, because disks are slow.
         self.writer.run(|db| Ok(db.execute_batch("-- ping\nSELECT 1")?)).await
@@ -349,7 +363,8 @@ impl Store for Sqlite {
 
     async fn budget_totals(&self, ids: &[String]) -> Result<Vec<BudgetTotals>, StoreError> {
         let ids = ids.to_vec();
-        self.read(move |db| budgets::budget_totals(db, &ids)).await
+        let gateway = self.gateway();
+        self.read(move |db| budgets::budget_totals(db, gateway.as_deref(), &ids)).await
     }
 
     async fn budget_resets(&self, id: &str, page: Page) -> Result<Vec<ResetRow>, StoreError> {
@@ -456,7 +471,8 @@ impl Store for Sqlite {
 
     async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError> {
         let entries = entries.to_vec();
-        self.write(move |db| apply::apply(db, &entries)).await
+        let gateway = self.gateway();
+        self.write(move |db| apply::apply(db, gateway.as_deref(), &entries)).await
     }
 
     async fn usage_list(

@@ -107,6 +107,8 @@ mod service;
 #[cfg(test)]
 mod upgrade_binary;
 #[cfg(test)]
+mod side_by_side;
+#[cfg(test)]
 mod usage_reports;
 #[cfg(test)]
 mod usage_refusals;

@@ -5,16 +5,16 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::support::gateway::{Builder, MASTER};
 use crate::support::provider::{Gate, Provider, Reply};
-use crate::support::{COST, DEADLINE, ask, ask_streamed, eventually, on_both_databases, priced};
+use crate::support::{COST, DEADLINE, ask, eventually, on_both_databases, priced};
 
-const STREAMS: usize = 500;
+pub(crate) const STREAMS: usize = 500;
 const CALLERS: usize = 4;
 
 /// Holds a socket and starts the gateway with it, as systemd would: a line on its input starts one, stops the one before.
@@ -145,32 +145,44 @@ async fn a_restart_breaks_no_stream_and_refuses_no_call(start: Builder) {
 
 /// A caller who takes a new connection for every call.
 #[derive(Clone)]
-struct Call {
-    http: reqwest::Client,
-    url: String,
-    key: String,
+pub(crate) struct Call {
+    pub(crate) http: reqwest::Client,
+    pub(crate) url: String,
+    pub(crate) key: String,
+    /// What is asked, not streamed.
+    pub(crate) body: Value,
+    /// The longest call of [`start_callers`], in milliseconds.
+    pub(crate) longest: Arc<AtomicUsize>,
 }
 
 impl Call {
-    async fn new(base: &str) -> Self {
+    pub(crate) async fn new(base: &str) -> Self {
+        let http = Self::client();
+        let made = http.post(format!("{base}/v1/keys")).bearer_auth(MASTER);
+        let made = made.json(&json!({"user_id": "u"})).send().await.unwrap();
+        let made: Value = made.json().await.unwrap();
+        Self::with(http, base, made["key"].as_str().unwrap(), ask())
+    }
+
+    pub(crate) fn with(http: reqwest::Client, base: &str, key: &str, body: Value) -> Self {
+        let url = format!("{base}/v1/chat/completions");
+        Self { http, url, key: key.to_owned(), body, longest: Arc::default() }
+    }
+
+    pub(crate) fn client() -> reqwest::Client {
         // Makes TLS ready for the clients of this test, as every other test does by starting a gateway.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
+        reqwest::Client::builder()
             .no_proxy()
             .http1_only()
             .pool_max_idle_per_host(0)
             .retry(reqwest::retry::never())
             .timeout(DEADLINE * 3)
             .build()
-            .unwrap();
-        let made = http.post(format!("{base}/v1/keys")).bearer_auth(MASTER);
-        let made = made.json(&json!({"user_id": "u"})).send().await.unwrap();
-        let made: Value = made.json().await.unwrap();
-        let key = made["key"].as_str().unwrap().to_owned();
-        Self { http, url: format!("{base}/v1/chat/completions"), key }
+            .unwrap()
     }
 
-    async fn ask(&self, body: Value) -> reqwest::Response {
+    pub(crate) async fn ask(&self, body: Value) -> reqwest::Response {
         let answer = self.http.post(&self.url).bearer_auth(&self.key).json(&body).send().await;
         let answer = answer.expect("no call is refused");
         assert_eq!(answer.status(), 200);
@@ -179,12 +191,14 @@ impl Call {
 }
 
 /// Opens them all; each ends with its whole text.
-fn open_streams(call: &Call, begun: &Arc<AtomicUsize>) -> JoinSet<String> {
+pub(crate) fn open_streams(call: &Call, begun: &Arc<AtomicUsize>) -> JoinSet<String> {
     let mut streams = JoinSet::new();
     for _ in 0..STREAMS {
         let (call, begun) = (call.clone(), begun.clone());
         streams.spawn(async move {
-            let mut answer = call.ask(ask_streamed()).await;
+            let mut body = call.body.clone();
+            body["stream"] = json!(true);
+            let mut answer = call.ask(body).await;
             let mut text = Vec::new();
             while let Some(piece) = answer.chunk().await.expect("no stream breaks") {
                 if text.is_empty() {
@@ -199,13 +213,20 @@ fn open_streams(call: &Call, begun: &Arc<AtomicUsize>) -> JoinSet<String> {
 }
 
 /// Callers who ask again and again until they are to stop.
-fn start_callers(call: &Call, stop: &Arc<AtomicBool>, served: &Arc<AtomicUsize>) -> JoinSet<()> {
+pub(crate) fn start_callers(
+    call: &Call,
+    stop: &Arc<AtomicBool>,
+    served: &Arc<AtomicUsize>,
+) -> JoinSet<()> {
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
         let (call, stop, served) = (call.clone(), stop.clone(), served.clone());
         callers.spawn(async move {
             while !stop.load(Ordering::SeqCst) {
-                call.ask(ask()).await.bytes().await.expect("a whole answer");
+                let begun = Instant::now();
+                call.ask(call.body.clone()).await.bytes().await.expect("a whole answer");
+                let took = usize::try_from(begun.elapsed().as_millis()).unwrap_or(usize::MAX);
+                call.longest.fetch_max(took, Ordering::SeqCst);
                 served.fetch_add(1, Ordering::SeqCst);
             }
         });
@@ -214,7 +235,7 @@ fn start_callers(call: &Call, stop: &Arc<AtomicBool>, served: &Arc<AtomicUsize>)
 }
 
 /// As many rows as calls, and what they cost together is spent.
-async fn accounts_are_whole(base: &str, calls: usize) {
+pub(crate) async fn accounts_are_whole(base: &str, calls: usize) {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     eventually("spend and rows to be those of all calls", async || {
         let get = async |path: &str| -> Value {

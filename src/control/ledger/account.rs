@@ -69,6 +69,8 @@ pub(super) struct Account {
     pub(super) lease: Lease,
     /// Its holds are on the list of those to be published.
     pub(super) is_noted: bool,
+    /// What was held by the cap became a lease: holds that were taken before are paid out of it too.
+    pub(super) is_converted: bool,
 }
 
 impl Account {
@@ -123,6 +125,11 @@ impl Account {
         if self.since_us.is_none_or(|since| at_us >= since) {
             self.spend += cost;
         }
+    }
+
+    /// Whether the lease pays for a hold.
+    pub(super) fn pays(&self, leased: bool) -> bool {
+        leased || self.is_converted
     }
 
     /// What is left of the lease; below zero when calls cost more than they held.

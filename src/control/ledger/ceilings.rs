@@ -78,8 +78,10 @@ impl Ceilings {
         self.by_id.pin().get(id).map(|ceiling| work(&mut ceiling.account.lock()))
     }
 
-    pub(super) fn each(&self, mut work: impl FnMut(&mut Account)) {
-        self.by_id.pin().values().for_each(|ceiling| work(&mut ceiling.account.lock()));
+    pub(super) fn each(&self, mut work: impl FnMut(&Arc<str>, &mut Account)) {
+        for (id, ceiling) in &self.by_id.pin() {
+            work(id, &mut ceiling.account.lock());
+        }
     }
 
     pub(super) fn scopes_where(&self, is_meant: impl Fn(&Account) -> bool) -> Vec<Scope> {

@@ -8,6 +8,11 @@ use super::Ledger;
 use crate::store::BatchHold;
 
 impl Ledger {
+    /// The right to hand what a batch holds over to the database: nobody begins to share it in between.
+    pub async fn keeping(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.keeping.read().await
+    }
+
     /// What a reservation holds, as the database is to keep it.
     pub fn to_keep(&self, reservation: &Reservation) -> Vec<BatchHold> {
         if reservation.held <= MicroUsd::ZERO {
@@ -16,14 +21,14 @@ impl Ledger {
         let keep = |hold: &otari_filters::control::Hold| BatchHold {
             scope: hold.scope.clone(),
             amount: reservation.held,
-            leased: hold.leased,
+            leased: self.pays(hold),
         };
         reservation.holds.iter().map(keep).collect()
     }
 
     /// The database keeps them now.
     pub fn kept(&self, holds: &[BatchHold]) {
-        if !self.shares {
+        if !self.is_shared() {
             return;
         }
         for hold in holds {
@@ -38,7 +43,7 @@ impl Ledger {
 
     /// Takes over at start what the database has kept.
     pub fn restore(&self, holds: &[BatchHold]) {
-        if self.shares {
+        if self.is_shared() {
             return;
         }
         for hold in holds {
@@ -49,7 +54,7 @@ impl Ledger {
     /// The database keeps them no more.
     pub fn let_go(&self, holds: &[BatchHold]) {
         for hold in holds {
-            self.with(&hold.scope, |account| match self.shares {
+            self.with(&hold.scope, |account| match self.is_shared() {
                 true if hold.leased => account.lease.granted += hold.amount,
                 true => {}
                 false => account.held = (account.held - hold.amount).or_zero(),

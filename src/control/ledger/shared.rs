@@ -1,13 +1,23 @@
 //! Where several gateways share a database: leases, and what the others changed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 
 use otari_filters::control::Scope;
 use otari_filters::money::MicroUsd;
 
 use super::account::Account;
 use super::{Lease, Ledger};
-use crate::store::{Everything, UserRow, Window};
+use crate::store::{BatchHold, Everything, UserRow, Window};
+
+/// What batches hold in each scope.
+fn by_scope(kept: &[BatchHold]) -> HashMap<Scope, MicroUsd> {
+    let mut sums = HashMap::new();
+    for hold in kept {
+        *sums.entry(hold.scope.clone()).or_insert(MicroUsd::ZERO) += hold.amount;
+    }
+    sums
+}
 
 impl Ledger {
     /// Every scope under this budget that this gateway holds a lease for.
@@ -30,7 +40,7 @@ impl Ledger {
         });
         self.put_user(row);
         let Some((budget, spend)) = before else { return false };
-        if !self.shares {
+        if !self.is_shared() {
             self.with(&Scope::User(row.user_id.as_str().into()), |account| account.spend = spend);
         }
         budget.as_deref() != row.budget_id.as_deref()
@@ -54,6 +64,54 @@ impl Ledger {
         scopes
     }
 
+    /// Another process is about to spend from the same budgets: what is held by the caps becomes leases, as large as what
+    /// is held, and everything else is the database's to decide from now on. `kept`: what it keeps for batches, which it
+    /// counts itself. Nobody may ask it for more before it knows of what is returned, and of every record up to now.
+    pub fn share(&self, kept: &[BatchHold]) -> Vec<(Scope, MicroUsd)> {
+        self.is_converted.store(true, Ordering::Release);
+        self.shares.store(true, Ordering::Release);
+        let (kept, budgets) = (by_scope(kept), self.budgets.pin());
+        let mut held = Vec::new();
+        self.each(|scope, account| {
+            account.held =
+                (account.held - kept.get(&scope).copied().unwrap_or_default()).or_zero();
+            let terms = account.budget_id.as_ref().and_then(|id| budgets.get(id));
+            if account.held > MicroUsd::ZERO && terms.is_some_and(|terms| terms.max.is_some()) {
+                account.lease = Lease { granted: account.held, used: MicroUsd::ZERO };
+                account.is_converted = true;
+                if !std::mem::replace(&mut account.is_noted, true) {
+                    self.noted.lock().push(scope.clone());
+                }
+                held.push((scope, account.held));
+            }
+        });
+        held
+    }
+
+    /// Takes [`Ledger::share`] back: nothing was asked of the database in between.
+    pub fn unshare(&self, kept: &[BatchHold]) {
+        let kept = by_scope(kept);
+        self.each(|scope, account| {
+            account.held += kept.get(&scope).copied().unwrap_or_default();
+            account.lease = Lease::default();
+            account.is_converted = false;
+        });
+        self.shares.store(false, Ordering::Release);
+        self.is_converted.store(false, Ordering::Release);
+    }
+
+    fn each(&self, mut work: impl FnMut(Scope, &mut Account)) {
+        for (id, user) in &self.users.pin() {
+            work(Scope::User(id.clone()), &mut user.lock().account);
+        }
+        self.ceilings.each(|id, account| work(Scope::Ceiling(id.clone()), account));
+    }
+
+    /// Whoever holds it decides alone whether the database is shared.
+    pub async fn sharing(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        self.keeping.write().await
+    }
+
     /// Adds to a lease what the database granted, and takes over the period it knows.
     pub fn grant(&self, scope: &Scope, granted: MicroUsd, window: Window) {
         self.with(scope, |account| {
@@ -74,7 +132,7 @@ impl Ledger {
         for user in self.users.pin().values() {
             user.lock().account.lease = Lease::default();
         }
-        self.ceilings.each(|account| account.lease = Lease::default());
+        self.ceilings.each(|_, account| account.lease = Lease::default());
     }
 
     /// What is held now in every scope that held something out of its lease since the last call.

@@ -261,7 +261,7 @@ pub(in crate::store) const HOLDS: [(&str, &str); 2] =
     [("users", "reserved"), ("scoped_budgets", "reserved_spend")];
 
 /// Tables of our steps that the reference has not, whatever it may have under these names.
-pub(in crate::store) const OURS_ALONE: [&str; 12] = [
+pub(in crate::store) const OURS_ALONE: [&str; 13] = [
     "gateways",
     "budget_leases",
     "changes",
@@ -274,4 +274,5 @@ pub(in crate::store) const OURS_ALONE: [&str; 12] = [
     "otari_audit_log",
     "otari_rate_limits",
     "otari_rate_places",
+    "otari_lease_recalls",
 ];

@@ -11,13 +11,12 @@ use tokio_postgres::types::ToSql;
 
 use super::codec::get;
 use crate::period::Period;
+use crate::store::shared::share;
 use crate::store::values::{Instant, word};
 use crate::store::{Beat, StoreError, Take, Taken, Window};
 
 /// A gateway that was not heard of for so long is not asked for anything, and takes no share.
 const SILENT: &str = "10 seconds";
-/// A lease is larger than a request by so much, or it is the request's own.
-const WORTH: i64 = 16;
 
 async fn execute(
     db: &impl GenericClient,
@@ -183,19 +182,6 @@ pub(super) async fn take(
     Ok(Taken::Granted { amount, window })
 }
 
-/// How much of what is left one gateway gets: all of it when it is alone, a part of it when it is not, and no more than
-/// the requests that wait need when the cap is near.
-fn share(room: MicroUsd, gateways: i64, take: &Take) -> MicroUsd {
-    let part = if gateways <= 1 { room.0 } else { room.0 / (2 * gateways) };
-    let is_far = part >= take.typical.max(take.needed).0.saturating_mul(WORTH);
-    let wanted = take.needed + take.queued;
-    if is_far || gateways <= 1 {
-        MicroUsd(part).max(take.needed)
-    } else {
-        wanted.min(room).max(take.needed)
-    }
-}
-
 pub(super) async fn give(
     db: &impl GenericClient,
     gateway: &str,
@@ -268,32 +254,4 @@ pub(super) async fn over_cap(db: &impl GenericClient) -> Result<i64, StoreError>
             JOIN budgets b ON b.budget_id = c.budget_id
             WHERE l.scope = 'ceiling' AND c.current_spend + l.amount > b.max_budget) t";
     get(&db.query_one(&db.prepare_cached(sql).await?, &[]).await?, 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lease_shrinks_to_one_request_as_the_cap_nears() {
-        let take = |needed, typical| Take {
-            scope: Scope::User("u".into()),
-            serial: 1,
-            needed: MicroUsd(needed),
-            queued: MicroUsd(25),
-            typical: MicroUsd(typical),
-            now_us: 0,
-            recalled_at_us: None,
-        };
-        let share = |room, gateways, take: &Take| share(MicroUsd(room), gateways, take).0;
-        assert_eq!(share(1_000, 1, &take(10, 10)), 1_000, "nobody else needs any");
-        assert_eq!(share(1_000, 2, &take(10, 10)), 250, "half of its half");
-        assert_eq!(
-            share(600, 2, &take(10, 10)),
-            35,
-            "16 requests do not fit: only those that wait"
-        );
-        assert_eq!(share(20, 2, &take(10, 10)), 20, "as far as it goes");
-        assert_eq!(share(9, 1, &take(10, 10)), 10, "the caller sees that it does not fit");
-    }
 }

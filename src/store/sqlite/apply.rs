@@ -8,6 +8,7 @@ use otari_filters::settle::{BudgetReset, Entry, UsageRecord};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::leases;
 use crate::store::analytics::plan::Grain;
 use crate::store::values::{Instant, MAX_AMOUNT, Usage, clean};
 use crate::store::{Applied, StoreError};
@@ -104,7 +105,12 @@ impl<'a> Ids<'a> {
 /// Costs of a batch and their times, by scope: one update per scope instead of one per row.
 type Spent = HashMap<Scope, Vec<(Instant, i64)>>;
 
-pub(super) fn apply(db: &Connection, entries: &[Entry]) -> Result<Applied, StoreError> {
+/// `gateway`: whose leases become smaller, where there are any.
+pub(super) fn apply(
+    db: &Connection,
+    gateway: Option<&str>,
+    entries: &[Entry],
+) -> Result<Applied, StoreError> {
     let mut fresh = 0;
     // Resets first: they look for what was spent since among the rows that are there.
     for entry in entries {
@@ -114,12 +120,16 @@ pub(super) fn apply(db: &Connection, entries: &[Entry]) -> Result<Applied, Store
     }
     let (mut spent, mut hours) = (Spent::new(), BTreeSet::new());
     let mut known = Known::default();
+    let mut drawn = HashMap::new();
     without_triggers(db, || {
         for entry in entries {
             if let Entry::Usage(record) = entry
                 && usage(db, record, &mut known, &mut spent)?
             {
                 fresh += 1;
+                if gateway.is_some() {
+                    draw(record, &mut drawn);
+                }
                 hours.insert(Instant::journalled(record.timestamp_us).start_of(Grain::Hour));
             }
         }
@@ -131,7 +141,22 @@ pub(super) fn apply(db: &Connection, entries: &[Entry]) -> Result<Applied, Store
     for (scope, costs) in spent {
         add(db, &scope, &costs)?;
     }
+    if let Some(gateway) = gateway {
+        drawn.iter().try_for_each(|(scope, cost)| leases::draw(db, gateway, scope, *cost))?;
+    }
     Ok(Applied { fresh, repeated: entries.len() - fresh })
+}
+
+/// Adds what a record takes out of leases.
+fn draw(record: &UsageRecord, drawn: &mut HashMap<Scope, i64>) {
+    let usage = Usage::from(record);
+    let Some(cost) = usage.cost.filter(|_| usage.counts_toward_budget) else { return };
+    let user = record.user_id.iter().filter(|_| record.leased).map(|id| Scope::User(id.clone()));
+    let ceilings = record.ceilings.iter().filter(|charge| charge.leased);
+    for scope in user.chain(ceilings.map(|charge| Scope::Ceiling(charge.id.clone()))) {
+        let sum = drawn.entry(scope).or_default();
+        *sum = sum.saturating_add(cost);
+    }
 }
 
 /// A trigger per row costs more than half of what the row itself costs, and to look for its key and user again a part.

@@ -260,6 +260,7 @@ impl AuditLog for Sqlite {
             readers: self.readers.clone(),
             writer: self.writer.clone(),
             author: Some(author.into()),
+            beside: self.beside.clone(),
         })
     }
 

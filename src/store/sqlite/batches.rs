@@ -190,6 +190,7 @@ fn item_end(
 
 fn account(
     db: &Connection,
+    gateway: Option<&str>,
     (provider, id): (&str, &str),
     accounted: &Accounted,
     record: &UsageRecord,
@@ -209,8 +210,8 @@ fn account(
     if marked == 0 {
         return Ok(None);
     }
-    apply::apply(db, &[Entry::Usage(record.clone())])?;
-    batch_holds::release(db, provider, id).map(Some)
+    apply::apply(db, gateway, &[Entry::Usage(record.clone())])?;
+    batch_holds::charge(db, gateway, (provider, id), record).map(Some)
 }
 
 const SWEEP: &str = "-- batch_sweep
@@ -231,10 +232,13 @@ impl Batches for Sqlite {
         holds: &[BatchHold],
     ) -> Result<bool, StoreError> {
         let (batch, items, holds) = (batch.clone(), items.to_vec(), holds.to_vec());
+        let gateway = self.gateway();
         self.write(move |db| {
+            if !batch_holds::lend(db, gateway.as_deref(), &holds)? {
+                return Ok(false);
+            }
             create(db, &batch, &items)?;
-            batch_holds::keep(db, &batch, &holds)?;
-            Ok(true)
+            batch_holds::keep(db, &batch, &holds)
         })
         .await
     }
@@ -470,7 +474,8 @@ impl Batches for Sqlite {
     ) -> Result<Option<Vec<BatchHold>>, StoreError> {
         let (provider, id) = (provider.to_owned(), id.to_owned());
         let (accounted, record) = (accounted.clone(), record.clone());
-        self.write(move |db| account(db, (&provider, &id), &accounted, &record)).await
+        let own = self.gateway();
+        self.write(move |db| account(db, own.as_deref(), (&provider, &id), &accounted, &record)).await
     }
 
     async fn batch_expire(&self, before: Timestamp, at_most: i64) -> Result<u64, StoreError> {

@@ -100,15 +100,28 @@ pub(super) fn budget_update(
 
 pub(super) fn budget_totals(
     db: &Connection,
+    gateway: Option<&str>,
     ids: &[String],
 ) -> Result<Vec<BudgetTotals>, StoreError> {
     let sql = "-- budget_totals\nSELECT count(*), coalesce(sum(spend), 0) FROM users
                WHERE budget_id = ?1 AND deleted_at IS NULL";
+    let elsewhere = "-- budget_totals
+        SELECT coalesce(sum(h.held), 0) FROM (
+            SELECT scope_id, held FROM budget_leases WHERE scope = 'user' AND gateway_id <> ?2
+            UNION ALL
+            SELECT scope_id, amount FROM otari_batch_holds WHERE scope = 'user') h
+        JOIN users u ON u.user_id = h.scope_id WHERE u.budget_id = ?1 AND u.deleted_at IS NULL";
     let mut statement = db.prepare_cached(sql)?;
+    let mut elsewhere = db.prepare_cached(elsewhere)?;
     let mut totals = |id: &String| {
+        // Who has the file to itself knows by itself what is held.
+        let held = match gateway {
+            Some(own) => elsewhere.query_row([id, own], |row| Ok(row.get::<_, Read<_>>(0)?.0))?,
+            None => MicroUsd::ZERO,
+        };
         statement.query_row([id], |row| {
             let spend = row.get::<_, Read<_>>(1)?.0;
-            Ok(BudgetTotals { users: row.get(0)?, spend, held: MicroUsd::ZERO })
+            Ok(BudgetTotals { users: row.get(0)?, spend, held })
         })
     };
     Ok(ids.iter().map(&mut totals).collect::<Result<_, _>>()?)

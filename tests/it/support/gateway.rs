@@ -37,6 +37,8 @@ pub(crate) struct Builder {
     mount: Option<Mount>,
     /// Keeps the database alive as long as the gateway.
     database: Option<postgres::Database>,
+    /// What is started in the place of the built binary.
+    program: Option<PathBuf>,
 }
 
 /// Something in a namespace of mounts, for one gateway.
@@ -58,13 +60,23 @@ impl Builder {
         );
         let (providers, pricing) = (String::new(), String::new());
         let (env, mount, database) = (Vec::new(), None, None);
-        let empty = Self { dir, config: Vec::new(), providers, pricing, env, mount, database };
+        let program = None;
+        let empty =
+            Self { dir, config: Vec::new(), providers, pricing, env, mount, database, program };
         empty.config(&config)
     }
 
     /// Sets an environment variable.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Started by a path of its own, which leads to the built binary until [`Gateway::install`] puts something else there.
+    pub(crate) fn installed(mut self) -> Self {
+        let path = self.dir.path().join("otari");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_otari"), &path).expect("a link");
+        self.program = Some(path);
         self
     }
 
@@ -204,7 +216,8 @@ impl Builder {
             .build()
             .expect("a client without TLS roots of its own");
         let log = Arc::new(Mutex::new(String::new()));
-        let mut gateway = Gateway { kept: self, file, http, log, child: None, addr: None };
+        let heirs = Vec::new();
+        let mut gateway = Gateway { kept: self, file, http, log, child: None, addr: None, heirs };
         gateway.spawn().await;
         gateway
     }
@@ -227,6 +240,8 @@ pub(crate) struct Gateway {
     log: Arc<Mutex<String>>,
     child: Option<Child>,
     addr: Option<SocketAddr>,
+    /// Processes that took the place of `child`, or were to.
+    heirs: Vec<u32>,
 }
 
 /// A whole answer.
@@ -312,12 +327,13 @@ impl Gateway {
     }
 
     async fn spawn(&mut self) {
-        let binary = env!("CARGO_BIN_EXE_otari");
+        let binary = self.kept.program.clone();
+        let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_otari").into());
         let mut command = match &self.kept.mount {
-            None => Command::new(binary),
+            None => Command::new(&binary),
             Some(mount) => {
                 let mut command = mount.around();
-                command.arg(binary);
+                command.arg(&binary);
                 command
             }
         };
@@ -407,10 +423,54 @@ impl Gateway {
 
     /// Sends it this signal.
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.as_ref().expect("a running gateway").id().to_string();
-        // The shell's own `kill`: a slim Debian has no /bin/kill.
-        let sent = Command::new("sh").args(["-c", "kill -$1 \"$0\"", &pid, name]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "SIG{name} could not be sent to {pid}");
+        assert!(signal(self.pid(), name), "SIG{name} could not be sent");
+    }
+
+    /// Puts a program of this text in the place of the one it was started as.
+    pub(crate) fn install(&self, script: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.kept.program.as_ref().expect("a gateway that is installed");
+        let new = path.with_extension("new");
+        std::fs::write(&new, script).expect("the temporary folder is writable");
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).expect("its own");
+        std::fs::rename(new, path).expect("the same folder");
+    }
+
+    /// Has it start the process that is to take its place; returns that one as soon as it is there.
+    pub(crate) async fn begin_upgrade(&mut self) -> u32 {
+        let before = self.log().len();
+        self.signal("USR2");
+        self.begun_since(before).await
+    }
+
+    async fn begun_since(&mut self, before: usize) -> u32 {
+        let pid = eventually("a new process to be started", async || {
+            let log = self.log();
+            let line = log[before..].lines().find(|line| line.contains("a new process was"))?;
+            let line: Value = serde_json::from_str(line).ok()?;
+            let pid = line.get("pid").or_else(|| line["fields"].get("pid"))?.as_u64()?;
+            u32::try_from(pid).ok()
+        })
+        .await;
+        self.heirs.push(pid);
+        pid
+    }
+
+    /// Has another process take its place, and waits until that one serves; returns it.
+    pub(crate) async fn upgrade(&mut self) -> u32 {
+        let before = self.log().len();
+        self.signal("USR2");
+        self.heir_since(before).await
+    }
+
+    /// The process that has taken the place of another, as the log says from this place on.
+    pub(crate) async fn heir_since(&mut self, before: usize) -> u32 {
+        let pid = self.begun_since(before).await;
+        eventually("another process to serve", async || {
+            self.log()[before..].contains("another process serves").then_some(())
+        })
+        .await;
+        pid
     }
 
     /// Asks it to stop and waits until it has; returns how it ended.
@@ -603,6 +663,9 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        for heir in &self.heirs {
+            signal(*heir, "KILL");
+        }
         if self.child.is_none() {
             return;
         }
@@ -624,6 +687,14 @@ impl Drop for Gateway {
         }
         self.kill9();
     }
+}
+
+/// Sends a process this signal. Says whether there is such a process.
+pub(crate) fn signal(pid: u32, name: &str) -> bool {
+    // The shell's own `kill`: a slim Debian has no /bin/kill.
+    let script = "kill -$1 \"$0\" 2>/dev/null";
+    let sent = Command::new("sh").args(["-c", script, &pid.to_string(), name]).status();
+    sent.is_ok_and(|status| status.success())
 }
 
 impl Mount {
