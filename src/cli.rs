@@ -105,6 +105,9 @@ pub struct Serve {
     /// Address to listen on [variable: OTARI_HOST] [default: 0.0.0.0]
     #[arg(long, help_heading = "Network")]
     pub host: Option<String>,
+    /// Pingora's own configuration file: threads, pools, grace [variable: OTARI_PINGORA_CONF] [default: none]
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
+    pub pingora_conf: Option<PathBuf>,
     /// Port to listen on, 0 for any free one [variable: OTARI_PORT] [default: 8000]
     #[arg(long, help_heading = "Network")]
     pub port: Option<u16>,
@@ -136,6 +139,7 @@ impl Serve {
     pub fn flags(&self) -> Flags {
         Flags {
             host: self.host.clone(),
+            pingora_conf: self.pingora_conf.clone(),
             port: self.port,
             database_url: self.database_url.clone(),
             master_key: self.master_key.clone(),

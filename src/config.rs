@@ -41,6 +41,7 @@ mod files;
 mod mode;
 mod unused;
 mod limits;
+mod serverconf;
 mod tls;
 mod rates;
 mod check;
@@ -52,6 +53,7 @@ pub use ambient::{Ambient, AmbientAws, AmbientGoogle};
 pub use attachments::{Attachments, VisionStrategy};
 pub use env::{Env, Program};
 pub use layers::{Flags, Sources};
+pub use limits::CircuitBreaker;
 pub use log::{LogFormat, LogLevel};
 pub use mode::token_variable;
 pub use models::{LONGEST_TTL_S, ModelDiscovery};
@@ -60,6 +62,7 @@ pub use price_file::{FilePrice, load_prices};
 pub use problem::{ConfigError, Place, Problem};
 pub use rates::RateStore;
 pub use search::SearchTool;
+pub use serverconf::Pingora;
 pub use supervisor::{OF_ONE_PROCESS, Predecessor, Supervisor, UPGRADE_PID, UPGRADE_SOCKET};
 pub use tls::{Management, Tls};
 pub use tools::{Sandbox, SearchBackend, Searching, Tools};
@@ -198,6 +201,9 @@ pub struct Config {
 
     /// Sizes and times.
     pub limits: Limits,
+
+    /// What Pingora's own file says beyond that.
+    pub pingora: Pingora,
 }
 
 /// Files that callers upload: `files_*`.
@@ -285,15 +291,6 @@ pub struct PlatformConfig {
     pub management_url: String,
     /// Report calls whose caller hung up.
     pub report_disconnects: bool,
-}
-
-/// When a provider that fails is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CircuitBreaker {
-    /// Failures in a row; at least 1.
-    pub failures: u32,
-    /// For how long it is left out; at least a second.
-    pub cooldown: Duration,
 }
 
 /// Address to listen on.

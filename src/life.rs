@@ -14,6 +14,7 @@ pub use calls::{Call, Calls, Entered};
 pub struct Life {
     in_flight: AtomicUsize,
     draining: AtomicBool,
+    ends_connections: AtomicBool,
     accepted: AtomicBool,
     stop: watch::Sender<bool>,
 }
@@ -27,6 +28,7 @@ impl Default for Life {
         Self {
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            ends_connections: AtomicBool::new(false),
             accepted: AtomicBool::new(false),
             stop: watch::Sender::new(false),
         }
@@ -57,8 +59,19 @@ impl Life {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// From now on `/health` says that the gateway is leaving.
+    /// From now on every answer is the last of its connection.
+    pub fn end_connections(&self) {
+        self.ends_connections.store(true, Ordering::Release);
+    }
+
+    /// Whether a connection ends with the next answer.
+    pub fn ends_connections(&self) -> bool {
+        self.ends_connections.load(Ordering::Acquire)
+    }
+
+    /// From now on `/health` says that the gateway is leaving, and connections end with their next answer.
     pub fn start_draining(&self) {
+        self.end_connections();
         self.draining.store(true, Ordering::Release);
     }
 

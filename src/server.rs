@@ -70,7 +70,8 @@ pub struct Given {
 pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     let Given { config, written, reread, supervisor, program } = given;
     let notify = Notify::new(&supervisor);
-    let meeting = config.journal_dir.join("handover").join("socket");
+    let meeting = config.pingora.upgrade_sock.clone();
+    let meeting = meeting.unwrap_or_else(|| config.journal_dir.join("handover").join("socket"));
     let Opened { public, management, mut successor, sockets } =
         Opened::open(&config, &supervisor, &meeting)?;
     let clients = config.management.as_ref().and_then(|own| own.clients.clone());
@@ -120,7 +121,8 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
         }
     }
     let leaving = Leaving { notify, sockets, handed: Arc::default() };
-    let announcer = Announcer::new(app.clone(), addresses, hints, leaving.notify.clone(), successor);
+    let announcer =
+        Announcer::new(app.clone(), addresses, hints, leaving.notify.clone(), successor);
     let address = announcer.reach();
     let watchdog = Watchdog {
         notify: leaving.notify.clone(),
@@ -242,15 +244,23 @@ fn add_mode(server: &mut Server, app: &Arc<App>) {
 
 /// Threads, pools and grace, from our own configuration.
 fn server_conf(config: &Config) -> ServerConf {
-    let limits = &config.limits;
+    let (limits, own) = (&config.limits, &config.pingora);
     // An upper bound only: draining leaves as soon as the last request has ended.
-    let grace = limits.lame_duck + limits.drain + shutdown::MARGIN;
+    let grace = own.grace.unwrap_or_else(|| limits.longest_end());
     ServerConf {
         threads: config.threads,
-        work_stealing: true,
+        work_stealing: own.work_stealing,
+        listener_tasks_per_fd: own.listener_tasks_per_fd,
         upstream_keepalive_pool_size: limits.upstream_pool_size,
         grace_period_seconds: Some(grace.as_secs()),
-        graceful_shutdown_timeout_seconds: Some(5),
+        graceful_shutdown_timeout_seconds: Some(own.shutdown_timeout.as_secs()),
+        ca_file: own.ca_file.as_ref().map(|path| path.display().to_string()),
+        client_bind_to_ipv4: own.bind_ipv4.clone(),
+        client_bind_to_ipv6: own.bind_ipv6.clone(),
+        upstream_connect_offload_threadpools: own.offload.map(|(pools, _)| pools),
+        upstream_connect_offload_thread_per_pool: own.offload.map(|(_, each)| each),
+        max_blocking_threads: own.max_blocking_threads,
+        blocking_threads_ttl_seconds: own.blocking_threads_ttl.map(|ttl| ttl.as_secs()),
         ..ServerConf::default()
     }
 }

@@ -12,8 +12,8 @@ use super::problem::Report;
 use super::{
     Ambient, BatchConfig, CircuitBreaker, Config, Files, Listen, LogFormat, LogLevel, MissingUsage,
     PlatformConfig, PriceSeed, ProviderConfig, SearchTool, Secret, aliases, attachments, database,
-    files, limits, models, platform, policies, prices, providers, rates, search, tls, tools,
-    unused,
+    files, limits, models, platform, policies, prices, providers, rates, search, serverconf, tls,
+    tools, unused,
 };
 
 /// Checks everything; what is wrong is in `report`, and then the result is worth nothing.
@@ -31,6 +31,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
     let listen = listen(fields, report);
     let tls = tls::read(fields, report);
     let has_own = platform.is_none();
+    let file = serverconf::read(fields, &sources.env, report);
     let rate_limits = rates::read(fields, has_own.then_some(&providers[..]), report);
     let rate_limit_store = rates::store(fields, has_own.then_some(&database), report);
     Config {
@@ -40,7 +41,7 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         management: tls::management(fields, &listen, tls.as_ref(), report),
         tls,
         listen,
-        threads: threads(fields, report),
+        threads: file.threads().unwrap_or_else(|| threads(fields, report)),
         database,
         auto_migrate: fields.flag("auto_migrate", true, report),
         journal_dir,
@@ -87,7 +88,8 @@ pub(super) fn check(mut fields: Fields, sources: &Sources, report: &mut Report) 
         files,
         batches: batches(fields, report),
         attachments: attachments::read(fields, report),
-        limits: limits::read(fields, report),
+        limits: file.limits(limits::read(fields, report), fields, report),
+        pingora: file.pingora,
     }
 }
 

@@ -111,7 +111,8 @@ impl Program {
         // nothing.
         let file = |path: &Path| std::fs::metadata(path).map(|about| (about.dev(), about.ino()));
         let is_it = |path: &PathBuf| {
-            path.components().count() > 1 && matches!((file(path), file(&runs)), (Ok(a), Ok(b)) if a == b)
+            path.components().count() > 1
+                && matches!((file(path), file(&runs)), (Ok(a), Ok(b)) if a == b)
         };
         let path = match asked.filter(is_it) {
             Some(path) => std::path::absolute(path)?,

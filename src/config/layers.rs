@@ -18,6 +18,8 @@ use super::yaml;
 pub struct Flags {
     /// `--host`.
     pub host: Option<String>,
+    /// `--pingora-conf`.
+    pub pingora_conf: Option<PathBuf>,
     /// `--port`; 0 lets the system choose.
     pub port: Option<u16>,
     /// `--database-url`.
@@ -73,6 +75,7 @@ pub(super) const KEYS: &[(&str, Shape)] = {
         ("management_address", Scalar),
         ("management_client_ca_path", Scalar),
         ("threads", Scalar),
+        ("pingora_conf", Scalar),
         ("database_url", Scalar),
         ("auto_migrate", Scalar),
         ("db_pool_size", Scalar),
@@ -349,6 +352,7 @@ fn from_flag(key: &str, flags: &Flags) -> Option<Node> {
     let text = |text: &str| Some(text).filter(|t| !t.is_empty()).map(|t| Value::Text(t.into()));
     let value = match key {
         "host" => text(flags.host.as_deref()?),
+        "pingora_conf" => text(flags.pingora_conf.as_deref()?.to_str()?),
         "port" => flags.port.map(|port| Value::Int(port.into())),
         "database_url" => text(flags.database_url.as_ref()?.expose()),
         "master_key" => text(flags.master_key.as_ref()?.expose()),

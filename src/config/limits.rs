@@ -9,6 +9,25 @@ use super::Limits;
 use super::layers::Fields;
 use super::problem::Report;
 
+/// When a provider that fails is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CircuitBreaker {
+    /// Failures in a row; at least 1.
+    pub failures: u32,
+    /// For how long it is left out; at least a second.
+    pub cooldown: Duration,
+}
+
+impl Limits {
+    /// How long the process may live on after it was told to end.
+    pub fn longest_end(&self) -> Duration {
+        self.lame_duck + self.drain + END_MARGIN
+    }
+}
+
+/// On top of draining: for streams to be told, and for the journal to reach the store.
+const END_MARGIN: Duration = Duration::from_secs(15);
+
 /// Of anything at once.
 const MOST: u64 = 10_000_000;
 

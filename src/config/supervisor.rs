@@ -32,7 +32,8 @@ pub const UPGRADE_SOCKET: &str = "OTARI_UPGRADE_SOCKET";
 /// Variable by which it says who it is: programs that the new one starts inherit both, and are not meant.
 pub const UPGRADE_PID: &str = "OTARI_UPGRADE_PID";
 /// Variables of systemd that name the process they are meant for, or what only that one has.
-pub const OF_ONE_PROCESS: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+pub const OF_ONE_PROCESS: [&str; 4] =
+    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
 
 impl Supervisor {
     /// What the environment says. `pid`: of this process; a watchdog may be meant for another one. `parent`: of whoever

@@ -32,10 +32,9 @@ impl Heir {
             tokio::time::sleep(EVERY).await;
             match self.inherit().await {
                 Ok(0) => {}
-                Ok(records) => tracing::info!(
-                    records,
-                    "usage of another process was written from its journal"
-                ),
+                Ok(records) => {
+                    tracing::info!(records, "usage of another process was written from its journal")
+                }
                 Err(error) => {
                     tracing::warn!(%error, "usage of another process waits in its journal");
                 }
@@ -87,7 +86,8 @@ impl Heir {
         let (store, joined) = match self.store.shared() {
             None => (self.store.clone(), false),
             Some(shared) => {
-                let id = first_run::gateway_id(left.folder()).map_err(|error| unreadable(&error))?;
+                let id =
+                    first_run::gateway_id(left.folder()).map_err(|error| unreadable(&error))?;
                 (shared.heir_of(&id), true)
             }
         };

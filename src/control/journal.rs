@@ -353,19 +353,6 @@ impl Journal {
         };
         tokio::time::timeout(at_most, reached).await.is_ok()
     }
-
-    /// Keeps a record that the store will never take beside the journal, for a person to look at.
-    ///
-    /// # Errors
-    /// When the disk refuses it.
-    pub fn reject(&self, entry: &Entry) -> io::Result<()> {
-        use std::io::Write as _;
-        let path = self.base.join("rejected.jsonl");
-        let mut file = OpenOptions::new().create(true).append(true).mode(PRIVATE).open(path)?;
-        let mut line = serde_json::to_vec(entry)?;
-        line.push(b'\n');
-        file.write_all(&line)
-    }
 }
 
 fn after(segment: u64) -> Position {

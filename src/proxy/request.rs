@@ -63,7 +63,7 @@ fn prepare(app: &App, s: &mut Session, ctx: &mut RequestContext) {
     // A connection that idles is closed; while draining every connection is, after its answer.
     // A body in chunks is the last of its connection: parsers differ about where a strange one ends.
     let is_chunked = session.get_header(TRANSFER_ENCODING).is_some();
-    let is_last = is_chunked || app.life.is_draining();
+    let is_last = is_chunked || app.life.ends_connections();
     let keepalive = (!is_last).then_some(limits.downstream_keepalive.as_secs());
     session.set_keepalive(keepalive);
     session.set_write_timeout(Some(limits.downstream_write_timeout));

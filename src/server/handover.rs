@@ -187,7 +187,11 @@ mod tests {
         let (from, to) = UnixStream::pair().unwrap();
         sockets.send(&from).unwrap();
         let got = receive_named(&to).unwrap();
-        assert_eq!(got[0].0, Name::new(Side::Public, &listen(0)), "the same, with a side beside it");
+        assert_eq!(
+            got[0].0,
+            Name::new(Side::Public, &listen(0)),
+            "the same, with a side beside it"
+        );
         assert_eq!(got[0].1.local_addr().unwrap(), address);
         assert_ne!(got[1].0, Name::new(Side::Public, &listen(8001)));
     }

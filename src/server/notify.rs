@@ -189,7 +189,10 @@ mod tests {
         notify.is_now(7);
         notify.stopping("it is another's to say that");
         notify.is_now(std::process::id());
-        assert_eq!((heard(), heard()), ("MAINPID=7".into(), format!("MAINPID={}", std::process::id())));
+        assert_eq!(
+            (heard(), heard()),
+            ("MAINPID=7".into(), format!("MAINPID={}", std::process::id()))
+        );
         notify.stopping("bye");
         assert_eq!(heard(), "STOPPING=1\nSTATUS=bye");
         Notify::default().stopping("nobody hears it");

@@ -13,12 +13,13 @@ use super::upgrade::Handed;
 use crate::app::{App, Mode};
 use crate::life::Life;
 
-/// On top of draining: for streams to be told, and for the journal to reach the store.
-pub(super) const MARGIN: Duration = Duration::from_secs(15);
 /// Streams that are told to end may take so long.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The store may take so long; what it misses is replayed at the next start.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// For kept connections to end with an answer, before those that nobody uses are closed: a call that is sent to a
+/// connection while that closes is lost.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(10);
 
 /// TERM, INT and QUIT all end gracefully, and so does a process whose place another one has taken.
@@ -38,8 +39,12 @@ impl ShutdownSignalWatch for Signals {
                 self.life.start_draining();
                 tokio::time::sleep(self.lame_duck).await;
             }
-            // Nobody needs to turn away: the port goes on answering.
-            () = self.leaving.handed.done() => self.life.start_draining(),
+            () = self.leaving.handed.done() => {
+                // Nobody needs to turn away: the port goes on answering, here too for a moment.
+                self.life.end_connections();
+                tokio::time::sleep(LAST_ANSWERS).await;
+                self.life.start_draining();
+            }
         }
         self.leaving.sockets.close();
         ShutdownSignal::GracefulTerminate

@@ -126,6 +126,27 @@ async fn a_gateway_whose_workers_do_not_answer_does_not_feed_the_watchdog() {
     eventually("life", async || (gateway.get("/health").await.status == 200).then_some(())).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_supervisor_is_told_who_serves_after_an_upgrade() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut gateway = Gateway::start()
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "200000")
+        .await;
+    heard(&socket, "READY=1");
+    let new = gateway.upgrade().await;
+    assert_eq!(heard(&socket, "MAINPID="), format!("MAINPID={new}"));
+    assert_eq!(heard(&socket, "READY=1"), "READY=1\nSTATUS=serving");
+    // Nothing of the old process comes after that, not even that it leaves.
+    assert!(gateway.ended().await.success());
+    for _ in 0..6 {
+        assert_eq!(heard(&socket, ""), "WATCHDOG=1");
+    }
+}
+
 #[tokio::test]
 async fn a_crash_leaves_no_core_dump() {
     let gateway = Gateway::start().await;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -45,7 +44,13 @@ impl Scene {
         })
         .await;
         let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let callers = start_callers(&call, &stop, &served);
+        let mut callers = start_callers(&call, &stop, &served);
+        // And some who keep their connections, as clients do.
+        let kept = Call { http: Call::client_that_keeps(8), ..call.clone() };
+        let more = start_callers(&kept, &stop, &served);
+        callers.spawn(async move {
+            more.join_all().await;
+        });
         let new = Self { gate, streams, callers, stop, served, call };
         new.more(20).await;
         new
@@ -180,6 +185,51 @@ async fn what_takes_too_long_ends_with_an_error(start: Builder) {
     assert_eq!(rows[0]["status"], "error", "{rows:?}");
 }
 
+/// The processes that were started by this one to take its place.
+fn heirs(pid: &str) -> Vec<u32> {
+    let wanted = format!("OTARI_UPGRADE_PID={pid}");
+    let all = std::fs::read_dir("/proc").expect("Linux").flatten();
+    let is_heir = |pid: &u32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|line| line == wanted.as_bytes())
+    };
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_heir).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_socket_of_systemd_is_handed_on() {
+    let provider = Provider::streams(["ok"]);
+    let mut holder = crate::upgrade_binary::Holder::start();
+    let start = Gateway::start().config(&format!("port: {}\nlog_level: error", holder.port));
+    let start = priced(start, &provider);
+    let (_, file) = start.write();
+    holder.ask(&file);
+    assert_eq!(holder.line(), "done");
+    let base = format!("http://127.0.0.1:{}", holder.port);
+    let call = Call::new(&base).await;
+    let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let callers = start_callers(&call, &stop, &served);
+    holder.upgrade();
+    let old = holder.line();
+    assert_eq!(holder.line(), "done", "the old process has left");
+    let before = served.load(Ordering::SeqCst);
+    eventually("calls after it", async || {
+        (served.load(Ordering::SeqCst) > before + 20).then_some(())
+    })
+    .await;
+    stop.store(true, Ordering::SeqCst);
+    callers.join_all().await;
+    accounts_are_whole(&base, served.load(Ordering::SeqCst)).await;
+    let heirs = heirs(&old);
+    assert_eq!(heirs.len(), 1);
+    assert!(signal(heirs[0], "TERM"));
+    eventually("it to leave", async || (!signal(heirs[0], "0")).then_some(())).await;
+    // The port is still the holder's, for whoever it starts next.
+    holder.ask(&file);
+    assert_eq!(holder.line(), "done");
+    call.ask(call.body.clone()).await.bytes().await.unwrap();
+}
+
 /// The old process is killed while both live: what it journalled is brought on by the new one.
 async fn what_a_killed_process_left_is_not_lost(start: Builder) {
     let (gate, never, count) = (Gate::closed(), Gate::closed(), AtomicUsize::new(0));
@@ -243,7 +293,6 @@ async fn a_plain_start_beside_a_running_one_is_refused_whatever_its_slot() {
     assert!(!out.status.success() && said.contains("is in use by another otari process"), "{said}");
 }
 
-
 /// The new process is killed while the old one still ends its calls: a plain start after both finds what either left.
 async fn what_a_killed_successor_left_is_not_lost(start: Builder) {
     let gate = Gate::closed();
@@ -285,7 +334,7 @@ fn watch(file: std::path::PathBuf, stop: Arc<AtomicBool>) -> std::thread::JoinHa
         db.busy_timeout(Duration::from_secs(5)).unwrap();
         let mut looks = 0;
         while !stop.load(Ordering::SeqCst) {
-            let over: usize = db.query_row(OVERSPENT, [], |row| row.get(0)).unwrap();
+            let over: i64 = db.query_row(OVERSPENT, [], |row| row.get(0)).unwrap();
             assert_eq!(over, 0, "spend and leases are above the cap");
             looks += 1;
             std::thread::sleep(Duration::from_millis(1));
@@ -322,14 +371,23 @@ async fn a_budget_is_spent_to_its_cap_and_no_further(start: Builder) {
         streams.push(stream);
     }
 
-    let (stop, served, refused) =
-        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (stop, served, refused) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let limit = Arc::new(AtomicUsize::new(BESIDE));
     let watching = is_sqlite.then(|| watch(gateway.folder().join("otari.db"), stop.clone()));
     let mut callers = JoinSet::new();
     for _ in 0..SPENDERS {
-        let (call, body, stop, served, refused, limit) =
-            (call.clone(), body.clone(), stop.clone(), served.clone(), refused.clone(), limit.clone());
+        let (call, body, stop, served, refused, limit) = (
+            call.clone(),
+            body.clone(),
+            stop.clone(),
+            served.clone(),
+            refused.clone(),
+            limit.clone(),
+        );
         callers.spawn(async move {
             while !stop.load(Ordering::SeqCst) {
                 let most = limit.load(Ordering::SeqCst);
@@ -360,7 +418,11 @@ async fn a_budget_is_spent_to_its_cap_and_no_further(start: Builder) {
     gateway.upgrade().await;
     reach(BESIDE).await;
     eventually("refusals", async || (refused.load(Ordering::SeqCst) > 20).then_some(())).await;
-    assert_eq!(served.load(Ordering::SeqCst), BESIDE, "the streams of the old process hold the rest");
+    assert_eq!(
+        served.load(Ordering::SeqCst),
+        BESIDE,
+        "the streams of the old process hold the rest"
+    );
 
     gate.open(100 * HOLDERS);
     for mut stream in streams {
@@ -369,7 +431,8 @@ async fn a_budget_is_spent_to_its_cap_and_no_further(start: Builder) {
     reach(FIT).await;
     limit.store(FIT, Ordering::SeqCst);
     let before = refused.load(Ordering::SeqCst);
-    eventually("refusals", async || (refused.load(Ordering::SeqCst) > before + 20).then_some(())).await;
+    eventually("refusals", async || (refused.load(Ordering::SeqCst) > before + 20).then_some(()))
+        .await;
     stop.store(true, Ordering::SeqCst);
     callers.join_all().await;
     assert_eq!(served.load(Ordering::SeqCst), FIT);

@@ -27,6 +27,14 @@ s.setblocking(False)
 print(s.getsockname()[1], flush=True)
 pid = 0
 for line in sys.stdin:
+    if line.strip() == "upgrade":
+        os.kill(pid, signal.SIGUSR2)
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        assert status == 0, status
+        pid = 0
+        print("done", flush=True)
+        continue
     if pid:
         os.kill(pid, signal.SIGTERM)
         print("stopping", flush=True)
@@ -48,15 +56,15 @@ if pid:
 "#;
 
 /// Whoever holds the socket.
-struct Holder {
+pub(crate) struct Holder {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Holder {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mut child = Command::new("python3")
             .args(["-c", HOLDER])
             .env_remove("NOTIFY_SOCKET")
@@ -71,17 +79,24 @@ impl Holder {
         new
     }
 
-    fn line(&mut self) -> String {
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim().to_owned()
     }
 
     /// Asks for a gateway with this file, and that the one before ends; returns at once.
-    fn ask(&mut self, file: &std::path::Path) {
+    pub(crate) fn ask(&mut self, file: &std::path::Path) {
         let binary = env!("CARGO_BIN_EXE_otari");
         let input = self.input.as_mut().unwrap();
         writeln!(input, "{binary} serve --config {}", file.display()).unwrap();
+    }
+}
+
+impl Holder {
+    /// Has the gateway give its place to a new process.
+    pub(crate) fn upgrade(&mut self) {
+        writeln!(self.input.as_mut().unwrap(), "upgrade").unwrap();
     }
 }
 
@@ -169,13 +184,19 @@ impl Call {
         Self { http, url, key: key.to_owned(), body, longest: Arc::default() }
     }
 
+    /// A client that takes a new connection for every call.
     pub(crate) fn client() -> reqwest::Client {
+        Self::client_that_keeps(0)
+    }
+
+    /// A client that keeps at most so many connections.
+    pub(crate) fn client_that_keeps(connections: usize) -> reqwest::Client {
         // Makes TLS ready for the clients of this test, as every other test does by starting a gateway.
         let _ = rustls::crypto::ring::default_provider().install_default();
         reqwest::Client::builder()
             .no_proxy()
             .http1_only()
-            .pool_max_idle_per_host(0)
+            .pool_max_idle_per_host(connections)
             .retry(reqwest::retry::never())
             .timeout(DEADLINE * 3)
             .build()

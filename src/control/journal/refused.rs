@@ -1,10 +1,15 @@
-//! What the disk refused: kept in memory until the store has it, so that a full disk loses nothing while the process
+//! What the disk or the store refused: kept in memory until the store has it, so that a full disk loses nothing while the process
 //! lives.
 
 use std::collections::VecDeque;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use otari_filters::settle::Entry;
 use parking_lot::Mutex;
+
+use super::{Journal, PRIVATE};
 
 /// Entries kept: some megabytes.
 const MAX_KEPT: usize = 10_000;
@@ -44,6 +49,20 @@ impl Refused {
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl Journal {
+    /// Keeps a record that the store will never take beside the journal, for a person to look at.
+    ///
+    /// # Errors
+    /// When the disk refuses it.
+    pub fn reject(&self, entry: &Entry) -> io::Result<()> {
+        let path = self.base.join("rejected.jsonl");
+        let mut file = OpenOptions::new().create(true).append(true).mode(PRIVATE).open(path)?;
+        let mut line = serde_json::to_vec(entry)?;
+        line.push(b'\n');
+        file.write_all(&line)
     }
 }
 

@@ -73,8 +73,7 @@ impl Ledger {
         let (kept, budgets) = (by_scope(kept), self.budgets.pin());
         let mut held = Vec::new();
         self.each(|scope, account| {
-            account.held =
-                (account.held - kept.get(&scope).copied().unwrap_or_default()).or_zero();
+            account.held = (account.held - kept.get(&scope).copied().unwrap_or_default()).or_zero();
             let terms = account.budget_id.as_ref().and_then(|id| budgets.get(id));
             if account.held > MicroUsd::ZERO && terms.is_some_and(|terms| terms.max.is_some()) {
                 account.lease = Lease { granted: account.held, used: MicroUsd::ZERO };

@@ -4,7 +4,7 @@ use otari_filters::limit::UnderWay;
 
 use super::*;
 use crate::clock::timestamp;
-use crate::store::{Assignment, CeilingRow};
+use crate::store::{Assignment, BatchHold, CeilingRow};
 
 const DAY_US: i64 = 86_400_000_000;
 
@@ -343,4 +343,41 @@ fn budget_row(max: i64) -> BudgetRow {
         name: None,
         reset_alignment: None,
     }
+}
+
+#[test]
+fn what_is_held_alone_is_paid_out_of_a_lease_once_another_process_comes() {
+    let (ledger, user) = ledger(Some(100), None);
+    let (first, second) = (hold(&ledger, &user, 30).unwrap(), hold(&ledger, &user, 20).unwrap());
+    let scope = Scope::User(user.clone());
+    // Ten of it are a batch's, which the database counts.
+    let kept = BatchHold { scope: scope.clone(), amount: MicroUsd(10), leased: false };
+    assert_eq!(ledger.share(std::slice::from_ref(&kept)), [(scope.clone(), MicroUsd(40))]);
+    let (late, _) = ledger.hold(&scope, MicroUsd(1), false, Rule::Alone, 0);
+    assert!(matches!(late, Decision::Ask(_)), "nobody is alone any more: {late:?}");
+    assert!(matches!(ledger.top_up(&first.holds[0], MicroUsd(1)), Decision::Ask(MicroUsd(1))));
+
+    let mut paid = record(25);
+    ledger.charge(&mut paid, &first);
+    assert!(paid.leased, "the database takes it off the lease");
+    ledger.settle(&paid, Some(&first));
+    let room = |estimate| ledger.hold(&scope, MicroUsd(estimate), false, Rule::Leased, 0).0;
+    assert!(matches!(room(6), Decision::Ask(MicroUsd(1))), "40 less 25 spent less 10 held");
+    ledger.release(&second);
+    assert_eq!(ledger.take_room(&scope), MicroUsd(15), "all that is left goes back");
+    assert_eq!(ledger.counters("u").unwrap().spend, MicroUsd(25));
+}
+
+#[test]
+fn sharing_that_fails_leaves_all_as_it_was() {
+    let (ledger, user) = ledger(Some(100), None);
+    let first = hold(&ledger, &user, 60).unwrap();
+    let kept =
+        [BatchHold { scope: Scope::User(user.clone()), amount: MicroUsd(10), leased: false }];
+    ledger.share(&kept);
+    ledger.unshare(&kept);
+    assert!(!ledger.is_shared());
+    assert_eq!(hold(&ledger, &user, 41).unwrap_err(), Code::BudgetExceeded);
+    settle(&ledger, 5, Some(first));
+    assert!(hold(&ledger, &user, 95).is_ok(), "five are spent, nothing is held");
 }

@@ -23,7 +23,7 @@ static SHAPES: Shapes = Shapes {
     setting: |row| (row.key != "secret").then(|| json!(row.value)),
 };
 
-fn author(request_id: &str, seconds: i64) -> Author {
+pub(super) fn author(request_id: &str, seconds: i64) -> Author {
     Author {
         actor: "master_key",
         actor_id: None,

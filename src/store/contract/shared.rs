@@ -1,4 +1,4 @@
-//! Facts about gateways that share a PostgreSQL database.
+//! Facts about gateways that share a PostgreSQL database, and about two processes that share a SQLite file.
 
 use std::time::Duration;
 
@@ -11,14 +11,63 @@ use tokio::sync::mpsc;
 use super::batches::batch;
 use super::postgres_server::{self, Database};
 use super::rows::{at, budget, ceiling, key, record, spend, user, with_period};
-use super::{Postgres, connect};
+use super::{Postgres, Sqlite, connect, sqlite};
 use crate::store::{
-    Accounted, BatchHold, BatchRow, Batches as _, Beat, BudgetChange, Change, Kind, Notice,
+    Accounted, AuditLog as _, BatchHold, BatchRow, Beat, BudgetChange, Change, Kind, Notice,
     RateAsk, RatePlaces, Shared, Store, Take, Taken, UserChange, UserRow,
 };
 
 /// The cap of budget `b1`, in micro-dollars.
 const CAP: i64 = 10_000_000;
+
+/// Facts on two gateways on PostgreSQL, and on two processes on a SQLite file.
+macro_rules! on_both {
+    ($($fact:ident,)*) => {
+        mod on_sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $fact() {
+                    let (a, b, _folder) = super::two_processes().await;
+                    super::$fact(a, b).await;
+                }
+            )*
+        }
+        mod on_postgres {
+            $(
+                #[tokio::test]
+                async fn $fact() {
+                    let (a, b, _database) = super::two().await;
+                    super::$fact(a, b).await;
+                }
+            )*
+        }
+    };
+}
+
+on_both! {
+    leases_and_spend_stay_within_the_cap,
+    a_step_that_is_repeated_is_taken_once,
+    a_gateway_that_is_alone_gets_everything,
+    others_are_asked_before_anybody_is_refused,
+    a_period_that_is_over_starts_again_when_a_lease_is_asked_for,
+    ceilings_have_leases_of_their_own,
+    what_a_batch_holds_is_nobodys_lease_until_it_is_charged,
+    what_a_batch_holds_goes_back_to_all_when_no_lease_pays,
+}
+
+/// The same on a SQLite file.
+async fn two_processes() -> (Sqlite, Sqlite, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("otari.db");
+    let (a, b) = (sqlite::open(&file).await.unwrap(), sqlite::open(&file).await.unwrap());
+    a.migrate().await.unwrap();
+    assert!(a.shared().is_none(), "it has the file to itself");
+    a.join("a").await.unwrap();
+    b.join("b").await.unwrap();
+    assert!(a.shared().is_some());
+    with_period(&a, "u1", 100).await;
+    (a, b, folder)
+}
 
 /// Two gateways and user `u1` under budget `b1`.
 async fn two() -> (Postgres, Postgres, Database) {
@@ -44,14 +93,14 @@ fn take(serial: i64, needed: i64) -> Take {
     }
 }
 
-async fn granted(store: &Postgres, take: &Take) -> i64 {
+async fn granted(store: &impl Shared, take: &Take) -> i64 {
     match store.take(take).await.unwrap() {
         Taken::Granted { amount, .. } => amount.0,
         other => panic!("{take:?} was answered with {other:?}"),
     }
 }
 
-async fn refused(store: &Postgres, take: &Take) -> (i64, bool, i64) {
+async fn refused(store: &impl Shared, take: &Take) -> (i64, bool, i64) {
     match store.take(take).await.unwrap() {
         Taken::Refused { room, others, at_us, .. } => (room.0, others, at_us),
         other => panic!("{take:?} was answered with {other:?}"),
@@ -63,9 +112,7 @@ fn paid(id: &str, micros: i64) -> Entry {
     Entry::Usage(UsageRecord { leased: true, ..record(id, "u1", micros, 0) })
 }
 
-#[tokio::test]
-async fn leases_and_spend_stay_within_the_cap() {
-    let (a, b, _database) = two().await;
+async fn leases_and_spend_stay_within_the_cap<S: Store + Shared>(a: S, b: S) {
     assert_eq!(granted(&a, &take(1, 1_000)).await, CAP / 4, "half of its half");
     assert_eq!(granted(&b, &take(1, 1_000)).await, (CAP - CAP / 4) / 4);
     let left = CAP - CAP / 4 - (CAP - CAP / 4) / 4;
@@ -84,9 +131,7 @@ async fn leases_and_spend_stay_within_the_cap() {
     assert_eq!(refused(&b, &take(5, 1)).await.0, 0);
 }
 
-#[tokio::test]
-async fn a_step_that_is_repeated_is_taken_once() {
-    let (a, _b, _database) = two().await;
+async fn a_step_that_is_repeated_is_taken_once<S: Store + Shared>(a: S, _b: S) {
     let first = granted(&a, &take(1, 1_000)).await;
     assert_eq!(granted(&a, &take(1, 1_000)).await, first, "the answer was lost");
     assert_eq!(granted(&a, &take(2, CAP - first)).await, CAP - first, "nothing else is gone");
@@ -130,9 +175,7 @@ async fn a_rate_is_taken_from_by_all_and_places_are_known_to_all() {
     assert_eq!(a.rate_gateways(false).await.unwrap(), 1);
 }
 
-#[tokio::test]
-async fn a_gateway_that_is_alone_gets_everything() {
-    let (a, b, _database) = two().await;
+async fn a_gateway_that_is_alone_gets_everything<S: Store + Shared>(a: S, b: S) {
     b.leave().await.unwrap();
     assert_eq!(granted(&a, &take(1, 1)).await, CAP);
     let window = match a.take(&take(2, 1)).await.unwrap() {
@@ -142,9 +185,7 @@ async fn a_gateway_that_is_alone_gets_everything() {
     assert_eq!(window.next_reset_us, Some(at(100).as_microsecond()));
 }
 
-#[tokio::test]
-async fn others_are_asked_before_anybody_is_refused() {
-    let (a, b, _database) = two().await;
+async fn others_are_asked_before_anybody_is_refused<S: Store + Shared>(a: S, b: S) {
     let scope = Scope::User("u1".into());
     let first = granted(&a, &take(1, 1_000)).await;
     let (room, others, at_us) = refused(&b, &take(1, CAP)).await;
@@ -197,9 +238,10 @@ async fn a_silent_gateway_loses_its_leases() {
     assert_eq!(a.beat(120).await.unwrap(), Beat::Alive, "it has joined again");
 }
 
-#[tokio::test]
-async fn a_period_that_is_over_starts_again_when_a_lease_is_asked_for() {
-    let (a, b, _database) = two().await;
+async fn a_period_that_is_over_starts_again_when_a_lease_is_asked_for<S: Store + Shared>(
+    a: S,
+    b: S,
+) {
     granted(&a, &take(1, CAP)).await;
     a.apply(&[paid("r1", CAP)]).await.unwrap();
     let due = Take { now_us: at(100).as_microsecond(), ..take(1, CAP) };
@@ -221,9 +263,7 @@ async fn a_period_that_is_over_starts_again_when_a_lease_is_asked_for() {
     assert_eq!(logs[0].previous_spend, MicroUsd(CAP + 5));
 }
 
-#[tokio::test]
-async fn ceilings_have_leases_of_their_own() {
-    let (a, b, _database) = two().await;
+async fn ceilings_have_leases_of_their_own<S: Store + Shared>(a: S, b: S) {
     a.key_create(&key("k1", Some("u1")), None).await.unwrap();
     a.ceiling_create(&ceiling("c1", "k1", None)).await.unwrap();
     let scope = Scope::Ceiling("c1".into());
@@ -247,16 +287,14 @@ async fn ceilings_have_leases_of_their_own() {
 }
 
 /// A batch that holds so much of the budget of `u1`, out of a lease.
-async fn batch_holding(store: &Postgres, id: &str, micros: i64) -> bool {
+async fn batch_holding(store: &impl Store, id: &str, micros: i64) -> bool {
     let row = BatchRow { upstream_id: Some(id.into()), ..batch(id) };
     let scope = Scope::User("u1".into());
     let hold = BatchHold { scope, amount: MicroUsd(micros), leased: true };
     store.batch_create(&row, &[], &[hold]).await.unwrap()
 }
 
-#[tokio::test]
-async fn what_a_batch_holds_is_nobodys_lease_until_it_is_charged() {
-    let (a, b, _database) = two().await;
+async fn what_a_batch_holds_is_nobodys_lease_until_it_is_charged<S: Store + Shared>(a: S, b: S) {
     let scope = Scope::User("u1".into());
     granted(&a, &take(1, CAP)).await;
     assert!(batch_holding(&a, "b1", 1_000).await);
@@ -286,9 +324,7 @@ async fn what_a_batch_holds_is_nobodys_lease_until_it_is_charged() {
     assert_eq!(b.held_elsewhere(&scope).await.unwrap(), MicroUsd::ZERO);
 }
 
-#[tokio::test]
-async fn what_a_batch_holds_goes_back_to_all_when_no_lease_pays() {
-    let (a, b, _database) = two().await;
+async fn what_a_batch_holds_goes_back_to_all_when_no_lease_pays<S: Store + Shared>(a: S, b: S) {
     granted(&a, &take(1, CAP)).await;
     for id in ["b1", "b2"] {
         assert!(batch_holding(&a, id, CAP / 2).await);
@@ -349,4 +385,55 @@ async fn a_change_that_commits_late_is_not_missed() {
         ended = driver => panic!("{ended:?}"),
         () = slow => {}
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_silent_loses_its_leases_and_what_it_left_is_void() {
+    let (a, b, folder) = two_processes().await;
+    granted(&a, &take(1, CAP)).await;
+    let db = rusqlite::Connection::open(folder.path().join("otari.db")).unwrap();
+    db.execute_batch("UPDATE gateways SET seen_at_us = seen_at_us - 60000000 WHERE id = 'a'")
+        .unwrap();
+    assert_eq!(b.beat(120).await.unwrap(), Beat::Alive);
+    assert!(!refused(&b, &take(1, 1)).await.1, "it is not asked, but its lease is its own");
+    assert_eq!(b.beat(30).await.unwrap(), Beat::Alive);
+    assert_eq!(granted(&b, &take(2, CAP)).await, CAP);
+    assert_eq!(a.beat(120).await.unwrap(), Beat::Lost);
+    assert_eq!(a.beat(120).await.unwrap(), Beat::Alive, "it has joined again");
+    // Whoever brings on what `b` left pays out of its lease.
+    let heir = a.heir_of("b");
+    heir.apply(&[paid("r1", 400)]).await.unwrap();
+    assert_eq!(refused(&a, &take(9, 1)).await.0, 0, "spent, and out of the lease");
+    heir.shared().unwrap().leave().await.unwrap();
+    assert_eq!(granted(&a, &take(10, CAP - 400)).await, CAP - 400);
+    a.forget_all().await.unwrap();
+    a.join("a").await.unwrap();
+    assert_eq!(a.over_cap().await.unwrap(), 0);
+    assert_eq!(granted(&a, &take(1, CAP - 400)).await, CAP - 400, "as if nobody had been there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_held_alone_becomes_leases() {
+    let (a, b, _folder) = two_processes().await;
+    let held = [(Scope::User("u1".into()), MicroUsd(CAP - 10))];
+    a.hold(&held).await.unwrap();
+    a.hold(&held).await.unwrap();
+    assert_eq!(refused(&b, &take(1, 11)).await.0, 10);
+    a.apply(&[paid("r1", 100)]).await.unwrap();
+    assert_eq!((refused(&b, &take(1, 11)).await.0, spend(&b, "u1").await), (10, 100));
+    a.leave().await.unwrap();
+    assert!(a.shared().is_none());
+    assert_eq!(granted(&b, &take(1, CAP - 100)).await, CAP - 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_something_was_changed_is_heard_of_on_a_file_too() {
+    let (a, b, _folder) = two_processes().await;
+    assert_eq!(b.changes().await.unwrap(), Some(Vec::new()));
+    a.apply(&[paid("r1", 5)]).await.unwrap();
+    assert_eq!(b.changes().await.unwrap(), Some(Vec::new()), "spend is no change");
+    let managed = a.by(super::audit::author("r", 5));
+    managed.key_create(&key("k1", Some("u1")), None).await.unwrap();
+    assert_eq!(b.changes().await.unwrap(), None, "everything is to be read again");
+    assert_eq!(b.changes().await.unwrap(), Some(Vec::new()));
 }

@@ -14,16 +14,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Option<BatchHold>> {
     Ok(scope(&kind, &id).map(|scope| BatchHold { scope, amount, leased: false }))
 }
 
-/// Takes what a batch will hold out of the leases of this process, where it has any. `false`, and nothing changed: one of
-/// them is this process's no more.
-pub(super) fn lend(
-    db: &Connection,
-    gateway: Option<&str>,
-    holds: &[BatchHold],
-) -> Result<bool, StoreError> {
-    gateway.map_or(Ok(true), |gateway| leases::lend(db, gateway, holds))
-}
-
 /// Takes away what a batch holds that is charged now, and returns it: what a lease pays for goes into that lease.
 pub(super) fn charge(
     db: &Connection,
@@ -34,12 +24,23 @@ pub(super) fn charge(
     let mut held = release(db, provider, id)?;
     let Some(gateway) = gateway else { return Ok(held) };
     held.iter_mut().for_each(|hold| hold.leased = hold.is_drawn_by(record));
-    let back = |hold: &BatchHold| BatchHold { amount: MicroUsd::ZERO - hold.amount, ..hold.clone() };
+    let back =
+        |hold: &BatchHold| BatchHold { amount: MicroUsd::ZERO - hold.amount, ..hold.clone() };
     if !leases::lend(db, gateway, &held.iter().map(back).collect::<Vec<_>>())? {
         let message = "this gateway's part of the budget was given to others".to_owned();
         return Err(StoreError::Unavailable { message });
     }
     Ok(held)
+}
+
+/// Takes what a batch will hold out of the leases of this process, where it has any. `false`, and nothing changed: one of
+/// them is this process's no more.
+pub(super) fn lend(
+    db: &Connection,
+    gateway: Option<&str>,
+    holds: &[BatchHold],
+) -> Result<bool, StoreError> {
+    gateway.map_or(Ok(true), |gateway| leases::lend(db, gateway, holds))
 }
 
 /// Writes what a batch holds.

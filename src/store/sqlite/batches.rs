@@ -190,8 +190,7 @@ fn item_end(
 
 fn account(
     db: &Connection,
-    gateway: Option<&str>,
-    (provider, id): (&str, &str),
+    (gateway, provider, id): (Option<&str>, &str, &str),
     accounted: &Accounted,
     record: &UsageRecord,
 ) -> Result<Option<Vec<BatchHold>>, StoreError> {
@@ -232,13 +231,12 @@ impl Batches for Sqlite {
         holds: &[BatchHold],
     ) -> Result<bool, StoreError> {
         let (batch, items, holds) = (batch.clone(), items.to_vec(), holds.to_vec());
-        let gateway = self.gateway();
+        let own = self.gateway();
         self.write(move |db| {
-            if !batch_holds::lend(db, gateway.as_deref(), &holds)? {
-                return Ok(false);
-            }
-            create(db, &batch, &items)?;
-            batch_holds::keep(db, &batch, &holds)
+            let is_lent = batch_holds::lend(db, own.as_deref(), &holds)?;
+            Ok(is_lent
+                && create(db, &batch, &items)
+                    .and_then(|()| batch_holds::keep(db, &batch, &holds))?)
         })
         .await
     }
@@ -472,10 +470,10 @@ impl Batches for Sqlite {
         accounted: &Accounted,
         record: &UsageRecord,
     ) -> Result<Option<Vec<BatchHold>>, StoreError> {
-        let (provider, id) = (provider.to_owned(), id.to_owned());
+        let (provider, id, own) = (provider.to_owned(), id.to_owned(), self.gateway());
         let (accounted, record) = (accounted.clone(), record.clone());
-        let own = self.gateway();
-        self.write(move |db| account(db, own.as_deref(), (&provider, &id), &accounted, &record)).await
+        self.write(move |db| account(db, (own.as_deref(), &provider, &id), &accounted, &record))
+            .await
     }
 
     async fn batch_expire(&self, before: Timestamp, at_most: i64) -> Result<u64, StoreError> {

@@ -63,12 +63,7 @@ pub(super) fn leave(db: &Connection, id: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-pub(super) fn beat(
-    db: &Connection,
-    id: &str,
-    ttl_s: i64,
-    now_us: i64,
-) -> Result<Beat, StoreError> {
+pub(super) fn beat(db: &Connection, id: &str, ttl_s: i64, now_us: i64) -> Result<Beat, StoreError> {
     let seen = "-- beat\nUPDATE gateways SET seen_at_us = ?2 WHERE id = ?1";
     if db.prepare_cached(seen)?.execute(params![id, now_us])? == 0 {
         join(db, id, now_us)?;
