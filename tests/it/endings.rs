@@ -4,12 +4,14 @@ use std::io::Write;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::support::gateway::{Builder, Gateway, MASTER};
 use crate::support::provider::{
     Framing, Gate, Provider, Reply, Step, USAGE, chat_events, completion,
 };
+use crate::support::raw::Raw;
 use crate::support::{COST, ask, ask_streamed, ask_with, eventually, on_both_databases, priced};
 
 const PIECES: [&str; 3] = ["Hel", "lo ", "you"];
@@ -535,6 +537,35 @@ async fn a_stream_ends_when_its_hold_cannot_grow(start: Builder) {
         row["cost"].as_f64().is_some_and(|cost| (0.008..=0.01).contains(&cost)),
         "what was produced is paid, and the cap holds: {row}"
     );
+}
+
+/// A provider may know before the end that it will not do it. What it says is the answer, and the half request that its
+/// connection has in it is followed by nobody's.
+#[tokio::test]
+async fn an_answer_before_the_end_of_a_long_request_is_heard() {
+    let door = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
+    let base = format!("http://{}/v1", door.local_addr().expect("bound"));
+    let gateway = Gateway::start().provider_at("p", &base, "").price("p:m", 1000.0, 2000.0).await;
+    let key = gateway.key("u").await;
+    let words = "x".repeat(8 << 20);
+    let long = ask_with(json!({"messages": [{"role": "user", "content": words}]}));
+    let refuses = async {
+        let mut provider = Raw::of(door.accept().await.expect("a call").0);
+        provider.request_head().await;
+        let said = r#"{"error":{"message":"too long for us"}}"#;
+        let head =
+            "HTTP/1.1 413 No\r\nContent-Type: application/json\r\nContent-Length: 39\r\n\r\n";
+        provider.send(head).await;
+        provider.send(said).await;
+        let sent = provider.rest().await.expect("closed, and not reset");
+        assert!(sent.len() < words.len(), "{} bytes", sent.len());
+    };
+    let (answer, ()) = tokio::join!(gateway.chat(&key, &long), refuses);
+    assert!(
+        answer.refused(400)["detail"].as_str().is_some_and(|it| it.contains("too long for us"))
+    );
+    let row = settled_row(&gateway, 0).await;
+    assert_eq!((&row["status"], &row["status_code"]), (&json!("error"), &json!(413)), "{row}");
 }
 
 on_both_databases!(
