@@ -229,7 +229,7 @@ impl Reporter {
             self.close(1);
         }
         self.wake.notify_one();
-        kept
+        kept.map(drop)
     }
 
     /// Takes over what processes that are gone left in other slots of the journal. Says how many reports. Blocks on the
