@@ -56,13 +56,21 @@ mod tests {
         fn secret() -> String {
             ["sk", "secret"].join("-")
         }
+        fn nothing() -> Option<()> {
+            None
+        }
+        fn failure() -> Result<(), String> {
+            Err(secret())
+        }
         assert_eq!(said(|| panic!("a literal")), "a literal");
-        assert_eq!(said(|| Option::<()>::None.expect("a reason")), "a reason");
+        assert_eq!(said(|| nothing().unwrap()), "called `Option::unwrap()` on a `None` value");
+        // The library makes one of it at run time, and nobody can tell.
+        assert_eq!(said(|| nothing().expect("a reason")), WITHHELD);
         assert_eq!(said(|| panic!("with {}", secret())), WITHHELD);
-        assert_eq!(said(|| Err::<(), _>(secret()).expect("a reason")), WITHHELD);
+        assert_eq!(said(|| failure().expect("a reason")), WITHHELD);
         // Such a message shows the text.
         assert_eq!(said(|| drop(format!("\u{e9}{}", secret())[1..].to_owned())), WITHHELD);
-        let index = said(|| drop(secret().as_bytes().to_vec()[99]));
+        let index = said(|| assert_ne!(secret().as_bytes()[99], 0));
         assert!(index.contains("the index is 99"), "{index}");
         assert_eq!(said(|| std::panic::panic_any(5)), WITHHELD);
     }
