@@ -165,19 +165,22 @@ impl Told {
 }
 
 /// How many requests of a subject a gateway may have under way until it hears of the others again. It has `own`,
-/// `others` so many on so many gateways. What is free is divided among those who use it; among all when nobody does,
-/// because each may be the next.
+/// `others` so many on so many gateways. What is free is divided among those who use it. Who they are is known when it has
+/// been used here for a while (`is_settled`); before, each of the gateways may have begun too, and has its part.
 pub fn places(
     limit: NonZeroU32,
     own: u32,
-    is_active: bool,
+    is_settled: bool,
     others: (u32, u32),
     gateways: u32,
 ) -> u32 {
     let (elsewhere, users) = others;
     let free = limit.get().saturating_sub(own.saturating_add(elsewhere));
-    let parts = if is_active || users > 0 { users.saturating_add(1) } else { gateways.max(1) };
-    own.saturating_add(free.div_ceil(parts))
+    if is_settled {
+        return own.saturating_add(free.div_ceil(users.saturating_add(1)));
+    }
+    let part = (limit.get() / gateways.max(1)).max(1);
+    part.clamp(own, own.saturating_add(free))
 }
 
 #[cfg(test)]
@@ -206,6 +209,9 @@ mod tests {
         assert_eq!(places(limit, 0, false, (0, 0), 3), 3, "nobody has called yet");
         assert_eq!(places(limit, 3, true, (0, 0), 3), 9, "nobody else");
         assert_eq!(places(limit, 3, true, (2, 1), 3), 5);
+        assert_eq!(places(limit, 3, false, (0, 0), 3), 3, "the others may have begun too");
+        assert_eq!(places(limit, 1, false, (7, 1), 3), 2, "what is free");
+        assert_eq!(places(limit, 0, false, (0, 0), 20), 1);
         assert_eq!(places(limit, 0, false, (9, 1), 3), 0);
         assert_eq!(places(limit, 4, true, (9, 2), 3), 4, "too many: nobody new");
     }

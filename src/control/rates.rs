@@ -93,6 +93,8 @@ struct State {
     /// What the others know of it.
     told: AtomicU32,
     used_at: AtomicI64,
+    /// When it was used for the first time after a silence.
+    since: AtomicI64,
 }
 
 /// How limits are judged now.
@@ -364,7 +366,10 @@ impl Counted {
                 subjects.get_or_insert_with(subject.clone(), made).clone()
             }
         };
-        state.used_at.store(now, Ordering::Relaxed);
+        let used_at = state.used_at.swap(now, Ordering::Relaxed);
+        if used_at == 0 || now - used_at > LATELY_NS {
+            state.since.store(now, Ordering::Relaxed);
+        }
         state
     }
 

@@ -399,6 +399,17 @@ async fn places_are_shared_and_those_of_a_dead_gateway_come_back() {
     let rules = "  - {per: user, concurrent: 9}";
     let (mut all, key) = three(rules, &database, &provider).await;
     let mut open: Vec<Vec<reqwest::Response>> = vec![Vec::new(), Vec::new(), Vec::new()];
+    // Everybody at once, for as long as gateways need to hear of each other: no more than there are.
+    for _ in 0..10 {
+        for (gateway, open) in all.iter().zip(&mut open) {
+            let stream = gateway.stream(&key, &ask_streamed()).await;
+            if stream.status() == 200 {
+                open.push(stream);
+            }
+        }
+        assert!(open.iter().map(Vec::len).sum::<usize>() <= 9);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     // As many as there are, wherever they come from.
     for _ in 0..8 {
         for (gateway, open) in all.iter().zip(&mut open) {

@@ -27,6 +27,8 @@ const GATHER: Duration = Duration::from_millis(5);
 const MAX_HURRIED: usize = 10_000;
 /// A subject that was used so lately is kept in step.
 const ACTIVE_NS: i64 = 3_000_000_000;
+/// After so long every other gateway that uses a subject has said so: two exchanges and what they take.
+const SETTLED_NS: i64 = 400_000_000;
 /// Between two counts of the gateways.
 const COUNT_EVERY: u32 = 10;
 /// Counts between two times that what is over is forgotten.
@@ -117,9 +119,10 @@ impl Sharing {
     /// Says how many requests of a subject this gateway may have under way.
     pub(super) fn allow(&self, state: &State, limit: NonZeroU32, now: i64) {
         let others = self.places.load().get(&*state.key).copied().unwrap_or_default();
-        let is_active = state.is_active(now);
+        let is_settled = state.is_active(now)
+            && now.saturating_sub(state.since.load(Ordering::Relaxed)) > SETTLED_NS;
         let own = state.under_way.count();
-        let allowed = rates::places(limit, own, is_active, others, self.parts());
+        let allowed = rates::places(limit, own, is_settled, others, self.parts());
         state.allowed.store(allowed, Ordering::Relaxed);
     }
 }
