@@ -72,7 +72,7 @@ fn object_at<'a>(document: &'a [u8], path: &[&str]) -> Option<(&'a RawValue, Fie
 struct Field<'n>(&'n str);
 
 impl Field<'_> {
-    fn of<'a>(self, object: &'a [u8]) -> Option<&'a RawValue> {
+    fn of(self, object: &[u8]) -> Option<&RawValue> {
         let mut from = serde_json::Deserializer::from_slice(object);
         let found = self.deserialize(&mut from).ok()?;
         from.end().ok()?;
