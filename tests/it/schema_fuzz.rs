@@ -24,10 +24,11 @@ const SECONDS: u64 = 40;
 const GRACE: Duration = Duration::from_secs(120);
 
 /// Not among them: that what the document forbids is refused, and what it allows is taken (fields are read leniently, and rules
-/// between fields are not in it); and that `Allow` names every method of a path (as in the reference gateway it names the first).
+/// between fields are not in it); that what was made can be found (404 is also said of what a body names); and that `Allow`
+/// names every method of a path (as in the reference gateway it names the first).
 const CHECKS: &str = "no_fault_of_the_gateway,status_code_conformance,content_type_conformance,\
                       response_headers_conformance,response_schema_conformance,unsupported_method,ignored_auth,\
-                      use_after_free,ensure_resource_availability";
+                      use_after_free";
 
 /// What its errors are not: a kept connection to a provider that is just being looked at.
 const RACE: &str = "failed to acquire reusable stream";

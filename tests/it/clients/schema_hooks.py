@@ -86,7 +86,8 @@ def before_call(ctx, case, kwargs):
         known = SET["known"].get(name)
         if known and is_first and dice % 2:
             case.path_parameters[name] = known
-        if str(case.path_parameters[name]) in OWN:
+        # Without a name it is another path: that of the list.
+        if str(case.path_parameters[name]) in {"", *OWN}:
             case.path_parameters[name] = "somebody-else"
         elif name == "model_key" and is_priced(case.path_parameters[name]):
             case.path_parameters[name] = "p:x"
