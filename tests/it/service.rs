@@ -147,6 +147,39 @@ async fn the_supervisor_is_told_who_serves_after_an_upgrade() {
     }
 }
 
+/// How many threads of a process have this name.
+fn threads(pid: u32, name: &str) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("Linux says it").flatten();
+    let comm = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).ok();
+    tasks.filter_map(comm).filter(|comm| comm.trim() == name).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pingoras_own_file_counts() {
+    let start = Gateway::start().installed();
+    let (folder, _) = start.write();
+    let (file, meeting) = (folder.join("pingora.yml"), folder.join("meeting"));
+    let say = |text: &str| std::fs::write(&file, text).unwrap();
+    say(&format!("threads: 3\nupgrade_sock: {}\n", meeting.display()));
+    let start = start.config(&format!("pingora_conf: {}", file.display()));
+    let mut gateway = start.await;
+    assert_eq!(threads(gateway.pid(), "gateway"), 3);
+    gateway.install("#!/bin/sh\necho \"sockets are at $OTARI_UPGRADE_SOCKET\" >&2\nexit 3\n");
+    let before = gateway.log().len();
+    gateway.begin_upgrade().await;
+    let expected = format!("sockets are at {}", meeting.display());
+    crate::support::eventually("where the sockets are", async || {
+        gateway.log()[before..].contains(&expected).then_some(())
+    })
+    .await;
+    say("threads: 3\nthread: 4\n");
+    let path = file.to_str().unwrap();
+    let refused = Gateway::run(&["serve", "--pingora-conf", path]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(78), "{said}");
+    assert!(said.contains("pingora.yml:2:1") && said.contains("thread: unknown key"), "{said}");
+}
+
 #[tokio::test]
 async fn a_crash_leaves_no_core_dump() {
     let gateway = Gateway::start().await;
