@@ -213,9 +213,13 @@ async fn claude_codes_burst_of_counted_tokens_costs_nothing() {
     let stage = Stage::set(own(agent)).await;
     let turn = agent.turn_with(&stage.gateway, &stage.key, &own(agent).model(""), "/context", &[]);
     assert!(turn.ok && turn.text.contains("Context Usage"), "{turn:?}");
+    eventually("a number per part to be asked for", async || {
+        let log = stage.gateway.log();
+        let asked = log.matches("\"http.route\":\"/v1/messages/count_tokens\"").count();
+        (asked >= 20).then_some(())
+    })
+    .await;
     let log = stage.gateway.log();
-    let asked = log.matches("\"http.route\":\"/v1/messages/count_tokens\"").count();
-    assert!(asked >= 20, "it asks for a number per part, {asked}:\n{log}");
     assert!(!log.contains("\"http.status\":4"), "none is refused:\n{log}");
     stage.gateway.usage(0).await;
 }

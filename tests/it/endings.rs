@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
 use crate::support::gateway::{Builder, Gateway, MASTER};
@@ -543,7 +543,11 @@ async fn a_stream_ends_when_its_hold_cannot_grow(start: Builder) {
 /// connection has in it is followed by nobody's.
 #[tokio::test]
 async fn an_answer_before_the_end_of_a_long_request_is_heard() {
-    let door = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
+    // It has no room for what nobody reads, so that the gateway cannot have sent it all.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(64 << 10).expect("a small buffer");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port on loopback");
+    let door = socket.listen(1).expect("a listening socket");
     let base = format!("http://{}/v1", door.local_addr().expect("bound"));
     let gateway = Gateway::start().provider_at("p", &base, "").price("p:m", 1000.0, 2000.0).await;
     let key = gateway.key("u").await;

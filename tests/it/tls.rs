@@ -16,6 +16,8 @@ async fn asks_once(trusted: &Authority, name: &str, signer: &Authority) -> (u16,
     let key = gateway.key("u").await;
     let answer = gateway.chat(&key, &ask()).await;
     if answer.status == 200 {
+        // The connection is back in the pool a moment after the answer has left.
+        gateway.usage(1).await;
         let stream = gateway.stream(&key, &ask_streamed()).await.text().await.expect("whole");
         assert!(stream.ends_with("data: [DONE]\n\n"), "{stream}");
         assert_eq!(provider.connections(), 1, "the second call takes the pooled connection");

@@ -6,6 +6,7 @@ OTARI_FUZZ is JSON: `key`, `master`; `own`: ids that nothing may happen to; `kno
 import json
 import os
 import zlib
+from urllib.parse import unquote
 
 import schemathesis
 
@@ -72,7 +73,8 @@ def no_fault_of_the_gateway(ctx, response, case):
 
 def is_priced(model):
     """Whether it is one of the models that are called here: without its price, or at another, nobody could call it."""
-    return isinstance(model, str) and model.replace("/", ":", 1) in {*MODELS, "c:m", "exa:exa"}
+    # Parts of paths come as they go over the wire.
+    return isinstance(model, str) and unquote(model).replace("/", ":", 1) in {*MODELS, "c:m", "exa:exa"}
 
 
 @schemathesis.hook
@@ -87,7 +89,7 @@ def before_call(ctx, case, kwargs):
         if known and is_first and dice % 2:
             case.path_parameters[name] = known
         # Without a name it is another path: that of the list.
-        if str(case.path_parameters[name]) in {"", *OWN}:
+        if unquote(str(case.path_parameters[name])) in {"", *OWN}:
             case.path_parameters[name] = "somebody-else"
         elif name == "model_key" and is_priced(case.path_parameters[name]):
             case.path_parameters[name] = "p:x"
