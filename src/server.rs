@@ -70,6 +70,7 @@ pub struct Given {
 pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     let Given { config, written, reread, supervisor, program } = given;
     let notify = Notify::new(&supervisor);
+    let is_held = supervisor.sockets > 0;
     let meeting = config.pingora.upgrade_sock.clone();
     let meeting = meeting.unwrap_or_else(|| config.journal_dir.join("handover").join("socket"));
     let Opened { public, management, mut successor, sockets } =
@@ -134,7 +135,8 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     server.add_service(background_service("announce", announcer));
     let upgrade = Upgrade::new(&app, program, &leaving, meeting, upgrade);
     server.add_service(background_service("upgrade", upgrade));
-    let drain = shutdown::Drain { app: app.clone(), handed: leaving.handed.clone() };
+    let handed = leaving.handed.clone();
+    let drain = shutdown::Drain { app: app.clone(), is_held, handed };
     server.add_service(background_service("drain", drain));
     let lame_duck = app.config.limits.lame_duck;
     let signals = shutdown::Signals { life: app.life.clone(), lame_duck, leaving };

@@ -36,6 +36,9 @@ use crate::app::App;
 use crate::proxy::Gateway;
 use crate::telemetry::metrics::{Limit, Metrics};
 
+/// How long a connection of the last moment is kept for the request that is on its way over it: closed under it, that would
+/// be lost for its caller.
+pub const LAST_REQUESTS: Duration = Duration::from_secs(1);
 /// Whoever is turned away is read for so long, or their answer would be lost in a reset.
 const LINGER: Duration = Duration::from_secs(1);
 /// Bytes of them.
@@ -105,7 +108,9 @@ impl ServerApp for Door {
         self.proxy.process_new(Box::new(watched), shutdown).await
     }
 
+    /// Nobody accepts here any more.
     async fn cleanup(&self) {
+        tokio::time::sleep(LAST_REQUESTS).await;
         ServerApp::cleanup(&*self.proxy).await;
     }
 }

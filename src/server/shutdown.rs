@@ -12,6 +12,7 @@ use super::Leaving;
 use super::upgrade::Handed;
 use crate::app::{App, Mode};
 use crate::life::Life;
+use crate::proxy::door::LAST_REQUESTS;
 
 /// Streams that are told to end may take so long.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,6 +64,8 @@ async fn any_signal() {
 /// Pingora by itself sleeps its whole grace period and then drops what is left, records included.
 pub(super) struct Drain {
     pub(super) app: Arc<App>,
+    /// The port is the supervisor's, and lives on.
+    pub(super) is_held: bool,
     pub(super) handed: Arc<Handed>,
 }
 
@@ -86,7 +89,13 @@ impl BackgroundService for Drain {
             }
         };
         tokio::pin!(second);
-        let patience = idle(&app.life, limits.drain);
+        let patience = async {
+            if self.is_held || self.handed.is_done() {
+                // Whoever has just come here does not know that this process leaves.
+                tokio::time::sleep(LAST_REQUESTS).await;
+            }
+            idle(&app.life, limits.drain).await;
+        };
         tokio::select! {
             () = patience => {}
             () = &mut second => tracing::warn!("a second signal: open requests are ended now"),
