@@ -70,7 +70,6 @@ pub struct Given {
 pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     let Given { config, written, reread, supervisor, program } = given;
     let notify = Notify::new(&supervisor);
-    let is_held = supervisor.sockets > 0;
     let meeting = config.pingora.upgrade_sock.clone();
     let meeting = meeting.unwrap_or_else(|| config.journal_dir.join("handover").join("socket"));
     let Opened { public, management, mut successor, sockets } =
@@ -121,7 +120,7 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
             runtime.block_on(mode.follower.look());
         }
     }
-    let leaving = Leaving { notify, sockets, handed: Arc::default() };
+    let leaving = Leaving::new(notify, sockets, &supervisor);
     let announcer =
         Announcer::new(app.clone(), addresses, hints, leaving.notify.clone(), successor);
     let address = announcer.reach();
@@ -135,8 +134,7 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     server.add_service(background_service("announce", announcer));
     let upgrade = Upgrade::new(&app, program, &leaving, meeting, upgrade);
     server.add_service(background_service("upgrade", upgrade));
-    let handed = leaving.handed.clone();
-    let drain = shutdown::Drain { app: app.clone(), is_held, handed };
+    let drain = shutdown::Drain { app: app.clone(), leaving: leaving.clone() };
     server.add_service(background_service("drain", drain));
     let lame_duck = app.config.limits.lame_duck;
     let signals = shutdown::Signals { life: app.life.clone(), lame_duck, leaving };
@@ -151,6 +149,14 @@ struct Leaving {
     notify: Notify,
     sockets: Arc<Sockets>,
     handed: Arc<Handed>,
+    /// The port is the supervisor's, and lives on.
+    is_held: bool,
+}
+
+impl Leaving {
+    fn new(notify: Notify, sockets: Arc<Sockets>, supervisor: &Supervisor) -> Self {
+        Self { notify, sockets, handed: Arc::default(), is_held: supervisor.sockets > 0 }
+    }
 }
 
 /// Where it listens.

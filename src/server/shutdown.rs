@@ -9,7 +9,6 @@ use pingora_core::services::background::BackgroundService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Leaving;
-use super::upgrade::Handed;
 use crate::app::{App, Mode};
 use crate::life::Life;
 use crate::proxy::door::LAST_REQUESTS;
@@ -64,9 +63,7 @@ async fn any_signal() {
 /// Pingora by itself sleeps its whole grace period and then drops what is left, records included.
 pub(super) struct Drain {
     pub(super) app: Arc<App>,
-    /// The port is the supervisor's, and lives on.
-    pub(super) is_held: bool,
-    pub(super) handed: Arc<Handed>,
+    pub(super) leaving: Leaving,
 }
 
 #[async_trait]
@@ -82,7 +79,7 @@ impl BackgroundService for Drain {
         tracing::info!(requests = open, up_to_s = limits.drain.as_secs(), "draining");
         let second = async {
             any_signal().await;
-            if self.handed.is_done() {
+            if self.leaving.handed.is_done() {
                 // It was the first, and meant for the whole service: this process is leaving already.
                 tracing::info!("a signal: open requests have as long as they had");
                 any_signal().await;
@@ -90,7 +87,7 @@ impl BackgroundService for Drain {
         };
         tokio::pin!(second);
         let patience = async {
-            if self.is_held || self.handed.is_done() {
+            if self.leaving.is_held || self.leaving.handed.is_done() {
                 // Whoever has just come here does not know that this process leaves.
                 tokio::time::sleep(LAST_REQUESTS).await;
             }
