@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use otari_filters::control::ControlPlane;
 use pingora_core::connectors::ConnectorOptions;
-use pingora_core::connectors::http::{Connector, v1};
+use pingora_core::connectors::http::Connector;
 use pingora_core::server::configuration::ServerConf;
 
 use crate::certificates::Certificates;
@@ -29,6 +29,7 @@ use crate::outbound::Outbound;
 use crate::proxy::addresses::Addresses;
 use crate::proxy::admission::Admission;
 use crate::proxy::breaker::Breakers;
+use crate::proxy::idle::Idle;
 use crate::routes::Surface;
 use crate::safety::Safety;
 use crate::store::StoreError;
@@ -61,10 +62,10 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Request lines.
     pub access: Arc<AccessLog>,
-    /// Pools of provider connections over TLS, HTTP/2 or HTTP/1.
+    /// Opens connections to providers, and shares those of HTTP/2.
     pub connector: Connector,
-    /// Pool of provider connections without TLS: they are always HTTP/1, and its look-up is much lighter.
-    pub plain: v1::Connector,
+    /// Connections to providers over HTTP/1 that wait for the next call.
+    pub idle: Idle,
     /// Addresses of providers.
     pub addresses: Addresses,
     /// Providers that fail.
@@ -199,7 +200,7 @@ impl App {
             metrics,
             access,
             connector: Connector::new(Some(ConnectorOptions::from_server_conf(server))),
-            plain: v1::Connector::new(Some(ConnectorOptions::from_server_conf(server))),
+            idle: Idle::new(server),
             addresses: Addresses::default(),
             breakers: Breakers::new(config.circuit_breaker),
             credentials,

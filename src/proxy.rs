@@ -17,6 +17,7 @@ mod operations;
 mod batches;
 pub mod inner;
 pub mod breaker;
+pub mod idle;
 mod call;
 mod open;
 mod exchange;

@@ -1,6 +1,7 @@
 //! Pingora's server around the gateway: listeners, services, background work, draining.
 
 mod announce;
+mod background;
 mod handover;
 mod inherit;
 mod listen;
@@ -9,34 +10,31 @@ mod shutdown;
 mod successor;
 mod upgrade;
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use parking_lot::Mutex;
 use pingora_core::server::configuration::ServerConf;
-use pingora_core::server::{RunArgs, Server, ShutdownWatch};
-use pingora_core::services::background::{BackgroundService, background_service};
+use pingora_core::server::{RunArgs, Server};
+use pingora_core::services::background::background_service;
 
-use crate::app::{App, Mode, Standalone, StartError};
-use crate::batches::{Runner, Watcher};
+use crate::app::{App, Mode, StartError};
 use crate::config::{Config, Listen, Program, Supervisor, Written};
-use crate::control::platform::Connected;
-use crate::credentials::Credentials;
 use crate::demo::Kind;
-use crate::mock;
 use crate::mock::platform::Platform;
-use crate::proxy::inner::InnerCalls;
 use crate::reload::{Reloader, Reread};
 use crate::routes::Side;
 use crate::telemetry::logs::{self, AccessLog};
 use announce::Announcer;
+use background::{
+    BatchService, CredentialsService, DiscoveryService, FilesService, FollowService, HeirService,
+    HousekeepingService, IdleService, JournalService, MockListener, PlatformListener, RatesService,
+    ReloadService, ReportService,
+};
 use handover::{Name, Sockets};
 use listen::Listener;
 pub use notify::Notify;
 use notify::Watchdog;
-use otari_filters::providers::Family;
 use rustls::server::danger::ClientCertVerifier;
 use successor::Successor;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -246,6 +244,7 @@ fn add_mode(server: &mut Server, app: &Arc<App>) {
             server.add_service(background_service("reports", ReportService(mode.clone())));
         }
     }
+    server.add_service(background_service("idle", IdleService(app.clone())));
     let credentials = CredentialsService(app.credentials.clone());
     server.add_service(background_service("credentials", credentials));
 }
@@ -270,215 +269,5 @@ fn server_conf(config: &Config) -> ServerConf {
         max_blocking_threads: own.max_blocking_threads,
         blocking_threads_ttl_seconds: own.blocking_threads_ttl.map(|ttl| ttl.as_secs()),
         ..ServerConf::default()
-    }
-}
-
-/// Takes the journal to the store for as long as the process lives.
-struct JournalService(Arc<Standalone>);
-
-#[async_trait]
-impl BackgroundService for JournalService {
-    async fn start(&self, _: ShutdownWatch) {
-        // Does not stop at the signal: requests that drain still write records.
-        self.0.writer.run().await;
-    }
-}
-
-/// Takes reports to the platform for as long as the process lives.
-struct ReportService(Arc<Connected>);
-
-#[async_trait]
-impl BackgroundService for ReportService {
-    async fn start(&self, _: ShutdownWatch) {
-        // Does not stop at the signal: requests that drain still leave reports.
-        self.0.run().await;
-    }
-}
-
-/// Brings on what other processes of the same folder leave.
-struct HeirService(Arc<Standalone>);
-
-#[async_trait]
-impl BackgroundService for HeirService {
-    async fn start(&self, _: ShutdownWatch) {
-        self.0.heir.run().await;
-    }
-}
-
-/// Keeps in step with the other gateways on the database.
-struct FollowService(Arc<Standalone>);
-
-#[async_trait]
-impl BackgroundService for FollowService {
-    async fn start(&self, _: ShutdownWatch) {
-        // Does not stop at the signal either: requests that drain still hold budget.
-        self.0.follower.run().await;
-    }
-}
-
-/// Keeps rate limits in step with the other gateways on the database.
-struct RatesService {
-    app: Arc<App>,
-    mode: Arc<Standalone>,
-}
-
-#[async_trait]
-impl BackgroundService for RatesService {
-    async fn start(&self, _: ShutdownWatch) {
-        // Does not stop at the signal: requests that drain still use their limits.
-        if let Some(shared) = self.mode.store.shared() {
-            self.app.rates.share(shared, &self.app.metrics).await;
-        }
-    }
-}
-
-/// Asks providers for the lists of their models, until the gateway leaves.
-struct DiscoveryService(Arc<Standalone>);
-
-#[async_trait]
-impl BackgroundService for DiscoveryService {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        tokio::select! {
-            () = self.0.local.discovery.run() => {}
-            _ = shutdown.changed() => {}
-        }
-    }
-}
-
-/// Reads the configuration again when told to, until the gateway leaves. Without a signal it never is.
-struct ReloadService {
-    reloader: Reloader,
-    hangup: Mutex<Option<Signal>>,
-}
-
-#[async_trait]
-impl BackgroundService for ReloadService {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        let Some(hangup) = self.hangup.lock().take() else { return };
-        tokio::select! {
-            () = self.reloader.run(hangup) => {}
-            _ = shutdown.changed() => {}
-        }
-    }
-}
-
-/// Asks for the short-lived credentials of providers for as long as the process lives.
-struct CredentialsService(Credentials);
-
-#[async_trait]
-impl BackgroundService for CredentialsService {
-    async fn start(&self, _: ShutdownWatch) {
-        // Does not stop at the signal: requests that drain still need them.
-        self.0.run().await;
-    }
-}
-
-/// Sums up usage and drops what is too old, until the gateway leaves.
-struct HousekeepingService(Arc<Standalone>);
-
-#[async_trait]
-impl BackgroundService for HousekeepingService {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        tokio::select! {
-            () = self.0.housekeeper.run() => {}
-            _ = shutdown.changed() => {}
-        }
-    }
-}
-
-/// Removes files that are expired or deleted, until the gateway leaves.
-struct FilesService(Arc<Standalone>);
-
-#[async_trait]
-impl BackgroundService for FilesService {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        tokio::select! {
-            () = self.0.files.keep() => {}
-            _ = shutdown.changed() => {}
-        }
-    }
-}
-
-/// Runs batches and looks after those of providers, until the gateway leaves.
-struct BatchService {
-    app: Arc<App>,
-    mode: Arc<Standalone>,
-}
-
-#[async_trait]
-impl BackgroundService for BatchService {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        let runner = Runner::new(self.mode.clone(), Arc::new(InnerCalls(self.app.clone())));
-        let watcher = Watcher::new(self.mode.clone());
-        let leave = shutdown.clone();
-        let watching = async {
-            tokio::select! {
-                () = watcher.run() => {}
-                _ = shutdown.changed() => {}
-            }
-        };
-        tokio::join!(runner.run(leave), watching);
-    }
-}
-
-/// The built-in provider, on a loopback port of its own.
-struct MockListener(Mutex<Option<TcpListener>>);
-
-impl MockListener {
-    fn new(listener: TcpListener) -> Self {
-        Self(Mutex::new(Some(listener)))
-    }
-
-    /// `None` when no provider of type `mock` without an address is configured.
-    fn for_config(config: &Config) -> Result<Option<(SocketAddr, Self)>, StartError> {
-        let wanted = config
-            .providers
-            .iter()
-            .any(|provider| provider.kind.family == Family::Mock && provider.base_url.is_none());
-        if !wanted {
-            return Ok(None);
-        }
-        let failed =
-            |error: std::io::Error| StartError::Other(format!("the mock provider: {error}"));
-        let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        Ok(Some((address, Self::new(listener))))
-    }
-}
-
-#[async_trait]
-impl BackgroundService for MockListener {
-    async fn start(&self, _: ShutdownWatch) {
-        let listener = self.0.lock().take();
-        let Some(Ok(listener)) = listener.map(tokio::net::TcpListener::from_std) else { return };
-        // Requests that drain still need their provider: it ends with the process.
-        if let Err(error) = mock::serve(listener, std::future::pending()).await {
-            tracing::error!(%error, "the mock provider ended");
-        }
-    }
-}
-
-/// The built-in platform, for the demo.
-struct PlatformListener {
-    listener: Mutex<Option<TcpListener>>,
-    platform: Platform,
-}
-
-impl PlatformListener {
-    fn new(listener: TcpListener, platform: Platform) -> Self {
-        Self { listener: Mutex::new(Some(listener)), platform }
-    }
-}
-
-#[async_trait]
-impl BackgroundService for PlatformListener {
-    async fn start(&self, _: ShutdownWatch) {
-        let listener = self.listener.lock().take();
-        let Some(Ok(listener)) = listener.map(tokio::net::TcpListener::from_std) else { return };
-        // The reports of requests that drain still go to it.
-        if let Err(error) = self.platform.serve(listener, std::future::pending()).await {
-            tracing::error!(%error, "the mock platform ended");
-        }
     }
 }

@@ -73,6 +73,11 @@ impl Connected {
         self.client.follow(limits.connect_timeout);
     }
 
+    /// Closes idle connections that are of no more use.
+    pub fn sweep(&self) {
+        self.client.sweep();
+    }
+
     /// Whether the platform answers its health probe with less than 500.
     pub async fn is_reachable(&self) -> bool {
         self.client.is_reachable().await

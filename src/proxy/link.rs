@@ -10,17 +10,19 @@ use http::header::{CONTENT_LENGTH, HOST, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Uri};
 use otari_filters::providers;
 use otari_filters::upstream::{Draft, Upstream};
+use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
-use pingora_core::connectors::{ConnectorOptions, TransportConnector};
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::v1;
 use pingora_core::server::configuration::ServerConf;
-use pingora_core::upstreams::peer::{HttpPeer, Peer as _};
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::control::platform::wire::{Answer, Call, MAX_ANSWER_BYTES, Wire};
 use crate::proxy::addresses::Addresses;
+use crate::proxy::idle::Idle;
 
 /// Connections to one platform.
 pub struct Link {
@@ -32,8 +34,8 @@ pub struct Link {
     addresses: Addresses,
     connect_timeout: ArcSwap<Duration>,
     connector: Connector,
-    /// Without TLS it is always HTTP/1: a call is one write then, where the other way makes two of it.
-    plain: TransportConnector,
+    /// Connections over HTTP/1 that wait for the next call.
+    idle: Idle,
 }
 
 impl Link {
@@ -62,15 +64,15 @@ impl Link {
         let uri: Uri = base_url.trim().parse().unwrap_or_default();
         let mut fixed = Vec::with_capacity(256);
         platform.headers.iter().for_each(|(name, value)| field(&mut fixed, name, value));
-        let options = || Some(ConnectorOptions::from_server_conf(server));
+        let options = ConnectorOptions::from_server_conf(server);
         Ok(Self {
             platform,
             fixed: fixed.into(),
             base_path: uri.path().trim_end_matches('/').into(),
             addresses: Addresses::default(),
             connect_timeout: ArcSwap::from_pointee(connect_timeout),
-            connector: Connector::new(options()),
-            plain: TransportConnector::new(options()),
+            connector: Connector::new(Some(options)),
+            idle: Idle::new(server),
         })
     }
 
@@ -107,11 +109,7 @@ impl Link {
     ) -> Result<(HttpSession, Arc<HttpPeer>), String> {
         let mut why = "it has no address".to_owned();
         for peer in peers {
-            let sent = match self.platform.tls {
-                true => Box::pin(self.send_secured(peer, call)).await,
-                false => self.send_plain(peer, call).await,
-            };
-            match sent {
+            match self.send_to(peer, call).await {
                 Ok(session) => return Ok((session, peer.clone())),
                 Err(Unsent::NotConnected(reason)) => why = reason,
                 Err(Unsent::Broken(reason)) => return Err(reason),
@@ -120,15 +118,30 @@ impl Link {
         Err(format!("cannot connect to the platform: {why}"))
     }
 
-    async fn send_plain(&self, peer: &Arc<HttpPeer>, call: &Call) -> Result<HttpSession, Unsent> {
-        // Boxed: connecting takes kilobytes of state, which every call would carry. Most find a connection in the pool.
-        let mut stream = match self.plain.reused_stream(&**peer).await {
-            Some(stream) => stream,
+    async fn send_to(&self, peer: &Arc<HttpPeer>, call: &Call) -> Result<HttpSession, Unsent> {
+        let session = match self.idle.take(peer) {
+            Some(session) => HttpSession::H1(session),
             None => {
-                let opened = Box::pin(self.plain.get_stream(&**peer)).await;
+                // Boxed: connecting takes kilobytes of state, which every call would carry.
+                let opened = Box::pin(self.connector.get_http_session(&**peer)).await;
                 opened.map_err(Unsent::connecting)?.0
             }
         };
+        match session {
+            HttpSession::H1(session) => {
+                let mut stream = session.into_inner();
+                self.write_at_once(&mut stream, call).await?;
+                Ok(HttpSession::H1(v1::client::HttpSession::new_with_options(stream, &**peer)))
+            }
+            mut session => {
+                Box::pin(self.write_frames(&mut session, call)).await?;
+                Ok(session)
+            }
+        }
+    }
+
+    /// Header and body in one write, where Pingora makes two of it.
+    async fn write_at_once(&self, stream: &mut Stream, call: &Call) -> Result<(), Unsent> {
         let bytes = self.request(call).map_err(Unsent::Broken)?;
         let written = async {
             stream.write_all(&bytes).await?;
@@ -136,16 +149,12 @@ impl Link {
         };
         written.await.map_err(|error| {
             Unsent::Broken(format!("the call to the platform broke: {}", error.kind()))
-        })?;
-        Ok(HttpSession::H1(v1::client::HttpSession::new_with_options(stream, &**peer)))
+        })
     }
 
-    async fn send_secured(&self, peer: &Arc<HttpPeer>, call: &Call) -> Result<HttpSession, Unsent> {
-        let opened = self.connector.get_http_session(&**peer).await;
-        let (mut session, _) = opened.map_err(Unsent::connecting)?;
+    async fn write_frames(&self, session: &mut HttpSession, call: &Call) -> Result<(), Unsent> {
         session.set_write_timeout(None);
-        let is_h2 = matches!(session, HttpSession::H2(_));
-        let header = self.header(is_h2, call).map_err(Unsent::Broken)?;
+        let header = self.header(call).map_err(Unsent::Broken)?;
         let written = async {
             session.write_request_header(Box::new(header)).await?;
             if !call.body.is_empty() {
@@ -153,8 +162,7 @@ impl Link {
             }
             session.finish_request_body().await
         };
-        written.await.map_err(|error| Unsent::Broken(broke(error)))?;
-        Ok(session)
+        written.await.map_err(|error| Unsent::Broken(broke(error)))
     }
 
     /// A whole request of HTTP/1. Every call makes two of them, so it is written as it goes over the wire.
@@ -173,34 +181,29 @@ impl Link {
         Ok(bytes)
     }
 
-    fn header(&self, is_h2: bool, call: &Call) -> Result<RequestHeader, String> {
+    /// The head of a request of HTTP/2.
+    fn header(&self, call: &Call) -> Result<RequestHeader, String> {
         let path = format!("{}/{}", self.base_path, call.path);
         let mut parts = http::Request::new(()).into_parts().0;
         parts.method = call.method.clone();
         parts.headers = self.platform.headers.clone();
         parts.headers.extend(call.headers.iter().cloned());
         parts.headers.insert(CONTENT_LENGTH, call.body.len().into());
-        parts.uri = if is_h2 {
-            let host = parts.headers.remove(HOST);
-            let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
-            Uri::builder().scheme("https").authority(host).path_and_query(path).build()
-        } else {
-            Uri::try_from(path).map_err(Into::into)
-        }
-        .map_err(|_| "the path of the call is none".to_owned())?;
+        let host = parts.headers.remove(HOST);
+        let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let scheme = if self.platform.tls { "https" } else { "http" };
+        let uri = Uri::builder().scheme(scheme).authority(host).path_and_query(path).build();
+        parts.uri = uri.map_err(|_| "the path of the call is none".to_owned())?;
         Ok(parts.into())
     }
 
     async fn give_back(&self, session: HttpSession, peer: &Arc<HttpPeer>) {
-        let idle = peer.options.idle_timeout;
         match session {
-            HttpSession::H1(mut session) if !self.platform.tls => {
-                session.respect_keepalive();
-                if let Some(stream) = session.reuse().await {
-                    self.plain.release_stream(stream, peer.reuse_hash(), idle);
-                }
+            HttpSession::H1(session) => self.idle.keep(session, peer).await,
+            session => {
+                let idle = peer.options.idle_timeout;
+                self.connector.release_http_session(session, &**peer, idle).await;
             }
-            session => self.connector.release_http_session(session, &**peer, idle).await,
         }
     }
 }
@@ -217,6 +220,10 @@ impl Wire for Link {
 
     fn follow(&self, connect_timeout: Duration) {
         self.connect_timeout.store(Arc::new(connect_timeout));
+    }
+
+    fn sweep(&self) {
+        self.idle.sweep();
     }
 }
 

@@ -71,34 +71,43 @@ pub(super) fn common(head: &mut HeaderMap, ctx: &RequestContext, is_health: bool
     }
 }
 
-/// The rate limit, for answers that were let through.
+/// The request limit, in the order of `request_quota`. OpenAI's SDKs read the last three.
+static QUOTA: [HeaderName; 6] = [
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+    HeaderName::from_static("x-ratelimit-reset"),
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+
+/// The rate limits, for answers that were let through.
 pub(super) fn quota(head: &mut HeaderMap, ctx: &RequestContext) {
-    head.extend(quota_headers(ctx));
+    for (name, value) in request_quota(ctx) {
+        head.insert(name, value);
+    }
+    for (name, value) in ctx.rates.headers(ctx.quota.is_some()) {
+        head.insert(HeaderName::from_static(name), value);
+    }
 }
 
 /// The same as headers of a reply.
 pub(super) fn quota_headers(ctx: &RequestContext) -> Vec<(HeaderName, HeaderValue)> {
-    let mut headers = request_quota(ctx);
     let told = ctx.rates.headers(ctx.quota.is_some()).into_iter();
-    headers.extend(told.map(|(name, value)| (HeaderName::from_static(name), value)));
-    headers
+    let told = told.map(|(name, value)| (HeaderName::from_static(name), value));
+    request_quota(ctx).map(|(name, value)| (name.clone(), value)).chain(told).collect()
 }
 
-fn request_quota(ctx: &RequestContext) -> Vec<(HeaderName, HeaderValue)> {
-    let Some(quota) = ctx.quota else { return Vec::new() };
-    let now_s = clock::now_us() / 1_000_000;
-    let resets_s = i64::try_from(quota.resets_in.as_secs()).unwrap_or(60);
-    let wait = HeaderValue::from_str(&format!("{resets_s}s")).expect("digits and a letter");
-    let header = |name: &'static str, value: HeaderValue| (HeaderName::from_static(name), value);
-    vec![
-        header("x-ratelimit-limit", quota.limit.into()),
-        header("x-ratelimit-remaining", quota.remaining.into()),
-        header("x-ratelimit-reset", (now_s + resets_s).into()),
-        // The names that OpenAI's SDKs read.
-        header("x-ratelimit-limit-requests", quota.limit.into()),
-        header("x-ratelimit-remaining-requests", quota.remaining.into()),
-        header("x-ratelimit-reset-requests", wait),
-    ]
+fn request_quota(ctx: &RequestContext) -> impl Iterator<Item = (&'static HeaderName, HeaderValue)> {
+    let values = ctx.quota.map(|quota| {
+        let now_s = clock::now_us() / 1_000_000;
+        let resets_s = i64::try_from(quota.resets_in.as_secs()).unwrap_or(60);
+        let wait = HeaderValue::from_str(&format!("{resets_s}s")).expect("digits and a letter");
+        let (limit, remaining) =
+            (HeaderValue::from(quota.limit), HeaderValue::from(quota.remaining));
+        [limit.clone(), remaining.clone(), (now_s + resets_s).into(), limit, remaining, wait]
+    });
+    QUOTA.iter().zip(values.into_iter().flatten())
 }
 
 /// Whether the path is one of the health routes, which may be cached.

@@ -83,6 +83,12 @@ impl Client {
         self.wires.telling.follow(connect_timeout);
     }
 
+    /// Closes idle connections that are of no more use.
+    pub(super) fn sweep(&self) {
+        self.wires.asking.sweep();
+        self.wires.telling.sweep();
+    }
+
     /// Where a request may go. Never asked twice for one request, and never kept.
     pub(super) async fn keys(
         &self,

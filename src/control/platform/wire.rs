@@ -47,4 +47,7 @@ pub trait Wire: Send + Sync {
 
     /// From now on connections have so long to open.
     fn follow(&self, connect_timeout: Duration);
+
+    /// Closes idle connections that are of no more use.
+    fn sweep(&self);
 }

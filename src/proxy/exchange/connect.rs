@@ -10,7 +10,7 @@ use otari_filters::upstream::sign::AwsKeys;
 use otari_filters::upstream::{Failure, Upstream};
 use pingora_core::prelude::{Error, ErrorType, OrErr as _};
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::upstreams::peer::{HttpPeer, Scheme};
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
@@ -39,8 +39,8 @@ pub(super) async fn connect(
 ) -> Result<(HttpSession, Arc<HttpPeer>, bool), Failed> {
     // Boxed: connecting takes kilobytes of state, which every open stream would carry to its end. Most calls find a
     // connection in the pool and need none of it.
-    if let Some(peer) = peers.first().filter(|peer| !is_tls(peer))
-        && let Some(session) = app.plain.reused_http_session(&**peer).await
+    if let Some(peer) = peers.first()
+        && let Some(session) = app.idle.take(peer)
     {
         return Ok((HttpSession::H1(session), peer.clone(), true));
     }
@@ -50,7 +50,7 @@ pub(super) async fn connect(
         for _ in 0..2 {
             // The peer bounds this itself, TLS included; our own bound is a net below it.
             let until = Instant::now() + app.live().limits.connect_timeout * 3;
-            let connecting = Box::pin(open(app, peer));
+            let connecting = Box::pin(app.connector.get_http_session(&**peer));
             let error = match watch.step(s, until, connecting).await {
                 Step::Got(Ok((session, reused))) => return Ok((session, peer.clone(), reused)),
                 Step::Got(Err(error)) => error,
@@ -77,19 +77,6 @@ pub(super) async fn connect(
         }
     }
     Err(failure.into())
-}
-
-fn is_tls(peer: &HttpPeer) -> bool {
-    peer.scheme == Scheme::HTTPS
-}
-
-/// A connection to this peer, from its pool or new.
-async fn open(app: &App, peer: &Arc<HttpPeer>) -> pingora_core::Result<(HttpSession, bool)> {
-    if is_tls(peer) {
-        return app.connector.get_http_session(&**peer).await;
-    }
-    let (session, reused) = app.plain.get_http_session(&**peer).await?;
-    Ok((HttpSession::H1(session), reused))
 }
 
 /// An allow-list, never a copy of the caller's header. `length`: of the body; `None`: nobody knows it yet.
@@ -195,10 +182,8 @@ pub(in crate::proxy) async fn give_back(
         up.shutdown().await;
     }
     match up {
-        HttpSession::H1(session) if complete && !is_tls(peer) => {
-            app.plain.release_http_session(session, &**peer, peer.options.idle_timeout).await;
-        }
-        up if complete || is_h2 => {
+        HttpSession::H1(session) if complete => app.idle.keep(session, peer).await,
+        up if is_h2 => {
             app.connector.release_http_session(up, &**peer, peer.options.idle_timeout).await;
         }
         _ => {}
