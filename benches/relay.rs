@@ -1,67 +1,94 @@
-//! What the gateway adds to a call: requests per second, p50 and p99, CPU per request and memory of the
-//! real `otari` binary, standalone on SQLite and connected to a platform that answers at once, beside a direct call to
-//! the mock provider and beside the smallest possible Pingora pass-through, in alternating rounds of one run.
+//! The speed table: what a call through the real `otari` binary costs beside a direct call to the mock provider and beside
+//! the smallest possible Pingora pass-through, in alternating rounds of one run.
 //!
 //! ```text
-//! cargo bench --bench relay                                  # 5 rounds of 4 s
-//! cargo bench --bench relay -- --smoke                       # 1 round of 1 s
-//! cargo bench --bench relay -- --without-gateway --threads 2
+//! make bench                                                 # a quarter of an hour at most; target/bench/relay.md
+//! cargo bench --bench relay -- --only latency                # one row
+//! cargo bench --bench relay -- --rounds 7 --secs 10 --threads 2 --connections 64 --only chat
+//! cargo test --bench relay -- --smoke                        # every row in its smallest form: does it run?
 //! ```
 //!
-//! `benches/README.md` says what each column means. Everything is on loopback; the mock, the platform and the
-//! pass-through are this binary again, and every child ends with it.
+//! `benches/README.md` says what each row means. Times are printed beside their targets and never asserted; a usage row
+//! that is lost fails the bench. Everything is on loopback; the mock, the platform and the pass-through are this binary
+//! again, and every child ends with it.
 
+#[path = "relay/call.rs"]
+mod call;
+#[path = "relay/check.rs"]
+mod check;
+#[path = "relay/closed.rs"]
+mod closed;
 #[path = "relay/connected.rs"]
 mod connected;
+#[path = "relay/database.rs"]
+mod database;
 #[path = "relay/gateway.rs"]
 mod gateway;
 #[path = "relay/load.rs"]
 mod load;
+#[path = "common/numbers.rs"]
+#[expect(dead_code, reason = "the soak uses all of it")]
+mod numbers;
+#[path = "relay/plan.rs"]
+mod plan;
+#[path = "relay/plot.rs"]
+mod plot;
+#[path = "../tests/it/support/postgres.rs"]
+#[expect(dead_code, reason = "the tests use all of it")]
+mod postgres_server;
+#[path = "relay/probe.rs"]
+mod probe;
 #[path = "relay/process.rs"]
 mod process;
 #[path = "relay/report.rs"]
 mod report;
+#[path = "relay/rows.rs"]
+mod rows;
+#[path = "relay/streams.rs"]
+mod streams;
+#[path = "relay/target.rs"]
+mod target;
+#[path = "common/watchdog.rs"]
+mod watchdog;
 
+use std::io::Write as _;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use connected::Connected;
-use gateway::Gateway;
-use load::{Load, request};
-use process::Process;
-use report::{Report, Rows, Sample};
+use plan::Plan;
+use report::{Report, Row};
+use rows::{Kind, ROWS};
 
 /// What any step here may fail with: a sentence for whoever runs the bench.
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Load before each measurement, so that connections and caches are there.
-const WARM_UP: Duration = Duration::from_millis(200);
-
 #[derive(Parser)]
 struct Arguments {
-    /// One round of one second: does it run at all?
+    /// Every row in its smallest form: does it run at all?
     #[arg(long)]
     smoke: bool,
-    /// Measure the direct call and the bare pass-through only.
+    /// Seconds of one measurement of a closed loop.
     #[arg(long)]
-    without_gateway: bool,
-    /// Seconds of one measurement.
-    #[arg(long, default_value_t = 4.0)]
-    secs: f64,
-    /// Measurements of each target and scenario.
-    #[arg(long, default_value_t = 5)]
-    rounds: u32,
+    secs: Option<f64>,
+    /// Measurements of each target, in every row.
+    #[arg(long)]
+    rounds: Option<u32>,
     /// Connections of the closed loop.
-    #[arg(long, default_value_t = 32)]
-    connections: usize,
+    #[arg(long)]
+    connections: Option<usize>,
     /// Worker threads of the gateway and of the bare pass-through.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
-    /// Only scenarios whose name contains this.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Only rows whose name contains this.
     #[arg(long)]
     only: Option<String>,
+    /// Where the report goes; left out: target/bench, and target/bench/smoke.
+    #[arg(long)]
+    out: Option<PathBuf>,
     /// Passed by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -74,6 +101,9 @@ struct Arguments {
     /// Where the pass-through sends to.
     #[arg(long, hide = true)]
     upstream: Option<SocketAddr>,
+    /// Where it sends what is marked as bulk.
+    #[arg(long, hide = true)]
+    bulk: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -83,60 +113,6 @@ enum Role {
     Platform,
 }
 
-/// One kind of load.
-pub(crate) struct Scenario {
-    name: &'static str,
-    /// Model name at the mock.
-    model: &'static str,
-    stream: bool,
-    /// Size of the prompt.
-    prompt_bytes: usize,
-    /// `None`: as many as `--connections` says.
-    connections: Option<usize>,
-    /// Also to providers of other formats.
-    is_translated: bool,
-}
-
-/// Providers of other formats than chat: the target's name, and the provider's in a model's name.
-const TRANSLATED: [(&str, &str); 2] =
-    [("otari, to messages", "messages:"), ("otari, to gemini", "gemini:")];
-
-const SCENARIOS: [Scenario; 4] = [
-    Scenario {
-        name: "chat",
-        model: "gpt",
-        stream: false,
-        prompt_bytes: 512,
-        connections: None,
-        is_translated: true,
-    },
-    Scenario {
-        name: "chat, 1 connection",
-        model: "gpt",
-        stream: false,
-        prompt_bytes: 512,
-        connections: Some(1),
-        is_translated: false,
-    },
-    // The role, 97 words, the finish and `[DONE]`.
-    Scenario {
-        name: "stream of 100 events",
-        model: "gpt?chunks=97",
-        stream: true,
-        prompt_bytes: 512,
-        connections: None,
-        is_translated: true,
-    },
-    Scenario {
-        name: "1 MB body",
-        model: "gpt",
-        stream: false,
-        prompt_bytes: 1024 * 1024,
-        connections: None,
-        is_translated: false,
-    },
-];
-
 fn main() -> Outcome<()> {
     let arguments = Arguments::parse();
     match arguments.role {
@@ -144,7 +120,8 @@ fn main() -> Outcome<()> {
         Some(Role::Bare) => process::run_bare(
             arguments.listen.ok_or("--listen is missing")?,
             arguments.upstream.ok_or("--upstream is missing")?,
-            arguments.threads,
+            arguments.bulk,
+            arguments.threads.unwrap_or(1),
         ),
         Some(Role::Platform) => process::run_platform(
             arguments.listen.ok_or("--listen is missing")?,
@@ -158,145 +135,69 @@ fn main() -> Outcome<()> {
     }
 }
 
+/// The sizes that were asked for.
+fn plan(arguments: &Arguments) -> Plan {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    let out = |default| arguments.out.clone().unwrap_or(default);
+    let mut plan = match arguments.smoke {
+        true => Plan::smoke(out(folder.join("smoke"))),
+        false => Plan::full(out(folder)),
+    };
+    if let Some(secs) = arguments.secs {
+        plan.time = Duration::from_secs_f64(secs);
+    }
+    if let Some(rounds) = arguments.rounds {
+        (plan.rounds, plan.few_rounds) = (rounds.max(1), rounds.max(1));
+    }
+    plan.connections = arguments.connections.unwrap_or(plan.connections).max(1);
+    plan.threads = arguments.threads.unwrap_or(plan.threads);
+    plan
+}
+
 async fn measure(arguments: &Arguments) -> Outcome<()> {
-    let (rounds, secs) =
-        if arguments.smoke { (1, 1.0) } else { (arguments.rounds, arguments.secs) };
-    let time = Duration::from_secs_f64(secs);
-    let mock = Process::mock().await?;
-    let bare = Process::bare(mock.address, arguments.threads).await?;
-    let gateway = match arguments.without_gateway {
-        true => None,
-        false => Some(Gateway::start(mock.address, arguments.threads).await?),
-    };
-    let connected = match arguments.without_gateway {
-        true => None,
-        false => Some(Connected::start(mock.address, arguments.threads).await?),
-    };
-    let mut report = Report::new(arguments.threads, rounds, secs);
-    let wanted =
-        |name: &str| arguments.only.as_ref().is_none_or(|part| name.contains(part.as_str()));
-    for scenario in SCENARIOS.iter().filter(|s| wanted(s.name)) {
-        let connections = scenario.connections.unwrap_or(arguments.connections);
-        let mut targets = vec![Target::Direct(&mock), Target::Bare(&bare)];
-        targets.extend(gateway.as_ref().map(Target::Gateway));
-        if scenario.is_translated {
-            let to = |to| gateway.as_ref().map(|gateway| Target::Translated(gateway, to));
-            targets.extend(TRANSLATED.iter().filter_map(to));
-        }
-        targets.extend(connected.as_ref().map(Target::Connected));
-        for round in 0..rounds {
-            // Nobody always goes first: neighbours on the machine come and go.
-            targets.rotate_left(1);
-            for target in &targets {
-                let sample = target.measure(scenario, connections, time, round).await?;
-                report.add(sample);
-            }
-        }
+    let plan = plan(arguments);
+    let is_wanted =
+        |kind: &&Kind| arguments.only.as_ref().is_none_or(|part| kind.id.contains(part.as_str()));
+    let wanted: Vec<&Kind> = ROWS.iter().filter(is_wanted).collect();
+    if wanted.is_empty() {
+        let names = ROWS.map(|kind| kind.id).join(", ");
+        return Err(format!("no such row; there are {names}").into());
     }
-    report.finish()
-}
-
-/// What a load is sent to.
-enum Target<'a> {
-    Direct(&'a Process),
-    Bare(&'a Process),
-    Gateway(&'a Gateway),
-    /// The gateway, to a provider of another format.
-    Translated(&'a Gateway, &'static (&'static str, &'static str)),
-    Connected(&'a Connected),
-}
-
-impl Target<'_> {
-    fn process(&self) -> &Process {
-        match self {
-            Self::Direct(process) | Self::Bare(process) => process,
-            Self::Gateway(gateway) | Self::Translated(gateway, _) => &gateway.process,
-            Self::Connected(gateway) => &gateway.process,
-        }
+    let (mut report, begun) = (Report::new(&plan), Instant::now());
+    for kind in &wanted {
+        let mut row = Row::new(kind.id, kind.title);
+        let at = Instant::now();
+        let left = plan.limit.saturating_sub(begun.elapsed());
+        let run = match tokio::time::timeout(left, rows::run(&plan, &mut row)).await {
+            Ok(run) => run.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("the time was over, {} s in all", plan.limit.as_secs())),
+        };
+        let word = if run.is_ok() { "measured" } else { "NOT measured" };
+        say(&format!("{:<12}{word}, {:.1} s", kind.id, at.elapsed().as_secs_f64()))?;
+        row.missing = run.err();
+        report.rows.push(row);
     }
-
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Direct(_) => report::DIRECT,
-            Self::Bare(_) => report::BARE,
-            Self::Gateway(_) => report::GATEWAY,
-            Self::Translated(_, (name, _)) => name,
-            Self::Connected(_) => report::CONNECTED,
-        }
+    let (file, table) = report.write()?;
+    say(&format!("\n{table}\nReport: {}", file.display()))?;
+    let mut faults = report.faults();
+    if faults.is_empty() {
+        faults = check::holes(&plan.out, &wanted)?;
     }
-
-    async fn measure(
-        &self,
-        scenario: &Scenario,
-        connections: usize,
-        time: Duration,
-        round: u32,
-    ) -> Outcome<Sample> {
-        // A caller of its own for each round, so that its rows can be counted.
-        let caller = match self {
-            Self::Gateway(gateway) | Self::Translated(gateway, _) => Some(gateway.caller().await?),
-            _ => None,
-        };
-        let (key, prefix) = match (self, &caller) {
-            (Self::Translated(_, (_, prefix)), Some(caller)) => (caller.key.as_str(), *prefix),
-            (_, Some(caller)) => (caller.key.as_str(), "mock:"),
-            (Self::Connected(_), None) => ("tk_bench", "openai:"),
-            _ => ("none", ""),
-        };
-        let reported = match self {
-            Self::Connected(gateway) => gateway.reports().await?,
-            _ => 0,
-        };
-        let body = scenario.body(prefix);
-        let request = request("POST", "/v1/chat/completions", key, body.as_bytes());
-        let process = self.process();
-        let mut load = Load::new(process.address, request, connections);
-        let tried = load.try_once(if scenario.stream { "data: [DONE]" } else { "lorem" }).await?;
-        let warmed = load.run(WARM_UP).await?;
-        let cpu = process.cpu()?;
-        let run = load.run(time).await?;
-        let used = process.cpu()? - cpu;
-        let memory = process.memory()?;
-        let rows = match (self, &caller) {
-            (Self::Gateway(gateway) | Self::Translated(gateway, _), Some(caller)) => {
-                let expected = tried.requests() + warmed.requests() + run.requests();
-                let unsure = warmed.errors + run.errors;
-                Some(Rows { expected, unsure, found: gateway.rows(caller, expected).await? })
-            }
-            (Self::Connected(gateway), _) => {
-                let expected = tried.requests() + warmed.requests() + run.requests();
-                let unsure = warmed.errors + run.errors;
-                let found = gateway.reports_beyond(reported, expected).await?;
-                Some(Rows { expected, unsure, found })
-            }
-            _ => None,
-        };
-        let settled = process.cpu()? - cpu;
-        let per_request = |cpu: Duration| cpu.as_secs_f64() * 1e6 / run.requests().max(1) as f64;
-        Ok(Sample {
-            scenario: scenario.name,
-            target: self.name(),
-            round,
-            requests: run.requests(),
-            errors: run.errors,
-            rps: run.requests() as f64 / run.time.as_secs_f64(),
-            p50_us: run.latency.quantile_us(0.5),
-            p99_us: run.latency.quantile_us(0.99),
-            cpu_us: per_request(used),
-            cpu_settled_us: per_request(settled),
-            memory_mb: memory as f64 / 1e6,
-            rows,
-        })
+    match &faults[..] {
+        [] => Ok(()),
+        faults => Err(format!("not as it should be: {}", faults.join("; ")).into()),
     }
 }
 
-impl Scenario {
-    fn body(&self, prefix: &str) -> String {
-        let prompt = "Tell me a story. ".repeat(self.prompt_bytes.div_ceil(17));
-        let prompt = &prompt[..self.prompt_bytes];
-        format!(
-            r#"{{"model":"{prefix}{}","messages":[{{"role":"user","content":"{prompt}"}}],"stream":{}}}"#,
-            self.model, self.stream
-        )
-    }
+/// How many files a process may have open: as many as it may allow itself, which its children inherit.
+fn open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // When it may not be raised it stays as it is.
+    let _ = setrlimit(Resource::Nofile, most);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+fn say(line: &str) -> Outcome<()> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
 }

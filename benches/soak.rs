@@ -24,6 +24,8 @@ mod gateway;
 mod load;
 #[path = "soak/mix.rs"]
 mod mix;
+#[path = "common/numbers.rs"]
+mod numbers;
 #[path = "../tests/it/support/postgres.rs"]
 #[expect(dead_code, reason = "the tests use all of it")]
 mod postgres_server;
@@ -34,6 +36,8 @@ mod process;
 mod report;
 #[path = "soak/sample.rs"]
 mod sample;
+#[path = "common/watchdog.rs"]
+mod watchdog;
 
 use std::io::Write as _;
 use std::rc::Rc;

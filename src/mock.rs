@@ -8,7 +8,7 @@
 //! Routes, each with `/v1`, `/openai/v1` or without: `POST chat/completions`, `messages`,
 //! `messages/count_tokens`, `responses`, `embeddings`, `moderations`, `rerank`, `images/generations`,
 //! `audio/speech`, `audio/transcriptions`; `GET models`. Credentials are not looked at. The
-//! same request always gets the same answer: ids come from the body, words from a list, token counts from
+//! same request always gets the same answer (stamps apart): ids come from the body, words from a list, token counts from
 //! lengths (prompt: a quarter of the characters; completion: one per chunk).
 //!
 //! # Other families
@@ -68,6 +68,7 @@
 //! | `delay_ms=N` | pause before the response head |
 //! | `first_delay_ms=N` | pause between head and first body byte |
 //! | `interval_ms=N` | pause between the chunks of a stream |
+//! | `stamp` | each word is `t` and the nanoseconds of [`crate::clock::monotonic_ns`] at which it was written |
 //! | `usage=none`, `usage=last` | never report token counts; in the last content chunk (chat) |
 //! | `cached=N` | prompt tokens that came from a cache; at most all |
 //! | `tools`, `tools=always` | call the first given tool after a user's message; after tool results too |

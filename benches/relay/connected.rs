@@ -8,16 +8,18 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::Outcome;
-use crate::gateway::serve;
+use crate::gateway::{folder, serve};
 use crate::load::{Connection, request};
 use crate::process::{Process, free_address};
+use crate::watchdog::Watchdog;
 
 /// Reports may follow the answers; after so long without a new one they are lost.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A running gateway and its platform.
 pub(crate) struct Connected {
-    // Dropped in this order: first the gateway, then what it talks to, then its files.
+    // Dropped in this order: who watches, the gateway, what it talks to, its files.
+    _watchdog: Watchdog,
     pub(crate) process: Process,
     platform: Process,
     _folder: TempDir,
@@ -27,7 +29,7 @@ impl Connected {
     /// Starts both; the platform sends every call to the mock.
     pub(crate) async fn start(mock: SocketAddr, threads: usize) -> Outcome<Self> {
         let platform = Process::platform(mock).await?;
-        let folder = tempfile::tempdir()?;
+        let folder = folder()?;
         let address = free_address()?;
         let config = json!({
             "host": address.ip().to_string(),
@@ -38,8 +40,8 @@ impl Connected {
         fs::write(folder.path().join("otari.yml"), config.to_string())?;
         let base = format!("http://{}/api/v1", platform.address);
         let env = [("OTARI_AI_TOKEN", "gw_bench"), ("PLATFORM_BASE_URL", &*base)];
-        let process = serve(folder.path(), address, &env).await?;
-        Ok(Self { process, platform, _folder: folder })
+        let (watchdog, process) = serve(folder.path(), address, &env).await?;
+        Ok(Self { _watchdog: watchdog, process, platform, _folder: folder })
     }
 
     /// Successes the platform was told of so far.

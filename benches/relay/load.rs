@@ -85,17 +85,18 @@ impl Tally {
     }
 }
 
-/// A request to be sent over and over, and the connections to send it on.
+/// Requests to be sent over and over, and the connections to send them on.
 pub(crate) struct Load {
     address: SocketAddr,
-    request: Arc<[u8]>,
+    /// Each connection begins at a place of its own.
+    requests: Arc<[Vec<u8>]>,
     idle: Vec<Connection>,
     connections: usize,
 }
 
 impl Load {
-    pub(crate) fn new(address: SocketAddr, request: Vec<u8>, connections: usize) -> Self {
-        Self { address, request: request.into(), idle: Vec::new(), connections }
+    pub(crate) fn new(address: SocketAddr, requests: Vec<Vec<u8>>, connections: usize) -> Self {
+        Self { address, requests: requests.into(), idle: Vec::new(), connections }
     }
 
     /// Sends one request and insists that the answer is whole and contains `mark`.
@@ -103,7 +104,8 @@ impl Load {
         let mut connection = Connection::open(self.address).await?;
         let mut tally = Tally::new();
         let start = Instant::now();
-        let reply = connection.exchange(&self.request).await?;
+        let request = self.requests.first().ok_or("no request")?;
+        let reply = timeout(PATIENCE, connection.exchange(request)).await??;
         tally.latency.add(start.elapsed());
         let body = connection.body(&reply);
         if reply.status != 200 || memmem::find(&body, mark.as_bytes()).is_none() {
@@ -120,8 +122,10 @@ impl Load {
         }
         let start = Instant::now();
         let mut callers = JoinSet::new();
-        for connection in self.idle.drain(..) {
-            callers.spawn(call_until(connection, Arc::clone(&self.request), start + time));
+        let apart = self.requests.len() / self.connections.max(1);
+        for (at, connection) in self.idle.drain(..).enumerate() {
+            let requests = Arc::clone(&self.requests);
+            callers.spawn(call_until(connection, requests, at * apart, start + time));
         }
         let mut all = Tally::new();
         while let Some(done) = callers.join_next().await {
@@ -140,13 +144,15 @@ impl Load {
 
 async fn call_until(
     mut connection: Connection,
-    request: Arc<[u8]>,
+    requests: Arc<[Vec<u8>]>,
+    mut at: usize,
     end: Instant,
 ) -> Outcome<(Connection, Tally)> {
     let mut tally = Tally::new();
     let mut start = Instant::now();
     while start < end && tally.errors <= MAX_ERRORS {
-        let reply = timeout(PATIENCE, connection.exchange(&request)).await;
+        let reply = timeout(PATIENCE, connection.exchange(&requests[at % requests.len()])).await;
+        at += 1;
         let now = Instant::now();
         match reply {
             Ok(Ok(reply)) if reply.status == 200 => tally.latency.add(now - start),
@@ -238,7 +244,7 @@ impl Connection {
 }
 
 /// Status, and the length if one is declared; otherwise the body is chunked.
-fn parse_head(head: &[u8]) -> io::Result<(u16, Option<usize>)> {
+pub(crate) fn parse_head(head: &[u8]) -> io::Result<(u16, Option<usize>)> {
     let bad = || io::Error::new(io::ErrorKind::InvalidData, "bad answer head");
     let head = std::str::from_utf8(head).map_err(|_| bad())?;
     let status = head.get(9..12).and_then(|s| s.parse().ok()).ok_or_else(bad)?;
@@ -264,12 +270,40 @@ fn chunk(bytes: &[u8]) -> io::Result<Option<(usize, usize)>> {
     Ok(whole.then_some((line + 2, size)))
 }
 
+/// Whether `bytes` begin with a whole answer: its status.
+pub(crate) fn answered(bytes: &[u8]) -> io::Result<Option<u16>> {
+    let Some(head) = memmem::find(bytes, b"\r\n\r\n").map(|at| at + 4) else { return Ok(None) };
+    let (status, length) = parse_head(&bytes[..head])?;
+    if let Some(length) = length {
+        return Ok((bytes.len() >= head + length).then_some(status));
+    }
+    let mut at = head;
+    while let Some((line, size)) = bytes.get(at..).map_or(Ok(None), chunk)? {
+        if size == 0 {
+            return Ok(Some(status));
+        }
+        at += line + size + 2;
+    }
+    Ok(None)
+}
+
 /// The bytes of a request.
 pub(crate) fn request(method: &str, path: &str, key: &str, body: &[u8]) -> Vec<u8> {
+    request_with(method, path, key, "", body)
+}
+
+/// The same with further header lines.
+pub(crate) fn request_with(
+    method: &str,
+    path: &str,
+    key: &str,
+    extra: &str,
+    body: &[u8],
+) -> Vec<u8> {
     let mut bytes = format!(
         "{method} {path} HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {key}\r\n\
          content-type: application/json\r\naccept: application/json\r\n\
-         user-agent: otari-bench/1\r\ncontent-length: {}\r\n\r\n",
+         user-agent: otari-bench/1\r\n{extra}content-length: {}\r\n\r\n",
         body.len()
     )
     .into_bytes();

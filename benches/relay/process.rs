@@ -1,11 +1,13 @@
 //! The processes under load: starting them, what they use, ending them. And what this binary does when
 //! it is one of them.
 
-use std::fs;
+#[path = "../common/proc.rs"]
+pub(crate) mod proc;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -14,6 +16,9 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_proxy::{ProxyHttp, Session, http_proxy_service};
+use rustix::process::{Pid, Signal, kill_process};
+
+use proc::{Cpu, Memory};
 
 use crate::Outcome;
 
@@ -26,8 +31,8 @@ const END: Duration = Duration::from_secs(2);
 /// Idle upstream connections per thread: Pingora's default. Must be the gateway's too, to be fair.
 const POOL_SIZE: usize = 128;
 
-/// Clock ticks per second in `/proc/<pid>/stat`: `USER_HZ`, 100 on x86-64 and arm64.
-const TICKS: u64 = 100;
+/// The header of requests for the second mock.
+const BULK: &str = "x-bench-bulk";
 
 /// A child; ends when dropped.
 pub(crate) struct Process {
@@ -52,13 +57,21 @@ impl Process {
         Ok(process)
     }
 
-    /// Starts the pass-through to `upstream`.
-    pub(crate) async fn bare(upstream: SocketAddr, threads: usize) -> Outcome<Self> {
+    /// Starts the pass-through to `upstream`; what is marked as bulk goes to `bulk`.
+    pub(crate) async fn bare(
+        upstream: SocketAddr,
+        bulk: Option<SocketAddr>,
+        threads: usize,
+    ) -> Outcome<Self> {
         let address = free_address()?;
-        let child = myself("bare")
+        let mut command = myself("bare");
+        command
             .args(["--listen", &address.to_string(), "--upstream", &upstream.to_string()])
-            .args(["--threads", &threads.to_string()])
-            .spawn()?;
+            .args(["--threads", &threads.to_string()]);
+        if let Some(bulk) = bulk {
+            command.args(["--bulk", &bulk.to_string()]);
+        }
+        let child = command.spawn()?;
         let mut process = Self { child, address };
         process.wait_until_listening().await?;
         Ok(process)
@@ -90,23 +103,35 @@ impl Process {
         Ok(())
     }
 
-    /// CPU time used so far, user and system, all threads.
-    pub(crate) fn cpu(&self) -> Outcome<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name may hold spaces; fields are counted after its closing parenthesis.
-        let fields = stat.rsplit_once(')').ok_or("odd /proc stat")?.1;
-        let ticks = fields.split_ascii_whitespace().skip(11).take(2);
-        let ticks = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        Ok(Duration::from_millis(ticks * 1000 / TICKS))
+    /// Its id, as `/proc` spells it.
+    pub(crate) fn id(&self) -> String {
+        self.child.id().to_string()
     }
 
-    /// Resident memory in bytes.
-    pub(crate) fn memory(&self) -> Outcome<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes: u64 =
-            line.and_then(|l| l.split_ascii_whitespace().next()).ok_or("no VmRSS")?.parse()?;
-        Ok(kilobytes * 1024)
+    /// CPU time used so far.
+    pub(crate) fn cpu(&self) -> Outcome<Cpu> {
+        Cpu::of(&self.id())
+    }
+
+    /// Resident memory.
+    pub(crate) fn memory(&self) -> Outcome<Memory> {
+        proc::memory(&self.id())
+    }
+
+    /// Asks it to leave and waits until it has.
+    pub(crate) async fn leave(&mut self, within: Duration) -> Outcome<ExitStatus> {
+        let id = i32::try_from(self.child.id())?;
+        kill_process(Pid::from_raw(id).ok_or("no process")?, Signal::TERM)?;
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                return Err(format!("a process did not leave within {within:?}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
@@ -164,12 +189,17 @@ pub(crate) fn run_platform(listen: SocketAddr, upstream: SocketAddr) -> Outcome<
 }
 
 /// Serves the smallest proxy Pingora can be, and ends with stdin.
-pub(crate) fn run_bare(listen: SocketAddr, upstream: SocketAddr, threads: usize) -> Outcome<()> {
+pub(crate) fn run_bare(
+    listen: SocketAddr,
+    upstream: SocketAddr,
+    bulk: Option<SocketAddr>,
+    threads: usize,
+) -> Outcome<()> {
     let conf =
         ServerConf { threads, upstream_keepalive_pool_size: POOL_SIZE, ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    let mut service = http_proxy_service(&server.configuration, Bare { upstream });
+    let mut service = http_proxy_service(&server.configuration, Bare { upstream, bulk });
     service.add_tcp(&listen.to_string());
     server.add_service(service);
     server.run(RunArgs { shutdown_signal: Box::new(StdinEnds) });
@@ -195,6 +225,7 @@ impl ShutdownSignalWatch for StdinEnds {
 
 struct Bare {
     upstream: SocketAddr,
+    bulk: Option<SocketAddr>,
 }
 
 #[async_trait]
@@ -205,9 +236,11 @@ impl ProxyHttp for Bare {
 
     async fn upstream_peer(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         (): &mut (),
     ) -> pingora_core::Result<Box<HttpPeer>> {
-        Ok(Box::new(HttpPeer::new(self.upstream, false, String::new())))
+        let is_bulk = || session.req_header().headers.contains_key(BULK);
+        let to = self.bulk.filter(|_| is_bulk()).unwrap_or(self.upstream);
+        Ok(Box::new(HttpPeer::new(to, false, String::new())))
     }
 }

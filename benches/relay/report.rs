@@ -1,210 +1,317 @@
-//! What was measured: a Markdown table of medians on stdout, every sample in `target/bench/relay.json`.
+//! What was measured: figures beside their targets, tables, plots and every sample, as Markdown, SVG and JSON.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
-use std::path::Path;
+use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::Outcome;
+use crate::load::Histogram;
+use crate::numbers::{machine, median};
+use crate::plan::Plan;
+use crate::plot;
+use crate::target::Rows;
 
-pub(crate) const DIRECT: &str = "direct";
-pub(crate) const BARE: &str = "bare Pingora";
-pub(crate) const GATEWAY: &str = "otari";
-pub(crate) const CONNECTED: &str = "otari, connected";
+/// The files of a run, beside the plots.
+pub(crate) const MARKDOWN: &str = "relay.md";
+pub(crate) const RAW: &str = "relay.json";
 
-/// Usage rows of one round, or reports to the platform.
-#[derive(Serialize)]
-pub(crate) struct Rows {
-    /// Requests that were answered.
-    pub(crate) expected: u64,
-    /// Requests that failed, and may have left a row.
-    pub(crate) unsure: u64,
-    pub(crate) found: u64,
+/// What a figure is to be. Printed beside it, and nothing fails by it.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Aim {
+    AtLeast(f64),
+    AtMost(f64),
+    /// Of 1, by this share.
+    Within(f64),
 }
 
-impl Rows {
-    fn lost(&self) -> u64 {
-        self.expected.saturating_sub(self.found)
+impl Aim {
+    fn is_met(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(aim) => value >= aim,
+            Self::AtMost(aim) => value <= aim,
+            Self::Within(share) => (value - 1.0).abs() <= share,
+        }
     }
 
-    fn invented(&self) -> u64 {
-        self.found.saturating_sub(self.expected + self.unsure)
+    fn text(self, unit: &str) -> String {
+        let space = if unit.is_empty() { "" } else { " " };
+        match self {
+            Self::AtLeast(aim) => format!("≥ {aim}{space}{unit}"),
+            Self::AtMost(aim) => format!("≤ {aim}{space}{unit}"),
+            Self::Within(share) => format!("1 ± {share}"),
+        }
     }
 }
 
-/// One target under one scenario in one round.
-#[derive(Serialize)]
-pub(crate) struct Sample {
-    pub(crate) scenario: &'static str,
-    pub(crate) target: &'static str,
-    pub(crate) round: u32,
-    pub(crate) requests: u64,
+/// One number of the table: the median of its rounds.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Figure {
+    pub(crate) what: String,
+    unit: &'static str,
+    pub(crate) value: f64,
+    pub(crate) rounds: Vec<f64>,
+    pub(crate) aim: Option<Aim>,
+    /// Whether the aim is reached.
+    is_met: Option<bool>,
+}
+
+impl Figure {
+    pub(crate) fn new(what: impl Into<String>, unit: &'static str, rounds: Vec<f64>) -> Self {
+        let value = median(rounds.iter().copied());
+        Self { what: what.into(), unit, value, rounds, aim: None, is_met: None }
+    }
+
+    pub(crate) fn aim(self, aim: Aim) -> Self {
+        Self { aim: Some(aim), is_met: Some(aim.is_met(self.value)), ..self }
+    }
+}
+
+/// A table of a row's own.
+pub(crate) struct Table(Vec<Vec<String>>);
+
+impl Table {
+    pub(crate) fn new(head: &[&str]) -> Self {
+        Self(vec![head.iter().map(|&cell| cell.to_owned()).collect()])
+    }
+
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
+        self.0.push(cells);
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        // Numbers to the right, as they are read.
+        let is_number = |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+        let first = self.0.get(1).map_or(&[][..], Vec::as_slice);
+        let sides = first.iter().map(|cell| if is_number(cell) { "--:" } else { "---" });
+        let sides = sides.collect::<Vec<_>>().join("|");
+        for (at, line) in self.0.iter().enumerate() {
+            writeln!(out, "| {} |", line.join(" | "))?;
+            if at == 0 {
+                writeln!(out, "|{sides}|")?;
+            }
+        }
+        writeln!(out)
+    }
+}
+
+/// A picture of a row.
+pub(crate) struct Plot {
+    /// Its file is called by the row and these.
+    name: [&'static str; 2],
+    title: &'static str,
+    svg: String,
+}
+
+impl Plot {
+    /// A dot a round.
+    pub(crate) fn dots(
+        name: [&'static str; 2],
+        title: &'static str,
+        series: Vec<(String, Vec<f64>)>,
+    ) -> Self {
+        Self { name, title, svg: plot::dots(title, &series) }
+    }
+
+    /// What share of all took at most how long, in microseconds.
+    pub(crate) fn curves(
+        name: &'static str,
+        title: &'static str,
+        series: &[(&str, &Histogram)],
+    ) -> Self {
+        Self { name: [name, ""], title, svg: plot::curves(title, series) }
+    }
+}
+
+/// A row of the speed table.
+pub(crate) struct Row {
+    pub(crate) id: &'static str,
+    title: &'static str,
+    pub(crate) figures: Vec<Figure>,
+    pub(crate) tables: Vec<Table>,
+    pub(crate) plots: Vec<Plot>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) books: Vec<Rows>,
+    /// Requests that failed.
     pub(crate) errors: u64,
-    pub(crate) rps: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-    /// CPU of the target's process per request, until the last answer.
-    pub(crate) cpu_us: f64,
-    /// The same until the last usage row was there.
-    pub(crate) cpu_settled_us: f64,
-    pub(crate) memory_mb: f64,
-    pub(crate) rows: Option<Rows>,
+    raw: Map<String, Value>,
+    /// Why it is not there.
+    pub(crate) missing: Option<String>,
 }
 
-/// Collects samples; prints them at the end.
+impl Row {
+    pub(crate) fn new(id: &'static str, title: &'static str) -> Self {
+        Self {
+            id,
+            title,
+            figures: Vec::new(),
+            tables: Vec::new(),
+            plots: Vec::new(),
+            notes: Vec::new(),
+            books: Vec::new(),
+            errors: 0,
+            raw: Map::new(),
+            missing: None,
+        }
+    }
+
+    /// Keeps what was measured for the raw file.
+    pub(crate) fn samples(&mut self, name: &str, samples: &impl Serialize) {
+        let samples =
+            serde_json::to_value(samples).unwrap_or_else(|error| json!(error.to_string()));
+        self.raw.insert(name.to_owned(), samples);
+    }
+
+    fn file(&self, plot: &Plot) -> String {
+        let parts = [self.id].into_iter().chain(plot.name).filter(|part| !part.is_empty());
+        format!("{}.svg", parts.collect::<Vec<_>>().join("-"))
+    }
+}
+
+/// All rows.
 pub(crate) struct Report {
-    threads: usize,
-    rounds: u32,
-    secs: f64,
-    samples: Vec<Sample>,
+    plan: Plan,
+    begun: Timestamp,
+    pub(crate) rows: Vec<Row>,
 }
 
 impl Report {
-    pub(crate) fn new(threads: usize, rounds: u32, secs: f64) -> Self {
-        Self { threads, rounds, secs, samples: Vec::new() }
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self { plan: plan.clone(), begun: Timestamp::now(), rows: Vec::new() }
     }
 
-    pub(crate) fn add(&mut self, sample: Sample) {
-        self.samples.push(sample);
-    }
-
-    /// Writes the raw numbers and prints the table.
+    /// Writes all files, and returns the table for the terminal.
     ///
     /// # Errors
-    /// When rows were lost or invented: the numbers of such a gateway mean nothing.
-    pub(crate) fn finish(&self) -> Outcome<()> {
-        let machine = machine();
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench/relay.json");
-        let folder = file.parent().ok_or("no folder")?;
-        fs::create_dir_all(folder)?;
-        let raw = json!({"machine": machine, "threads": self.threads, "rounds": self.rounds,
-            "secs": self.secs, "samples": self.samples});
-        fs::write(&file, serde_json::to_vec_pretty(&raw)?)?;
-        let mut out = std::io::stdout().lock();
-        writeln!(
-            out,
-            "\n{machine}; {} worker thread(s); medians of {} round(s) of {} s\n",
-            self.threads, self.rounds, self.secs
-        )?;
-        self.table(&mut out)?;
-        self.translated(&mut out)?;
-        writeln!(out, "\nRaw numbers: {}", file.display())?;
-        let errors: u64 = self.samples.iter().map(|s| s.errors).sum();
-        if errors > 0 {
-            writeln!(out, "\n{errors} requests failed.")?;
+    /// When a file cannot be written.
+    pub(crate) fn write(&self) -> Outcome<(PathBuf, String)> {
+        let out = &self.plan.out;
+        fs::create_dir_all(out)?;
+        for row in &self.rows {
+            for plot in &row.plots {
+                fs::write(out.join(row.file(plot)), &plot.svg)?;
+            }
         }
-        self.check_rows(&mut out)
+        let mut table = String::new();
+        self.table(&mut table)?;
+        let mut text = format!("# What a call through the gateway costs\n\n{table}");
+        self.details(&mut text)?;
+        fs::write(out.join(MARKDOWN), text)?;
+        let rows: Vec<Value> = self.rows.iter().map(raw).collect();
+        let raw = json!({"machine": machine(), "begun_at": self.begun.to_string(),
+            "ended_at": Timestamp::now().to_string(), "plan": self.plan, "rows": rows});
+        fs::write(out.join(RAW), serde_json::to_vec_pretty(&raw)?)?;
+        Ok((out.join(MARKDOWN), table))
     }
 
-    fn table(&self, out: &mut impl std::io::Write) -> Outcome<()> {
+    /// What must not be: rows that are missing, and books that do not balance. Figures are no faults.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let missing = self.rows.iter().filter_map(|row| {
+            row.missing.as_ref().map(|why| format!("{} was not measured: {why}", row.id))
+        });
+        let books = self.rows.iter().filter_map(|row| {
+            let sum = |of: fn(&Rows) -> u64| row.books.iter().map(of).sum::<u64>();
+            let (lost, invented) = (sum(Rows::lost), sum(Rows::invented));
+            (lost + invented > 0).then(|| {
+                let all = sum(|rows| rows.expected);
+                format!(
+                    "{}: usage rows or reports: {lost} of {all} lost, {invented} too many",
+                    row.id
+                )
+            })
+        });
+        missing.chain(books).collect()
+    }
+
+    fn table(&self, out: &mut String) -> Outcome<()> {
+        let Plan { threads, rounds, few_rounds, time, .. } = self.plan;
         writeln!(
             out,
-            "| Scenario | Target | req/s | vs bare | p50 µs | p99 µs | added p50 | added p99 | \
-             CPU µs/req | vs bare | RSS MB |"
+            "{}; {}; worker threads of each proxy: {threads}; medians of {rounds} (chat, streams, latency) or {few_rounds} \
+             rounds, {} s each.{}\n",
+            machine(),
+            Timestamp::now(),
+            time.as_secs_f64(),
+            if self.plan.is_smoke { " **The smoke form: figures mean nothing.**" } else { "" }
         )?;
-        writeln!(out, "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")?;
-        let mut scenarios: Vec<_> = self.samples.iter().map(|s| s.scenario).collect();
-        scenarios.dedup();
-        for scenario in scenarios {
-            for target in self.targets(scenario) {
-                let of = |target| self.of(scenario, target);
-                let (mine, direct, bare) = (of(target), of(DIRECT), of(BARE));
-                // Compared within a round, so that a slow minute of the machine hits both alike.
-                let against = |other: &[&Sample], f: fn(&Sample, &Sample) -> f64| {
-                    median(mine.iter().zip(other).map(|(a, b)| f(a, b)))
+        let mut table =
+            Table::new(&["", "figure", "median", "lowest to highest round", "target", ""]);
+        for row in &self.rows {
+            if let Some(why) = &row.missing {
+                let cells = [row.id, "**not measured**", "", "", "", why];
+                table.row(cells.map(str::to_owned).into());
+            }
+            for figure in &row.figures {
+                let word = match figure.is_met {
+                    None => "",
+                    Some(true) => "reached",
+                    Some(false) => "**not reached**",
                 };
-                let own = |f: fn(&Sample) -> f64| median(mine.iter().map(|s| f(s)));
-                writeln!(
-                    out,
-                    "| {scenario} | {target} | {:.0} | {:.2} | {:.0} | {:.0} | {:.0} | {:.0} | {:.1} | \
-                     {:.2} | {:.1} |",
-                    own(|s| s.rps),
-                    against(&bare, |a, b| a.rps / b.rps),
-                    own(|s| s.p50_us),
-                    own(|s| s.p99_us),
-                    against(&direct, |a, b| a.p50_us - b.p50_us),
-                    against(&direct, |a, b| a.p99_us - b.p99_us),
-                    own(|s| s.cpu_us),
-                    against(&bare, |a, b| a.cpu_us / b.cpu_us),
-                    own(|s| s.memory_mb),
-                )?;
+                let unit = figure.unit;
+                let (low, high) = (lowest(&figure.rounds), highest(&figure.rounds));
+                table.row(vec![
+                    row.id.to_owned(),
+                    figure.what.clone(),
+                    format!("{} {unit}", number(figure.value)).trim_end().to_owned(),
+                    format!("{} to {}", number(low), number(high)),
+                    figure.aim.map(|aim| aim.text(unit)).unwrap_or_default(),
+                    word.to_owned(),
+                ]);
+            }
+        }
+        table.write(out)?;
+        let books = || self.rows.iter().flat_map(|row| &row.books);
+        let expected: u64 = books().map(|rows| rows.expected).sum();
+        let found: u64 = books().map(|rows| rows.found).sum();
+        let errors: u64 = self.rows.iter().map(|row| row.errors).sum();
+        writeln!(
+            out,
+            "Usage rows and reports: {found} of {expected} calls that were answered. Requests that failed: {errors}."
+        )?;
+        Ok(())
+    }
+
+    fn details(&self, out: &mut String) -> Outcome<()> {
+        for row in &self.rows {
+            writeln!(out, "\n## {}: {}\n", row.id, row.title)?;
+            for note in &row.notes {
+                writeln!(out, "{note}\n")?;
+            }
+            for table in &row.tables {
+                table.write(out)?;
+            }
+            for plot in &row.plots {
+                writeln!(out, "![{}]({})", plot.title, row.file(plot))?;
             }
         }
         Ok(())
     }
-
-    /// What a translated call reaches of one that passes as it is.
-    fn translated(&self, out: &mut impl std::io::Write) -> Outcome<()> {
-        let mut scenarios: Vec<_> = self.samples.iter().map(|s| s.scenario).collect();
-        scenarios.dedup();
-        for scenario in scenarios {
-            for (target, _) in crate::TRANSLATED {
-                let (mine, passed) = (self.of(scenario, target), self.of(scenario, GATEWAY));
-                if mine.is_empty() || passed.is_empty() {
-                    continue;
-                }
-                let against = |f: fn(&Sample, &Sample) -> f64| {
-                    median(mine.iter().zip(&passed).map(|(a, b)| f(a, b)))
-                };
-                let (rps, cpu) =
-                    (against(|a, b| a.rps / b.rps), against(|a, b| a.cpu_us / b.cpu_us));
-                writeln!(
-                    out,
-                    "\n{scenario}, {target}: {rps:.2} of the req/s and {cpu:.2} of the CPU of {GATEWAY}"
-                )?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The targets of a scenario, in the table's order.
-    fn targets(&self, scenario: &str) -> Vec<&'static str> {
-        let translated = crate::TRANSLATED.iter().map(|(name, _)| *name);
-        let all = [DIRECT, BARE, GATEWAY].into_iter().chain(translated).chain([CONNECTED]);
-        all.filter(|target| !self.of(scenario, target).is_empty()).collect()
-    }
-
-    /// The samples of one cell, in the order of rounds.
-    fn of(&self, scenario: &str, target: &str) -> Vec<&Sample> {
-        self.samples.iter().filter(|s| s.scenario == scenario && s.target == target).collect()
-    }
-
-    fn check_rows(&self, out: &mut impl std::io::Write) -> Outcome<()> {
-        let rows = || self.samples.iter().filter_map(|s| s.rows.as_ref());
-        if rows().next().is_none() {
-            return Ok(());
-        }
-        let (lost, invented): (u64, u64) =
-            (rows().map(Rows::lost).sum(), rows().map(Rows::invented).sum());
-        let expected: u64 = rows().map(|r| r.expected).sum();
-        if lost + invented > 0 {
-            return Err(format!(
-                "usage rows or reports: {lost} of {expected} lost, {invented} too many"
-            )
-            .into());
-        }
-        writeln!(out, "\nUsage rows and reports: all {expected} there.")?;
-        Ok(())
-    }
 }
 
-/// The middle value; the mean of the middle two; 0 of none.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => values[n / 2],
-        n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
-    }
+fn raw(row: &Row) -> Value {
+    let plots: Vec<String> = row.plots.iter().map(|plot| row.file(plot)).collect();
+    json!({"id": row.id, "title": row.title, "missing": row.missing, "figures": row.figures,
+        "notes": row.notes, "plots": plots, "books": row.books, "errors": row.errors, "samples": row.raw})
 }
 
-/// Processor and number of cores.
-fn machine() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{}, {cores} cores", model.map_or("unknown processor", |(_, name)| name))
+fn lowest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+fn highest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// A number with as many digits as mean something.
+pub(crate) fn number(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
 }

@@ -16,7 +16,8 @@ use tokio::time::timeout;
 use crate::Outcome;
 use crate::gateway::Gateway;
 use crate::load::{Connection, Histogram, request};
-use crate::mix::{Dice, End, KINDS, PROBE, Who};
+use crate::mix::{End, KINDS, PROBE, Who, any_kind};
+use crate::numbers::Dice;
 
 /// No call here takes so long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -143,7 +144,7 @@ impl Callers {
             let mut dice = Dice::new(seed + caller as u64);
             tasks.spawn_local(async move {
                 while begun.elapsed() < time && !this.ending.get() {
-                    let kind = dice.kind();
+                    let kind = any_kind(&mut dice);
                     if KINDS[kind].is_plain() {
                         let key = dice.below(this.keys.len());
                         if this.call(kind, key, Instant::now()).await.is_ok() {
@@ -172,7 +173,7 @@ impl Callers {
             tokio::time::sleep_until(next.into()).await;
             let now = Instant::now();
             while next <= now {
-                let (kind, key) = (dice.kind(), dice.below(self.keys.len()));
+                let (kind, key) = (any_kind(&mut dice), dice.below(self.keys.len()));
                 if self.open.get() < MAX_OPEN {
                     let (this, intended) = (Rc::clone(self), next);
                     tasks.spawn_local(async move {
@@ -183,8 +184,7 @@ impl Callers {
                     self.failed("not sent: too many were open");
                 }
                 // Poisson's arrivals, as of callers who know nothing of each other.
-                let gap = -(1.0 - dice.share()).ln() / rate;
-                next += Duration::from_secs_f64(gap);
+                next += Duration::from_secs_f64(dice.gap_s(rate));
             }
             while tasks.try_join_next().is_some() {}
         }

@@ -4,10 +4,9 @@ use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -15,6 +14,7 @@ use crate::Outcome;
 use crate::load::{Connection, request};
 use crate::mix::{FAULTY_TIMEOUT_S, KEYS, KINDS, USERS};
 use crate::process::{Process, free_address};
+use crate::watchdog::Watchdog;
 
 const MASTER_KEY: &str = "soak-master-key-0123456789";
 
@@ -24,15 +24,10 @@ const ANSWER: Duration = Duration::from_secs(120);
 /// Longest wait for it to leave: `drain_s` and a flush.
 const LEAVE: Duration = Duration::from_secs(60);
 
-/// Ends the gateway `$0` and removes its folder `$1` when our end of the pipe closes, which the kernel does however we end.
-const WATCHDOG: &str = r#"read -r _
-kill -TERM "$0" 2>/dev/null; sleep 5; kill -KILL "$0" 2>/dev/null
-rm -rf "$1""#;
-
 /// A running gateway in a folder of its own.
 pub(crate) struct Gateway {
+    _watchdog: Watchdog,
     pub(crate) process: Process,
-    watchdog: Child,
     folder: TempDir,
     /// The keys of all users.
     pub(crate) keys: Vec<String>,
@@ -69,16 +64,9 @@ impl Gateway {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let watchdog = Command::new("sh")
-            .args(["-c", WATCHDOG, &child.id().to_string()])
-            .arg(folder.path())
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
+        let watchdog = Watchdog::new(child.id(), folder.path())?;
         let process = Process::new(child, address);
-        let mut gateway = Self { process, watchdog, folder, keys: Vec::new() };
+        let mut gateway = Self { _watchdog: watchdog, process, folder, keys: Vec::new() };
         if let Err(error) = gateway.process.wait_until_listening().await {
             let log = fs::read_to_string(gateway.log()).unwrap_or_default();
             return Err(format!("the gateway did not start: {error}; its log:\n{log}").into());
@@ -164,26 +152,7 @@ impl Gateway {
 
     /// Asks it to leave and waits until it has.
     pub(crate) async fn leave(&mut self) -> Outcome<ExitStatus> {
-        let id = i32::try_from(self.process.child.id())?;
-        kill_process(Pid::from_raw(id).ok_or("no process")?, Signal::TERM)?;
-        let deadline = Instant::now() + LEAVE;
-        loop {
-            if let Some(status) = self.process.child.try_wait()? {
-                return Ok(status);
-            }
-            if Instant::now() > deadline {
-                return Err(format!("the gateway did not leave within {LEAVE:?}").into());
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        // First: once the gateway has ended its id may be somebody else's.
-        let _ = self.watchdog.kill();
-        let _ = self.watchdog.wait();
+        self.process.leave(LEAVE).await
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::load::request;
+use crate::numbers::Dice;
 
 /// Users, and keys of each.
 pub(crate) const USERS: usize = 8;
@@ -203,39 +204,13 @@ fn upload(key: &str) -> Vec<u8> {
     bytes
 }
 
-/// Marsaglia's xorshift: the same seed asks the same calls.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 11
-    }
-
-    /// From 0 to below 1.
-    pub(crate) fn share(&mut self) -> f64 {
-        self.next() as f64 / (1u64 << 53) as f64
-    }
-
-    /// A number below `n`.
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-
-    /// A kind, by the weights.
-    pub(crate) fn kind(&mut self) -> usize {
-        let mut at = self.below(1000) as u32;
-        let found = KINDS.iter().position(|kind| {
-            let is_here = at < kind.weight;
-            at = at.saturating_sub(kind.weight);
-            is_here
-        });
-        found.unwrap_or(PROBE)
-    }
+/// A kind, by the weights.
+pub(crate) fn any_kind(dice: &mut Dice) -> usize {
+    let mut at = dice.below(1000) as u32;
+    let found = KINDS.iter().position(|kind| {
+        let is_here = at < kind.weight;
+        at = at.saturating_sub(kind.weight);
+        is_here
+    });
+    found.unwrap_or(PROBE)
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::audit::Audit;
+use crate::numbers::{machine, median};
 use crate::sample::Sample;
 
 /// Minutes behind the warm-up below which neither memory nor times are judged.
@@ -311,19 +312,4 @@ pub(crate) fn slope(points: &[(f64, f64)]) -> Option<Slope> {
     let by = sxy / sxx;
     let rest: f64 = points.iter().map(|(x, y)| (y - my - by * (x - mx)).powi(2)).sum();
     (sxx > 0.0).then(|| Slope { by, standard_error: (rest / (n - 2.0) / sxx).sqrt() })
-}
-
-/// The middle value; 0 of none.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-/// Processor and number of cores.
-fn machine() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{}, {cores} cores", model.map_or("unknown processor", |(_, name)| name))
 }

@@ -13,12 +13,10 @@ use crate::caller::Seen;
 use crate::database::{Database, folder_size};
 use crate::gateway::Gateway;
 use crate::process::Process;
+use crate::process::proc::{self, Memory, kilobytes, memory};
 
 /// The generator's own entry in `/proc`.
 const MYSELF: &str = "self";
-
-/// Clock ticks per second in `/proc/<pid>/stat`: `USER_HZ`, 100 on x86-64 and arm64.
-const TICKS: f64 = 100.0;
 
 /// Lines of the log that are kept for the report.
 const MAX_LINES: usize = 20;
@@ -64,14 +62,6 @@ pub(crate) struct Sample {
     pub(crate) journal_mb: f64,
     pub(crate) log_errors: u64,
     pub(crate) log_warnings: u64,
-}
-
-/// Resident memory of the gateway.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct Memory {
-    pub(crate) rss_mb: f64,
-    /// What it has allocated: neither the program itself nor anything else of the page cache.
-    pub(crate) own_mb: f64,
 }
 
 /// Takes samples.
@@ -145,37 +135,15 @@ impl Sampler {
     }
 }
 
-/// Resident memory of a process, from what the kernel adds up over all its mappings.
-fn memory(id: &str) -> Outcome<Memory> {
-    let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup"))?;
-    let of = |name: &str| kilobytes(&text, name).map(|kilobytes| kilobytes as f64 * 1024.0 / 1e6);
-    Ok(Memory { rss_mb: of("Rss:")?, own_mb: of("Anonymous:")? })
-}
-
 fn status(id: &str, name: &str) -> Outcome<u64> {
     kilobytes(&fs::read_to_string(format!("/proc/{id}/status"))?, name)
-}
-
-fn kilobytes(text: &str, name: &str) -> Outcome<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let number = line.and_then(|line| line.split_ascii_whitespace().next());
-    Ok(number.ok_or_else(|| format!("no {name}"))?.parse()?)
 }
 
 /// Seconds of CPU so far: the gateway, the mock, this process.
 fn cpu(gateway: &Gateway, mock: &Process) -> [f64; 3] {
     let ids =
         [gateway.process.child.id().to_string(), mock.child.id().to_string(), MYSELF.to_owned()];
-    ids.map(|id| seconds(&id).unwrap_or(0.0))
-}
-
-fn seconds(id: &str) -> Outcome<f64> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-    // The name may hold spaces; fields are counted after its closing parenthesis.
-    let fields = stat.rsplit_once(')').ok_or("odd /proc stat")?.1;
-    let ticks = fields.split_ascii_whitespace().skip(11).take(2);
-    let ticks = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-    Ok(ticks as f64 / TICKS)
+    ids.map(|id| proc::total(&id).unwrap_or_default().as_secs_f64())
 }
 
 /// The value of the series that begins so; 0 when it is not there yet.

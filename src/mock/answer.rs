@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use super::call::Generation;
 use super::script::{Fault, Script, Thinking, Usage};
 use super::tools::{self, Call};
+use crate::clock;
 
 /// Every answer's `created`: 1 January 2026, 00:00 UTC.
 pub(super) const CREATED: &str = "1767225600";
@@ -42,7 +43,7 @@ pub(super) const WORDS: [&str; 16] = [
 /// What an answer is made of, in the order in which the model says it.
 pub(super) enum Kind {
     Thought,
-    Words { bytes: Option<usize>, crab: bool },
+    Words { bytes: Option<usize>, crab: bool, stamp: bool },
     Call(Call),
 }
 
@@ -67,7 +68,11 @@ impl Block {
                 out.extend_from_slice(space);
                 out.extend_from_slice(word.as_bytes());
             }
-            Kind::Words { bytes, crab } => {
+            Kind::Words { stamp: true, .. } => {
+                out.push(b't');
+                out.extend_from_slice(itoa::Buffer::new().format(clock::monotonic_ns()).as_bytes());
+            }
+            Kind::Words { bytes, crab, .. } => {
                 let word = WORDS[at as usize % WORDS.len()].as_bytes();
                 match bytes {
                     None => {
@@ -161,7 +166,8 @@ impl Answer {
         let count = spoken.min(limit);
         if count > 0 || (blocks.is_empty() && !calling) {
             let crab = script.fault == Some(Fault::HalfUtf8);
-            add(&mut blocks, Kind::Words { bytes: script.bytes, crab }, count, 0);
+            let words = Kind::Words { bytes: script.bytes, crab, stamp: script.stamp };
+            add(&mut blocks, words, count, 0);
         }
         for (number, call) in asked.calls.into_iter().enumerate() {
             let pieces = call.fragments.len() as u32;

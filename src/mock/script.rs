@@ -25,8 +25,8 @@ const DEFAULT_CHUNKS: u32 = 8;
 const DEFAULT_FAILURE: u16 = 503;
 
 const KEYS: &str = "bytes, cached, chunks, delay_ms, fail_first, fault, first_delay_ms, interval_ms, \
-                    end, parallel, polls, preface, reasoning, retry_after, seed, status, strict, thinking, \
-                    tool, tools, usage";
+                    end, parallel, polls, preface, reasoning, retry_after, seed, stamp, status, strict, \
+                    thinking, tool, tools, usage";
 
 const FAULTS: &str = "bad_crc, bad_json, close_delimited, comments, crlf, cut:N, early_413, empty, \
                       error_event:N, gzip, half_utf8, header_then_silent, html, no_done, refuse, \
@@ -116,6 +116,8 @@ pub(super) struct Script<'a> {
     pub(super) interval: Duration,
     /// Size of each word; `None`: the word's own.
     pub(super) bytes: Option<usize>,
+    /// Words say when they were written.
+    pub(super) stamp: bool,
     pub(super) usage: Usage,
     pub(super) cached_tokens: u64,
     pub(super) status: Option<u16>,
@@ -149,6 +151,7 @@ impl Default for Script<'_> {
             first_delay: Duration::ZERO,
             interval: Duration::ZERO,
             bytes: None,
+            stamp: false,
             usage: Usage::default(),
             cached_tokens: 0,
             status: None,
@@ -204,6 +207,10 @@ impl<'a> Script<'a> {
             "retry_after" => self.retry_after_s = Some(number(key, value, 0, 86_400)? as u32),
             "fail_first" => self.fail_first = number(key, value, 0, 1_000_000)? as u32,
             "seed" => self.seed = Some(value),
+            "stamp" => match value {
+                "" => self.stamp = true,
+                _ => return Err(unknown_value(key, value, "none; it stands alone")),
+            },
             "usage" => {
                 self.usage = match value {
                     "none" => Usage::Never,
@@ -332,7 +339,7 @@ mod tests {
         let (name, script) = parse(
             "a/b:c?chunks=64&delay_ms=1&first_delay_ms=2&interval_ms=20&bytes=9&usage=last&cached=3\
              &status=429&retry_after=5&fail_first=2&seed=x&tools&tool=t&parallel&preface=4&reasoning=6&thinking=tags&strict\
-             &fault=cut:7&polls=8&end=expired",
+             &fault=cut:7&polls=8&end=expired&stamp",
         )
         .unwrap();
         assert_eq!(name, "a/b:c");
@@ -342,6 +349,7 @@ mod tests {
             first_delay: Duration::from_millis(2),
             interval: Duration::from_millis(20),
             bytes: Some(9),
+            stamp: true,
             usage: Usage::Last,
             cached_tokens: 3,
             status: Some(429),

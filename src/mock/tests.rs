@@ -159,6 +159,19 @@ async fn chat_streams_role_words_finish_and_done() {
 }
 
 #[tokio::test]
+async fn stamps_say_when_a_word_was_written() {
+    let server = Server::start().await;
+    let begun = crate::clock::monotonic_ns();
+    let reply = server.chat("gpt?stamp&chunks=4&interval_ms=5", true).await;
+    let ended = crate::clock::monotonic_ns();
+    let text = reply.content();
+    let stamps: Vec<u64> = text.split('t').skip(1).map(|stamp| stamp.parse().unwrap()).collect();
+    assert_eq!(stamps.len(), 4, "{text}");
+    assert!(begun < stamps[0] && stamps[3] < ended, "{begun} {stamps:?} {ended}");
+    assert!(stamps.windows(2).all(|pair| pair[1] - pair[0] >= 4_000_000), "{stamps:?}");
+}
+
+#[tokio::test]
 async fn usage_follows_include_usage_and_the_option() {
     let server = Server::start().await;
     let ask = async |model: &str| {
