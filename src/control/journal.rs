@@ -93,6 +93,14 @@ struct Segment {
     claimed: AtomicU64,
 }
 
+/// How far records have been applied.
+#[derive(Debug)]
+struct Applied {
+    position: Position,
+    /// The disk has it.
+    is_noted: bool,
+}
+
 /// The journal of one process.
 #[derive(Debug)]
 pub struct Journal {
@@ -102,7 +110,7 @@ pub struct Journal {
     current: ArcSwap<Segment>,
     rotation: Mutex<()>,
     cursor: File,
-    applied: Mutex<Position>,
+    applied: Mutex<Applied>,
     /// Records appended by this process and not yet read back.
     pending: AtomicU64,
     /// What the disk refused, until the store has it.
@@ -142,7 +150,7 @@ impl Journal {
             current: ArcSwap::from_pointee(segment),
             rotation: Mutex::new(()),
             cursor,
-            applied: Mutex::new(start),
+            applied: Mutex::new(Applied { position: start, is_noted: true }),
             pending: AtomicU64::new(0),
             refused: Refused::default(),
             fresh: Fresh::default(),
@@ -225,7 +233,7 @@ impl Journal {
 
     /// Up to where records have been applied.
     pub fn applied(&self) -> Position {
-        *self.applied.lock()
+        self.applied.lock().position
     }
 
     /// Records of this process that wait to be applied.
@@ -313,14 +321,12 @@ impl Journal {
 
     /// Notes that everything before `position` has been applied, and deletes segments that are done.
     pub fn advance(&self, position: Position) {
-        let before = std::mem::replace(&mut *self.applied.lock(), position);
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&position.segment.to_le_bytes());
-        bytes[8..].copy_from_slice(&position.offset.to_le_bytes());
-        // A lost cursor costs a replay, which changes nothing.
-        if let Err(error) = self.cursor.write_all_at(&bytes, 0) {
-            tracing::warn!(%error, "cannot note how far the journal is applied; a restart will replay more");
-        }
+        let before = {
+            let mut applied = self.applied.lock();
+            let before = std::mem::replace(&mut applied.position, position);
+            self.write_cursor(&mut applied);
+            before
+        };
         for number in before.segment..position.segment {
             match fs::remove_file(segment_path(&self.folder, number)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -330,6 +336,26 @@ impl Journal {
             }
         }
         self.moved.notify_waiters();
+    }
+
+    /// Notes how far records have been applied where the disk refused that before. Says whether it has it now.
+    pub fn catch_up(&self) -> bool {
+        let mut applied = self.applied.lock();
+        if !applied.is_noted {
+            self.write_cursor(&mut applied);
+        }
+        applied.is_noted
+    }
+
+    fn write_cursor(&self, applied: &mut Applied) {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&applied.position.segment.to_le_bytes());
+        bytes[8..].copy_from_slice(&applied.position.offset.to_le_bytes());
+        let written = self.cursor.write_all_at(&bytes, 0);
+        let was_noted = std::mem::replace(&mut applied.is_noted, written.is_ok());
+        if let (Err(error), true) = (written, was_noted) {
+            tracing::warn!(%error, "cannot note how far the journal is applied; a restart before it can be would apply more again");
+        }
     }
 
     /// Waits until what is journalled now has been applied, at most so long. Says whether it has.
@@ -449,6 +475,22 @@ mod tests {
         }
         let journal = Journal::open(folder.path()).unwrap();
         assert_eq!(read_all(&journal), written, "nothing was applied, so all is replayed");
+    }
+
+    #[test]
+    fn a_cursor_that_the_disk_refused_is_written_when_it_takes_it_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(folder.path()).unwrap();
+        journal.append(&entry(1)).unwrap();
+        let read_only = File::open(journal.folder().join(CURSOR)).unwrap();
+        let writable = std::mem::replace(&mut journal.cursor, read_only);
+        journal.advance(journal.end());
+        assert!(!journal.catch_up());
+        journal.cursor = writable;
+        let at = journal.applied();
+        assert_ne!(read_cursor(&journal.cursor), at, "the disk did not have it");
+        assert!(journal.catch_up());
+        assert_eq!(read_cursor(&journal.cursor), at);
     }
 
     #[test]

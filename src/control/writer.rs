@@ -106,6 +106,7 @@ impl Writer {
 
     /// Reads once and applies what was read, batch by batch.
     async fn step(&self) -> Result<usize, StoreError> {
+        self.journal.catch_up();
         let kept = self.apply_refused().await?;
         let from = self.journal.applied();
         if from >= self.journal.end() {

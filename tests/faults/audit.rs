@@ -327,7 +327,8 @@ fn reports(evidence: &Evidence<'_>, found: &mut Findings) {
     }
     for (id, told) in &by_id {
         if told.iter().rev().skip(1).any(|told| !told.may_repeat) {
-            found.add(Fact::DoubleReport, format!("{id} was accepted {} times", told.len()));
+            let at: Vec<u64> = told.iter().map(|told| told.report.at_ms).collect();
+            found.add(Fact::DoubleReport, format!("{id} was accepted at {at:?} ms"));
         }
     }
     evidence.violations.iter().for_each(|what| found.add(Fact::DoubleReport, what));

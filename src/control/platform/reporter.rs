@@ -291,7 +291,9 @@ impl Reporter {
                 idle.await;
             }
         };
-        tokio::time::timeout(at_most, done).await.is_ok()
+        let is_idle = tokio::time::timeout(at_most, done).await.is_ok();
+        self.journal.catch_up();
+        is_idle
     }
 
     fn is_idle(&self) -> bool {

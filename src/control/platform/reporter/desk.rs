@@ -438,14 +438,26 @@ impl<'a> Desk<'a> {
         if cursor > journal.applied() {
             journal.advance(cursor);
         }
-        let beyond = self.unnoted.drain(..).filter(|(at, _)| *at >= cursor);
-        let notes: Vec<_> = beyond.map(|(_, id)| Entry::Reported(id)).collect();
-        for notes in notes.chunks(AT_ONCE) {
+        let is_noted = journal.catch_up();
+        self.unnoted.retain(|(at, _)| *at >= cursor);
+        let mut left = std::mem::take(&mut self.unnoted);
+        while !left.is_empty() {
+            let rest = left.split_off(left.len().min(AT_ONCE));
+            let (places, notes): (Vec<_>, Vec<_>) =
+                left.into_iter().map(|(at, id)| (at, Entry::Reported(id))).unzip();
+            left = rest;
             let skip = |at, size| self.owner.claims.skip(at, size);
-            if let Err(error) = journal.append_all(notes, skip) {
-                let reports = notes.len();
-                tracing::warn!(%error, reports, "cannot note that reports are done; a restart would repeat them");
-            }
+            let Err(error) = journal.append_all(&notes, skip) else { continue };
+            let reports = notes.len();
+            tracing::warn!(%error, reports, "cannot note that reports are done; a restart before it can be would repeat them");
+            let ids = notes.into_iter().filter_map(|note| match note {
+                Entry::Reported(id) => Some(id),
+                _ => None,
+            });
+            self.unnoted.extend(places.into_iter().zip(ids));
+        }
+        if !is_noted || !self.unnoted.is_empty() {
+            self.note_at = Some(now + self.pace().tidy);
         }
         self.owner.close(std::mem::take(&mut self.closing));
     }
