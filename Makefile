@@ -31,7 +31,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # The first python3 that can make a venv: a distribution's own often lacks that module.
 PYTHON = $(shell for p in python3 /usr/bin/python3; do "$$p" -c 'import venv, ensurepip' 2>/dev/null && echo "$$p" && break; done)
 
-.PHONY: help deps deps-build deps-test test test-faults test-fuzz deny demo bench soak
+.PHONY: help deps deps-build deps-postgres deps-valgrind deps-test test test-faults test-fuzz deny demo bench bench-smoke instructions soak
 
 help:
 	@echo "make demo        build and run the gateway with its built-in provider: no key, no database to set up"
@@ -39,7 +39,8 @@ help:
 	@echo "make test-faults 300 runs of the fault suite, of which make test has 20: twenty minutes"
 	@echo "make test-fuzz   ten minutes of calls made from /openapi.json, of which make test has less than one"
 	@echo "make deny        licences, bans and sources of all dependencies, by .deny.toml"
-	@echo "make bench       added latency and memory of the relay, beside a direct call; what translating costs"
+	@echo "make bench       the speed table: a quarter of an hour beside bare Pingora; what translating costs"
+	@echo "make instructions  what a call costs in instructions, optimised, held to its budget"
 	@echo "make soak        an hour of mixed load: memory, descriptors, queues, times, and an audit of every call"
 	@echo "make deps        only install what building and testing need (deps-build: only building)"
 
@@ -58,8 +59,13 @@ deps-build:
 	@command -v c++ >/dev/null || { $(call install,a C++ compiler for cmake's checks,g++); }
 	@command -v cmake >/dev/null || { $(call install,Pingora compiles zlib-ng,cmake); }
 
-deps-test:
+deps-postgres:
 	@command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || { $(call install,tests start their own PostgreSQL,postgresql); }
+
+deps-valgrind:
+	@command -v callgrind_control >/dev/null || { $(call install,instructions are counted,valgrind); }
+
+deps-test: deps-postgres deps-valgrind
 	@[ -n "$(PYTHON)" ] || { $(call install,a venv for the Python SDKs,python3 python3-venv); }
 	@command -v npm >/dev/null || { $(call install,npm for the Node SDKs,nodejs npm); }
 
@@ -115,6 +121,7 @@ test: deps
 	cargo lint
 	@$(MAKE) --no-print-directory deny
 	cargo test --workspace --locked
+	@$(MAKE) --no-print-directory bench-smoke
 
 # OTARI_FAULTS_RUNS, OTARI_FAULTS_SEED and OTARI_FAULTS_AT_ONCE say how many, which and how many at one time.
 test-faults: deps-build deps-test
@@ -139,9 +146,19 @@ deny:
 demo: deps-build
 	cargo run --release --locked -- demo
 
-bench: deps-build
-	cargo bench --bench relay
+# BENCH="--only latency --rounds 7": see `cargo bench --bench relay -- --help`.
+bench: deps-build deps-postgres
+	cargo bench --locked --bench relay -- $(BENCH)
 	cargo bench -p otari-filters --bench translate
+
+# Every row of it in its smallest form, and whether the report holds them all; with the profile of the tests, whose
+# dependencies are there.
+bench-smoke: deps-build deps-postgres
+	cargo test --workspace --locked --bench relay -- --smoke
+
+# The same of the unoptimised build is a part of `make test`.
+instructions: deps-build deps-valgrind
+	cargo bench --locked --bench instructions
 
 # SOAK="--minutes 10 --rate 500 --postgres": see `cargo bench --bench soak -- --help`.
 soak: deps-build
