@@ -6,8 +6,6 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use memchr::memmem::Finder;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use crate::prices::CacheCounting;
 use crate::protocol::Protocol;
@@ -18,9 +16,11 @@ mod chat;
 mod messages;
 mod responses;
 mod first;
+mod reply;
 mod usage;
 
 pub use first::{First, FirstEvent, named_status};
+pub use reply::{Reply, read_reply};
 pub(crate) use usage::Lenient;
 pub use usage::Usage;
 pub(crate) use usage::WireUsage;
@@ -29,48 +29,6 @@ pub(crate) use usage::WireUsage;
 const MAX_NAME_BYTES: usize = 64;
 
 static DELTA: Needles<1> = LazyLock::new(|| [Finder::new(b"\"delta\"")]);
-
-/// What a whole JSON reply says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// It is a completion, with or without usage.
-    Completion(Option<Usage>),
-    /// It has neither id, model nor content, or is no JSON: the provider failed.
-    NotACompletion,
-}
-
-/// One whole reply, of any format.
-#[derive(Deserialize)]
-struct WireReply {
-    id: Option<IgnoredAny>,
-    model: Option<IgnoredAny>,
-    /// Chat.
-    choices: Option<IgnoredAny>,
-    /// Messages.
-    content: Option<IgnoredAny>,
-    /// Responses.
-    output: Option<IgnoredAny>,
-    #[serde(default)]
-    usage: Lenient<WireUsage>,
-}
-
-/// Reads a whole JSON reply.
-pub fn read_reply(protocol: Protocol, body: &[u8]) -> Reply {
-    let Ok(reply) = serde_json::from_slice::<WireReply>(body) else { return Reply::NotACompletion };
-    let content = match protocol {
-        Protocol::Chat => reply.choices,
-        Protocol::Messages => reply.content,
-        Protocol::Responses => reply.output,
-    };
-    if reply.id.is_none() && reply.model.is_none() && content.is_none() {
-        return Reply::NotACompletion;
-    }
-    Reply::Completion(reply.usage.0.map(|wire| {
-        let mut usage = Usage::new(counting(protocol));
-        usage.merge(&wire);
-        usage
-    }))
-}
 
 /// How providers that speak a format count cached input.
 fn counting(protocol: Protocol) -> CacheCounting {

@@ -11,6 +11,7 @@ pub mod name;
 pub mod cost;
 
 mod dialect;
+pub(crate) mod scan;
 pub(crate) mod top;
 mod text;
 pub(crate) mod check;

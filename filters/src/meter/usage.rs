@@ -2,6 +2,8 @@
 //!
 //! A count that is no count is passed over: it must not turn an answer into none.
 
+pub(super) mod plain;
+
 use std::fmt;
 use std::marker::PhantomData;
 
