@@ -62,9 +62,9 @@ pub(crate) fn read_with<'a>(
     check: impl Fn(&mut Faults, &Top<'_>, &Field),
 ) -> Result<Top<'a>, Rejection> {
     // A string that is passed over is not looked into, and no provider takes what is no text.
-    let is_text = std::str::from_utf8(body).map(drop);
-    is_text.map_err(|error| validate::not_utf8(error.valid_up_to()))?;
-    let top = Top::read(format, body).map_err(|error| validate::not_json(body, &error))?;
+    let text = std::str::from_utf8(body);
+    let text = text.map_err(|error| validate::not_utf8(error.valid_up_to()))?;
+    let top = Top::read(format, text).map_err(|error| validate::not_json(body, &error))?;
     if !top.is_object {
         return Err(validate::not_an_object(b"null"));
     }
@@ -72,7 +72,7 @@ pub(crate) fn read_with<'a>(
     if let Some(name) = top.repeated {
         repeated(&mut faults, &["body".into(), name.into()]);
     }
-    for field in format.fields {
+    for field in top.to_check() {
         check(&mut faults, &top, field);
     }
     faults.check()?;
@@ -110,29 +110,29 @@ pub(crate) fn check(faults: &mut Faults, top: &Top<'_>, field: &Field) {
 /// A field that holds the prompt or a part of it.
 fn prompt(faults: &mut Faults, field: &Field, content: Option<&Content<'_>>, needs_role: bool) {
     let content = content.filter(|content| content.shape != Shape::Null);
-    let loc = ["body".into(), field.name.into()];
     match (content, field.kind) {
         (None, _) if field.is_required => missing(faults, field.name),
         (None, _) => {}
-        (Some(content), Kind::List) => list(faults, &loc, content, needs_role),
-        (Some(content), _) if field.name == "system" => text_or_blocks(faults, &loc, content),
+        (Some(content), Kind::List) => list(faults, field.name, content, needs_role),
+        (Some(content), _) if field.name == "system" => text_or_blocks(faults, field.name, content),
         // Whatever else it is, the provider says what it thinks of it.
         (Some(_), _) => {}
     }
 }
 
 /// At least one message, and every one an object.
-fn list(faults: &mut Faults, loc: &[Value; 2], content: &Content<'_>, needs_role: bool) {
+fn list(faults: &mut Faults, name: &str, content: &Content<'_>, needs_role: bool) {
+    let loc = || ["body".into(), name.into()];
     match content.shape {
         Shape::List(0) => {
             let message = "List should have at least 1 item after validation, not 0";
             let context = json!({"field_type": "List", "min_length": 1, "actual_length": 0});
-            faults.add("too_short", loc, message, json!([]), context);
+            faults.add("too_short", &loc(), message, json!([]), context);
         }
         Shape::List(_) => {
             let no_role = content.no_role.filter(|_| needs_role);
             if let Some(at) = content.no_object {
-                let [body, name] = loc.clone();
+                let [body, name] = loc();
                 let message = "Input should be a valid dictionary";
                 faults.add(
                     "dict_type",
@@ -143,23 +143,29 @@ fn list(faults: &mut Faults, loc: &[Value; 2], content: &Content<'_>, needs_role
                 );
             } else if let Some(at) = no_role {
                 let message = format!("Value error, messages[{at}]: 'role' is required");
-                faults.add("value_error", loc, &message, Value::Null, json!({"error": {}}));
+                faults.add("value_error", &loc(), &message, Value::Null, json!({"error": {}}));
             }
         }
         _ => {
-            faults.add("list_type", loc, "Input should be a valid list", Value::Null, Value::Null);
+            faults.add(
+                "list_type",
+                &loc(),
+                "Input should be a valid list",
+                Value::Null,
+                Value::Null,
+            );
         }
     }
 }
 
 /// A string, or a list of objects; a fault names both.
-fn text_or_blocks(faults: &mut Faults, loc: &[Value; 2], content: &Content<'_>) {
+fn text_or_blocks(faults: &mut Faults, name: &str, content: &Content<'_>) {
     let blocks = match (content.shape, content.no_object) {
         (Shape::Text, _) | (Shape::List(_), None) => return,
         (_, Some(at)) => Some(at),
         _ => None,
     };
-    let [body, name] = loc.clone();
+    let (body, name): (Value, Value) = ("body".into(), name.into());
     let text = [body.clone(), name.clone(), "str".into()];
     faults.add("string_type", &text, "Input should be a valid string", Value::Null, Value::Null);
     let mut place = vec![body, name, "list[dict[str,any]]".into()];
@@ -230,7 +236,30 @@ pub(crate) fn missing(faults: &mut Faults, name: &str) {
     faults.add("missing", &loc, "Field required", json!({}), Value::Null);
 }
 
+/// Whether a value is of its kind at first sight, as nearly every one is. One that is not is read, and may be all the
+/// same.
+fn is_plainly(kind: Kind, raw: &str) -> bool {
+    // Behind a backslash there may be half a character, which is no text.
+    let is_text = || raw.starts_with('"') && memchr::memchr(b'\\', raw.as_bytes()).is_none();
+    match kind {
+        Kind::Text => is_text(),
+        Kind::Bounded(_, most) => raw.len() <= most && is_text(),
+        Kind::Flag => matches!(raw, "true" | "false"),
+        Kind::Number | Kind::Amount(_) | Kind::Whole(_) => {
+            raw.len() <= 18 && raw.bytes().all(|byte| byte.is_ascii_digit())
+        }
+        Kind::Object => raw.starts_with('{'),
+        Kind::TextOrObject => raw.starts_with('{') || is_text(),
+        Kind::List | Kind::Objects(..) => raw.starts_with('['),
+        Kind::Any | Kind::File | Kind::Choice(_) | Kind::Instant => true,
+        Kind::Texts => false,
+    }
+}
+
 fn typed(faults: &mut Faults, field: &Field, raw: &RawValue) {
+    if is_plainly(field.kind, raw.get()) {
+        return;
+    }
     let value: Value = match raw.get().as_bytes().first() {
         // Large values are lists and objects of the caller's; their type is all that is checked.
         Some(b'[') if !matches!(field.kind, Kind::Texts) => Value::Array(Vec::new()),

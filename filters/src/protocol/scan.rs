@@ -4,22 +4,34 @@
 //! The document is wrong, or only written as nearly nobody writes (a key with an escape or beyond ASCII, a count that is
 //! no plain number, a field twice, very deep nesting): whoever asks has serde read it again then.
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
 /// Deepest nesting of a value that is passed over: a bit each.
 const MAX_DEPTH: u32 = 64;
 /// More digits might not fit.
 const MAX_DIGITS: usize = 19;
+/// Longest number that is passed over where serde would read it.
+const MAX_NUMBER: usize = 40;
 
 /// Where a walk has come to.
 #[derive(Debug)]
 pub(crate) struct Scan<'a> {
     bytes: &'a [u8],
+    /// The same, where it is known to be a text.
+    text: &'a str,
     at: usize,
 }
 
 impl<'a> Scan<'a> {
-    /// At the beginning of a document.
+    /// At the beginning of a document that may be no text, and of which nothing is cut out.
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+        Self { bytes, text: "", at: 0 }
+    }
+
+    /// At the beginning of a document.
+    pub(crate) fn of(text: &'a str) -> Self {
+        Self { bytes: text.as_bytes(), text, at: 0 }
     }
 
     /// The next byte that is no white space.
@@ -61,6 +73,27 @@ impl<'a> Scan<'a> {
             match self.peek()? {
                 b',' => self.at += 1,
                 b'}' => {
+                    self.at += 1;
+                    return Some(());
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// A list: `item` must take every value.
+    #[inline]
+    pub(crate) fn list(&mut self, mut item: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        self.eat(b'[')?;
+        if self.peek()? == b']' {
+            self.at += 1;
+            return Some(());
+        }
+        loop {
+            item(self)?;
+            match self.peek()? {
+                b',' => self.at += 1,
+                b']' => {
                     self.at += 1;
                     return Some(());
                 }
@@ -211,6 +244,68 @@ impl<'a> Scan<'a> {
         Some(())
     }
 
+    /// Passes over a string, which is valid UTF-8 and must stand for a text. Says how many Unicode characters that has.
+    pub(crate) fn chars(&mut self) -> Option<u64> {
+        self.eat(b'"')?;
+        let mut chars = 0;
+        loop {
+            let rest = self.bytes.get(self.at..)?;
+            let plain = plain_bytes::<false>(rest);
+            chars += count_chars(&rest[..plain]);
+            self.at += plain;
+            match *rest.get(plain)? {
+                b'"' => {
+                    self.at += 1;
+                    return Some(chars);
+                }
+                b'\\' => self.skip_escaped_char()?,
+                _ => return None,
+            }
+            chars += 1;
+        }
+    }
+
+    /// As `skip_escape`, and half a surrogate pair is no character.
+    fn skip_escaped_char(&mut self) -> Option<()> {
+        let start = self.at;
+        self.skip_escape()?;
+        match self.code_unit(start) {
+            Some(0xD800..0xDC00) => {
+                let low = self.at;
+                self.skip_escape()?;
+                matches!(self.code_unit(low), Some(0xDC00..0xE000)).then_some(())
+            }
+            Some(0xDC00..0xE000) => None,
+            _ => Some(()),
+        }
+    }
+
+    /// The number in the escape at `start`, if it is one with a number.
+    fn code_unit(&self, start: usize) -> Option<u16> {
+        let digits = self.bytes.get(start..start + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    }
+
+    /// Passes over a number that serde can hold: one with an exponent may be too large.
+    pub(crate) fn number(&mut self) -> Option<()> {
+        self.peek()?;
+        let start = self.at;
+        self.skip_number()?;
+        let text = &self.bytes[start..self.at];
+        let is_plain =
+            text.len() <= MAX_NUMBER && !text.iter().any(|byte| matches!(byte, b'e' | b'E'));
+        is_plain.then_some(())
+    }
+
+    /// The value that follows, cut out.
+    pub(crate) fn raw(&mut self) -> Option<&'a RawValue> {
+        self.peek()?;
+        let mut from = serde_json::Deserializer::from_str(self.text.get(self.at..)?);
+        let raw = <&RawValue>::deserialize(&mut from).ok()?;
+        self.at += raw.get().len();
+        Some(raw)
+    }
+
     fn word(&mut self, word: &[u8]) -> Option<()> {
         self.bytes[self.at..].starts_with(word).then(|| self.at += word.len())
     }
@@ -309,6 +404,14 @@ fn odd_bytes<const ASCII: bool>(word: [u8; 8]) -> u64 {
     let special = quote | backslash | word.wrapping_sub(ONES * 0x20);
     // What is beyond ASCII has the bit itself.
     HIGH & if ASCII { special | word } else { special & !word }
+}
+
+/// Unicode characters of valid UTF-8.
+fn count_chars(text: &[u8]) -> u64 {
+    let begins = |byte: &u8| u8::from(*byte & 0xC0 != 0x80);
+    // In bytes as long as a byte can hold the count: so many are counted at once.
+    let count = |part: &[u8]| part.iter().map(begins).fold(0, u8::wrapping_add);
+    text.chunks(255).map(|part| u64::from(count(part))).sum()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Counts the text of a prompt while the body is scanned, and notices messages without a role.
 
+mod plain;
+
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -11,7 +13,7 @@ use super::top::Key;
 const PART_CHARS: u64 = 6_400;
 
 /// What Codex adds to an input item for its own provider.
-const PASSTHROUGH: &str = "internal_chat_message_metadata_passthrough";
+const PASSTHROUGH: &[u8] = b"internal_chat_message_metadata_passthrough";
 
 /// What was seen of a field that holds a prompt, or a part of one.
 #[derive(Debug, Default)]
@@ -52,6 +54,22 @@ impl<'a> Content<'a> {
         content
     }
 
+    /// An item is an object and has no role.
+    fn lacks_role(&mut self) {
+        // The list puts its index in.
+        self.no_role.get_or_insert(usize::MAX);
+    }
+
+    /// The item at this place was read.
+    fn note_item(&mut self, at: usize, shape: Shape) {
+        if shape != Shape::Object {
+            self.no_object.get_or_insert(at);
+        }
+        if self.no_role == Some(usize::MAX) {
+            self.no_role = Some(at);
+        }
+    }
+
     /// Reads a value into this; the shape is returned, to be put in.
     pub(super) fn scan<'w>(&'w mut self) -> Walk<'w, 'a> {
         Walk { content: self, place: Place::Top, has_role: false }
@@ -73,6 +91,18 @@ enum Place {
     Plain,
 }
 
+impl Place {
+    /// What stands at `place` of this.
+    fn below(self, place: Self) -> Self {
+        if self == Self::Plain { Self::Plain } else { place }
+    }
+
+    /// Where the items of a list stand that stands here.
+    fn of_items(self) -> Self {
+        if self == Self::Top { Self::Item } else { Self::Part }
+    }
+}
+
 pub(super) struct Walk<'w, 'a> {
     content: &'w mut Content<'a>,
     place: Place,
@@ -81,38 +111,81 @@ pub(super) struct Walk<'w, 'a> {
 
 impl<'a> Walk<'_, 'a> {
     fn below(&mut self, place: Place) -> Walk<'_, 'a> {
-        let place = if self.place == Place::Plain { Place::Plain } else { place };
-        Walk { content: self.content, place, has_role: false }
+        Walk { content: self.content, place: self.place.below(place), has_role: false }
     }
 }
 
+/// What is done with the value of a key.
+enum Step {
+    /// What is in it counts.
+    Walk(Place),
+    /// As `Pass`, and the message has a role.
+    Role,
+    /// Nothing of it counts.
+    Pass,
+    /// It counts as a part without text.
+    Media,
+    /// It says what it is itself.
+    Source,
+    /// It says what the source around it is.
+    Kind,
+    /// It is Codex's.
+    Passthrough,
+}
+
+impl Step {
+    /// At a key of an object at `place`.
+    fn at(place: Place, key: &[u8]) -> Self {
+        match key {
+            _ if place == Place::Plain => Self::Walk(Place::Plain),
+            b"type" if place == Place::Source => Self::Kind,
+            PASSTHROUGH if place == Place::Item => Self::Passthrough,
+            // Nearly every key is one of these: the lists below are long.
+            b"content" | b"text" => Self::Walk(Place::Part),
+            b"role" => Self::Role,
+            b"type" => Self::Pass,
+            key if is_media(key) => Self::Media,
+            key if is_label(key) => Self::Pass,
+            b"input" | b"arguments" => Self::Walk(Place::Plain),
+            b"source" => Self::Source,
+            _ => Self::Walk(Place::Part),
+        }
+    }
+}
+
+/// Whether a source of this type is bytes, or an address of some.
+fn is_of_media(kind: &RawValue) -> bool {
+    !matches!(kind.get(), "\"text\"" | "\"content\"")
+}
+
 /// Keys whose values carry bytes of media, or say where they are, instead of text.
-fn is_media(key: &str) -> bool {
+fn is_media(key: &[u8]) -> bool {
     matches!(
         key,
-        "image_url"
-            | "input_audio"
-            | "file"
-            | "file_data"
-            | "file_id"
-            | "file_url"
-            | "video_url"
-            | "audio"
+        b"image_url"
+            | b"input_audio"
+            | b"file"
+            | b"file_data"
+            | b"file_id"
+            | b"file_url"
+            | b"video_url"
+            | b"audio"
     )
 }
 
 /// Keys whose values the model does not read.
-fn is_label(key: &str) -> bool {
+fn is_label(key: &[u8]) -> bool {
     matches!(
         key,
-        "id" | "tool_call_id"
-            | "tool_use_id"
-            | "call_id"
-            | "status"
-            | "signature"
-            | "cache_control"
-            | "detail"
-            | "index"
+        b"id"
+            | b"tool_call_id"
+            | b"tool_use_id"
+            | b"call_id"
+            | b"status"
+            | b"signature"
+            | b"cache_control"
+            | b"detail"
+            | b"index"
     )
 }
 
@@ -136,66 +209,45 @@ impl<'a> Visitor<'a> for Walk<'_, 'a> {
         // Of a source, text counts; anything else in it is bytes, or an address of some.
         let mut is_media_source = self.place == Place::Source;
         while let Some(Key(key)) = map.next_key()? {
-            match key.as_ref() {
-                _ if self.place == Place::Plain => {
-                    map.next_value_seed(self.below(Place::Plain))?;
+            match Step::at(self.place, key.as_bytes()) {
+                Step::Walk(place) => {
+                    map.next_value_seed(self.below(place))?;
                 }
-                "type" if self.place == Place::Source => {
-                    let kind: &RawValue = map.next_value()?;
-                    is_media_source = !matches!(kind.get(), "\"text\"" | "\"content\"");
-                }
-                PASSTHROUGH if self.place == Place::Item => {
-                    self.content.passthrough.push(map.next_value()?);
-                }
-                // Nearly every key is one of these: the lists below are long.
-                "content" | "text" => {
-                    map.next_value_seed(self.below(Place::Part))?;
-                }
-                "role" | "type" => {
-                    self.has_role |= key == "role";
+                Step::Role => {
+                    self.has_role = true;
                     map.next_value::<IgnoredAny>()?;
                 }
-                key if is_media(key) => {
+                Step::Pass => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+                Step::Media => {
                     map.next_value::<IgnoredAny>()?;
                     self.content.has_media = true;
                     self.content.chars += PART_CHARS;
                 }
-                key if is_label(key) => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-                "input" | "arguments" => {
-                    map.next_value_seed(self.below(Place::Plain))?;
-                }
-                "source" => {
+                Step::Source => {
                     self.content.has_media = true;
                     map.next_value_seed(self.below(Place::Source))?;
                 }
-                _ => {
-                    map.next_value_seed(self.below(Place::Part))?;
-                }
+                Step::Kind => is_media_source = is_of_media(map.next_value()?),
+                Step::Passthrough => self.content.passthrough.push(map.next_value()?),
             }
         }
         if is_media_source {
             self.content.chars = before + PART_CHARS;
         }
-        if self.place == Place::Item && !self.has_role && self.content.no_role.is_none() {
-            // The list puts its index in.
-            self.content.no_role = Some(usize::MAX);
+        if self.place == Place::Item && !self.has_role {
+            self.content.lacks_role();
         }
         Ok(Shape::Object)
     }
 
     fn visit_seq<A: SeqAccess<'a>>(mut self, mut list: A) -> Result<Shape, A::Error> {
-        let place = if self.place == Place::Top { Place::Item } else { Place::Part };
+        let place = self.place.of_items();
         let mut count = 0;
         while let Some(shape) = list.next_element_seed(self.below(place))? {
             if place == Place::Item {
-                if shape != Shape::Object {
-                    self.content.no_object.get_or_insert(count);
-                }
-                if self.content.no_role == Some(usize::MAX) {
-                    self.content.no_role = Some(count);
-                }
+                self.content.note_item(count, shape);
             }
             count += 1;
         }

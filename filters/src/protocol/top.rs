@@ -7,6 +7,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAcces
 use serde::de::{Error, Visitor};
 use serde_json::value::RawValue;
 
+use super::scan::Scan;
 use super::text::Content;
 use crate::protocol::json;
 use crate::validate::Field;
@@ -66,6 +67,8 @@ pub(crate) struct Format {
 pub(crate) struct Top<'a> {
     pub(super) format: &'static Format,
     known: Vec<(&'static str, &'a RawValue)>,
+    /// Which declared fields may be there: a bit each, which two share where there are very many.
+    present: u64,
     /// Those of the fields that are noted, however often they are there.
     pub(super) noted: Vec<(&'static str, &'a RawValue)>,
     prompt: Vec<(&'static str, Content<'a>)>,
@@ -83,8 +86,21 @@ pub(crate) struct Top<'a> {
 
 impl<'a> Top<'a> {
     /// Scans a body, which must be one JSON document.
-    pub(super) fn read(format: &'static Format, body: &'a [u8]) -> serde_json::Result<Self> {
-        let mut from = serde_json::Deserializer::from_slice(body);
+    pub(super) fn read(format: &'static Format, body: &'a str) -> serde_json::Result<Self> {
+        Self::plain(format, body).map_or_else(|| Self::by_serde(format, body), Ok)
+    }
+
+    /// An object that is plainly written, as nearly every one is.
+    fn plain(format: &'static Format, body: &'a str) -> Option<Self> {
+        let mut top = Self { is_object: true, ..Self::new(format) };
+        let mut scan = Scan::of(body);
+        scan.object(|scan, name| top.read_field(name, &mut Plainly(scan)).ok())?;
+        scan.end()?;
+        Some(top)
+    }
+
+    fn by_serde(format: &'static Format, body: &'a str) -> serde_json::Result<Self> {
+        let mut from = serde_json::Deserializer::from_slice(body.as_bytes());
         let top = TopVisitor(format).deserialize(&mut from)?;
         from.end()?;
         Ok(top)
@@ -94,6 +110,7 @@ impl<'a> Top<'a> {
         Self {
             format,
             known: Vec::with_capacity(8),
+            present: 0,
             noted: Vec::new(),
             prompt: Vec::with_capacity(2),
             unwanted: Vec::new(),
@@ -103,6 +120,15 @@ impl<'a> Top<'a> {
             repeated: None,
             is_object: false,
         }
+    }
+
+    /// The declared fields that may have a fault: those that may be there, and those that must.
+    pub(super) fn to_check(&self) -> impl Iterator<Item = &'static Field> {
+        let present = self.present;
+        let fields = self.format.fields.iter().enumerate();
+        fields
+            .filter(move |(at, field)| field.is_required || present & bit(*at) != 0)
+            .map(|(_, field)| field)
     }
 
     /// A field that holds no prompt, as sent, null included.
@@ -148,16 +174,17 @@ impl<'a> Top<'a> {
         self.seen.push(name);
     }
 
-    fn read_field<A: MapAccess<'a>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
-        let named = |names: &'static [&'static str]| names.iter().find(|name| **name == key);
-        let declared = self.format.fields.iter().find(|field| field.name == key);
+    fn read_field<V: Values<'a>>(&mut self, key: &[u8], values: &mut V) -> Result<(), V::Error> {
+        let is = |name: &str| name.as_bytes() == key;
+        let named = |names: &'static [&'static str]| names.iter().find(|name| is(name));
+        let declared = self.format.fields.iter().position(|field| is(field.name));
+        self.present |= declared.map_or(0, bit);
+        let declared = declared.map(|at| &self.format.fields[at]);
         if let Some(name) = named(self.format.prompt) {
-            let mut content = Content::default();
-            content.shape = map.next_value_seed(content.scan())?;
-            self.prompt.push((name, content));
+            self.prompt.push((name, values.content()?));
             self.note(name);
         } else if let Some(name) = named(&GATEWAY_FIELDS) {
-            let raw: &RawValue = map.next_value()?;
+            let raw = values.raw()?;
             if asks_for_something(raw) {
                 self.features.push((name, raw));
             }
@@ -167,29 +194,87 @@ impl<'a> Top<'a> {
             }
             self.note(name);
         } else if let Some(name) = named(&STEERING_FIELDS) {
-            self.unwanted.push(map.next_value()?);
+            self.unwanted.push(values.raw()?);
             self.note(name);
         } else if let Some(name) = named(self.format.codex) {
-            self.codex.push(map.next_value()?);
+            self.codex.push(values.raw()?);
             self.note(name);
         } else if let Some(field) = declared {
-            let raw = map.next_value()?;
+            let raw = values.raw()?;
             self.known.push((field.name, raw));
             self.note(field.name);
             if let Some(name) = named(self.format.noted) {
                 self.noted.push((name, raw));
             }
         } else if let Some(name) = named(self.format.noted) {
-            self.noted.push((name, map.next_value()?));
-        } else if key == USER {
+            self.noted.push((name, values.raw()?));
+        } else if is(USER) {
             // Where a format has no such field it can only be meant for this gateway.
-            self.unwanted.push(map.next_value()?);
+            self.unwanted.push(values.raw()?);
             self.note(USER);
         } else {
-            map.next_value::<IgnoredAny>()?;
+            values.pass()?;
         }
         Ok(())
     }
+}
+
+/// Where the values of the fields come from.
+trait Values<'a> {
+    type Error;
+    /// The next one, cut out.
+    fn raw(&mut self) -> Result<&'a RawValue, Self::Error>;
+    /// The next one, which is a prompt.
+    fn content(&mut self) -> Result<Content<'a>, Self::Error>;
+    /// Not the next one.
+    fn pass(&mut self) -> Result<(), Self::Error>;
+}
+
+struct BySerde<'m, A>(&'m mut A);
+
+impl<'a, A: MapAccess<'a>> Values<'a> for BySerde<'_, A> {
+    type Error = A::Error;
+
+    fn raw(&mut self) -> Result<&'a RawValue, A::Error> {
+        self.0.next_value()
+    }
+
+    fn content(&mut self) -> Result<Content<'a>, A::Error> {
+        let mut content = Content::default();
+        content.shape = self.0.next_value_seed(content.scan())?;
+        Ok(content)
+    }
+
+    fn pass(&mut self) -> Result<(), A::Error> {
+        self.0.next_value::<IgnoredAny>().map(drop)
+    }
+}
+
+struct Plainly<'s, 'a>(&'s mut Scan<'a>);
+
+/// It is for serde.
+struct Odd;
+
+impl<'a> Values<'a> for Plainly<'_, 'a> {
+    type Error = Odd;
+
+    fn raw(&mut self) -> Result<&'a RawValue, Odd> {
+        self.0.raw().ok_or(Odd)
+    }
+
+    fn content(&mut self) -> Result<Content<'a>, Odd> {
+        let mut content = Content::default();
+        content.plain(self.0).ok_or(Odd)?;
+        Ok(content)
+    }
+
+    fn pass(&mut self) -> Result<(), Odd> {
+        self.0.skip().ok_or(Odd)
+    }
+}
+
+fn bit(field: usize) -> u64 {
+    1 << (field % 64)
 }
 
 /// Whether a gateway field asks for anything: null, `[]`, `""` and `{}` do not.
@@ -239,7 +324,7 @@ impl<'de> Visitor<'de> for TopVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Top<'de>, A::Error> {
         let mut top = Top { is_object: true, ..Top::new(self.0) };
         while let Some(Key(key)) = map.next_key()? {
-            top.read_field(&key, &mut map)?;
+            top.read_field(key.as_bytes(), &mut BySerde(&mut map))?;
         }
         Ok(top)
     }
@@ -273,3 +358,6 @@ impl<'de> Visitor<'de> for TopVisitor {
         Ok(Top::new(self.0))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -212,3 +212,52 @@ fn fields_are_given_in_their_order() {
     assert_eq!(names, value.as_object().unwrap().keys().cloned().collect::<Vec<_>>());
     assert_eq!((once(&mut seen, 2), once(&mut seen, 9)), (None, Some(())));
 }
+
+#[test]
+fn the_characters_of_a_text_are_counted() {
+    for text in ["", "abc", "h\u{e9}llo \u{1f600}", &"\u{e9}x".repeat(300), "a\"\\/\n\u{1}b"] {
+        let quoted = serde_json::to_string(text).unwrap();
+        let mut scan = Scan::new(quoted.as_bytes());
+        assert_eq!(scan.chars(), Some(text.chars().count() as u64), "{quoted}");
+        assert!(scan.end().is_some());
+    }
+    let count = |text: &str| Scan::new(text.as_bytes()).chars();
+    assert_eq!(count(r#""\u00e9\uD83D\uDE00\u0041""#), Some(3));
+    for odd in [
+        r#""\ud83d""#,
+        r#""\ud83dx""#,
+        r#""\ud83d\n""#,
+        r#""\ud83d\u0041""#,
+        r#""\ude00""#,
+        "7",
+        "\"a",
+    ] {
+        assert_eq!(count(odd), None, "{odd}");
+    }
+}
+
+#[test]
+fn a_value_is_cut_out_where_it_ends() {
+    let mut scan = Scan::of(r#"{"a": {"b":[1, 2]} ,"c":12}"#);
+    let mut cut = Vec::new();
+    let walked = scan.object(|scan, _| {
+        cut.push(scan.raw()?.get());
+        Some(())
+    });
+    assert!(walked.is_some() && scan.end().is_some());
+    assert_eq!(cut, [r#"{"b":[1, 2]}"#, "12"]);
+    for odd in ["", "x", "{\"a\":}", "\"a"] {
+        assert!(Scan::of(odd).raw().is_none(), "{odd}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_texts_characters_are_those_that_serde_reads(text in "(\\PC|[\"\\\\\\x00-\\x1f]|\\\\u[dD][89aAcCdD][0-9a-f]{2}){0,40}") {
+        let raw = format!("\"{text}\"");
+        let by_serde: Option<String> = serde_json::from_str(&raw).ok();
+        let mut scan = Scan::new(raw.as_bytes());
+        let chars = scan.chars().filter(|_| scan.end().is_some());
+        prop_assert_eq!(chars, by_serde.map(|text| text.chars().count() as u64));
+    }
+}
