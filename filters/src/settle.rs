@@ -3,6 +3,8 @@
 //! A record is made once, when the outcome is known; it is journalled before the last byte of the answer leaves, and
 //! its `id` makes applying it twice the same as applying it once.
 
+mod write;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;

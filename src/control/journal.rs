@@ -187,7 +187,7 @@ impl Journal {
         entries: &[Entry],
         claimed: impl FnOnce(Position, u64),
     ) -> io::Result<()> {
-        let mut frames = Vec::with_capacity(512);
+        let mut frames = Vec::with_capacity(1024);
         entries.iter().try_for_each(|entry| frame(entry, &mut frames))?;
         self.writing.fetch_add(1, Ordering::SeqCst);
         let written = self.place(&frames, claimed);

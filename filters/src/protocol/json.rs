@@ -10,6 +10,8 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
 use serde_json::value::RawValue;
 
+use super::scan::plain_bytes;
+
 /// Whether the raw value is the literal `null`.
 pub fn is_null(raw: &RawValue) -> bool {
     raw.get() == "null"
@@ -21,6 +23,19 @@ pub fn text(raw: &RawValue) -> Option<String> {
     match memchr::memchr(b'\\', inside.as_bytes()) {
         None => Some(inside.to_owned()),
         Some(_) => serde_json::from_str(raw.get()).ok(),
+    }
+}
+
+/// Appends a text as a JSON string. One that needs no escape, as nearly all do, is copied at once.
+pub fn write_text(out: &mut Vec<u8>, text: &str) {
+    if plain_bytes::<false>(text.as_bytes()) == text.len() {
+        out.reserve(text.len() + 2);
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        // Writing to a vector cannot fail, nor can a text.
+        let _ = serde_json::to_writer(out, text);
     }
 }
 
@@ -316,6 +331,15 @@ mod tests {
             r#"{"message":"#,
         ] {
             assert_eq!(found(none), None, "{none}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_text_is_written_as_serde_writes_it(text in "(\\PC|[a-z\"\\\\\\x00-\\x20\\x7f]){0,40}") {
+            let mut out = b"x".to_vec();
+            write_text(&mut out, &text);
+            proptest::prop_assert_eq!(&out[1..], serde_json::to_vec(&text).unwrap());
         }
     }
 

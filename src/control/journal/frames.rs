@@ -17,7 +17,7 @@ const MAX_RECORD_BYTES: usize = 1 << 20;
 pub(super) fn frame(entry: &Entry, frames: &mut Vec<u8>) -> io::Result<()> {
     let start = frames.len();
     frames.resize(start + HEADER_BYTES, 0);
-    serde_json::to_writer(&mut *frames, entry)?;
+    entry.write_json(frames)?;
     let frame = &mut frames[start..];
     let length = frame.len() - HEADER_BYTES;
     if length > MAX_RECORD_BYTES {
