@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use otari_filters::money::MicroUsd;
+use otari_filters::protocol::json::write_text;
 use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 
@@ -154,8 +155,12 @@ impl AccessLog {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        // Writing to a vector cannot fail.
-        let _ = if self.json { line.write_json(&mut shard) } else { line.write_text(&mut shard) };
+        if self.json {
+            line.write_json(&mut shard);
+        } else {
+            // Writing to a vector cannot fail.
+            let _ = line.write_text(&mut shard);
+        }
         shard.push(b'\n');
     }
 
@@ -185,7 +190,7 @@ impl AccessLog {
 
 impl Line<'_> {
     /// By hand: the formatting machinery costs more than everything else the line is made of.
-    fn write_json(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
+    fn write_json(&self, out: &mut Vec<u8>) {
         let mut digits = itoa::Buffer::new();
         put(out, &[r#"{"timestamp":""#]);
         put_time(out);
@@ -204,7 +209,7 @@ impl Line<'_> {
             if let Some(text) = text {
                 put(out, &[name]);
                 // What callers send is escaped.
-                serde_json::to_writer(&mut *out, text)?;
+                write_text(out, text);
             }
         }
         put(out, &[r#","streamed":"#, if self.streamed { "true" } else { "false" }]);
@@ -214,13 +219,13 @@ impl Line<'_> {
             put(out, &[r#","output_tokens":"#, digits.format(output)]);
         }
         if let Some(cost) = self.cost {
-            write!(out, r#","cost_usd":{cost}"#)?;
+            put(out, &[r#","cost_usd":"#]);
+            put_cost(out, cost);
         }
         if let Some(first) = self.first_byte_ms {
             put(out, &[r#","first_byte_ms":"#, digits.format(first)]);
         }
         put(out, &[r#","latency_ms":"#, digits.format(self.latency_ms), "}"]);
-        Ok(())
     }
 
     fn write_text(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
@@ -250,6 +255,16 @@ impl Line<'_> {
 
 fn put(out: &mut Vec<u8>, texts: &[&str]) {
     texts.iter().for_each(|text| out.extend_from_slice(text.as_bytes()));
+}
+
+/// The amount as it prints.
+fn put_cost(out: &mut Vec<u8>, MicroUsd(micros): MicroUsd) {
+    let (mut whole, mut fraction) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let amount = micros.unsigned_abs();
+    let sign = if micros < 0 { "-" } else { "" };
+    // A leading one keeps the zeros.
+    let fraction = fraction.format(1_000_000 + amount % 1_000_000);
+    put(out, &[sign, whole.format(amount / 1_000_000), ".", &fraction[1..]]);
 }
 
 /// Now, as RFC 3339 with microseconds. The part up to the second is made once a second and thread.
@@ -300,12 +315,20 @@ mod tests {
             error: None,
         };
         let mut out = Vec::new();
-        line.write_json(&mut out).unwrap();
+        line.write_json(&mut out);
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(value["caller.user_id"], "a\"b\n");
         assert_eq!(value["cost_usd"], 1.5);
         let mut text = Vec::new();
         line.write_text(&mut text).unwrap();
         assert!(!text.contains(&b'\n') && !text.contains(&0x1b), "no line breaks, no escapes");
+    }
+    #[test]
+    fn a_cost_in_a_line_is_the_amount_as_it_prints() {
+        for micros in [0, 1, -1, 999_999, 1_000_000, -1_500_000, 123_456_789, i64::MAX, i64::MIN] {
+            let mut out = Vec::new();
+            put_cost(&mut out, MicroUsd(micros));
+            assert_eq!(String::from_utf8(out).unwrap(), MicroUsd(micros).to_string());
+        }
     }
 }
