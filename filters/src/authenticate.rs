@@ -3,13 +3,19 @@
 //! Credentials are checked before the body is read, on every route.
 
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HeaderName};
 
 use crate::rejection::{Code, Rejection};
 
-/// Headers that may hold a credential, in the order in which they are consulted; the first non-empty one decides.
-const HEADERS: [&str; 5] =
-    ["otari-key", "anyllm-key", "x-anyllm-key", "authorization", "x-api-key"];
+/// Headers that may hold a credential, in the order in which they are consulted; the first non-empty one decides. Names
+/// that have been read already: every call looks for them. With each, whether the word may be missing.
+static HEADERS: [(HeaderName, bool); 5] = [
+    (HeaderName::from_static("otari-key"), true),
+    (HeaderName::from_static("anyllm-key"), false),
+    (HeaderName::from_static("x-anyllm-key"), false),
+    (AUTHORIZATION, false),
+    (HeaderName::from_static("x-api-key"), true),
+];
 
 /// Shortest API key the reference makes or accepts.
 const MIN_KEY_CHARS: usize = 50;
@@ -21,10 +27,10 @@ const MIN_KEY_CHARS: usize = 50;
 /// # Errors
 /// `missing_credentials`, `invalid_format`.
 pub fn credential(headers: &HeaderMap) -> Result<&str, Rejection> {
-    let presented = HEADERS.iter().find_map(|name| {
-        headers.get(*name).filter(|value| !value.is_empty()).map(|value| (*name, value))
+    let presented = HEADERS.iter().find_map(|(name, is_raw)| {
+        headers.get(name).filter(|value| !value.is_empty()).map(|value| (*is_raw, value))
     });
-    let Some((name, value)) = presented else {
+    let Some((is_raw, value)) = presented else {
         let message = "Missing Otari-Key, Authorization, or x-api-key header";
         return Err(Rejection::new(Code::MissingCredentials, message));
     };
@@ -32,7 +38,7 @@ pub fn credential(headers: &HeaderMap) -> Result<&str, Rejection> {
     let text = value.to_str().map_err(|_| malformed())?;
     match text.strip_prefix("Bearer ") {
         Some(token) => Ok(token),
-        None if matches!(name, "otari-key" | "x-api-key") => Ok(text),
+        None if is_raw => Ok(text),
         None => Err(malformed()),
     }
 }

@@ -2,6 +2,7 @@
 //! management API.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -117,7 +118,7 @@ struct PricePoint {
 /// All keys, lists, aliases and prices.
 #[derive(Debug, Default)]
 pub struct Directory {
-    keys: HashMap<KeyDigest, Arc<Key>>,
+    keys: HashMap<KeyDigest, Arc<Key>, BuildHasherDefault<OfDigest>>,
     /// Digest by key id, for changes.
     digests: HashMap<Box<str>, KeyDigest>,
     /// Requests under way of every user who has a key.
@@ -130,6 +131,26 @@ pub struct Directory {
     prices: HashMap<Box<str>, Arc<[PricePoint]>>,
     /// For models without a price in `prices`.
     pub default_prices: DefaultPrices,
+}
+
+/// The hash of a digest: a part of it, because a digest is as good as random. What is looked for may be chosen to share
+/// that part with a key; it is not put in, so it makes no list long.
+#[derive(Debug, Default)]
+struct OfDigest(u64);
+
+impl Hasher for OfDigest {
+    fn write(&mut self, bytes: &[u8]) {
+        // The length of an array is not told, or told before it.
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// The digest under which a key is known.
@@ -443,6 +464,23 @@ mod tests {
             reject_user_mismatch: None,
             metadata: serde_json::Map::new(),
         }
+    }
+
+    #[test]
+    fn digests_that_begin_alike_are_those_of_two_keys() {
+        let directory = Directory::default();
+        let digest_of = |last: u8| {
+            let mut digest = [7; 32];
+            digest[31] = last;
+            digest
+        };
+        for last in 1..=2 {
+            let key_hash = hex(&digest_of(last));
+            directory.put_key(&KeyRow { key_hash, ..key(&format!("k{last}"), "") });
+        }
+        let found = |last| directory.key(&digest_of(last)).map(|key| key.id.to_string());
+        assert_eq!([found(1), found(2)], [Some("k1".to_owned()), Some("k2".to_owned())]);
+        assert_eq!(found(3), None);
     }
 
     #[test]
