@@ -66,8 +66,8 @@ fn one(to: &mut Fields<'_>, result: &Object<'_>, raw: &RawValue, include_raw: bo
     };
     let copy = |to: &mut Fields<'_>, name: &str, object: &Object<'_>, fits: fn(&str) -> bool| {
         to.object(name, |to| {
-            for (name, value) in object.fields().filter(|(_, value)| fits(value.get())) {
-                to.field(Text::of(name).escaped()).json(value.get());
+            for (name, value) in object.fields().filter(|(_, value)| fits(value)) {
+                to.field(Text::of(name).escaped()).json(value);
             }
         });
     };
@@ -75,7 +75,7 @@ fn one(to: &mut Fields<'_>, result: &Object<'_>, raw: &RawValue, include_raw: bo
     copy(to, "categories", &categories, |json| matches!(json, "true" | "false"));
     let is_number = |json: &str| json.starts_with(|c: char| c == '-' || c.is_ascii_digit());
     copy(to, "category_scores", &result.maybe_object("category_scores"), is_number);
-    match result.get("category_applied_input_types").and_then(Object::read) {
+    match result.inner("category_applied_input_types") {
         Some(types) => {
             copy(to, "category_applied_input_types", &types, |json| json.starts_with('['))
         }

@@ -70,7 +70,7 @@ pub(super) fn answer(format: Format, body: &[u8]) -> Result<Answered, Failure> {
     }
     // What is equal stays as the provider has it.
     ranked.sort_by(|a, b| f64::total_cmp(&b.2, &a.2));
-    let meta = object.get("meta").and_then(Object::read);
+    let meta = object.inner("meta");
     let total = match (format, &meta) {
         (Format::Cohere, meta) => {
             meta.as_ref().and_then(|meta| number(meta.maybe_object("tokens").get("input_tokens")?))

@@ -298,6 +298,14 @@ impl<'a> Scan<'a> {
     }
 
     /// The value that follows, cut out.
+    pub(crate) fn value(&mut self) -> Option<&'a str> {
+        self.peek()?;
+        let start = self.at;
+        self.skip()?;
+        self.text.get(start..self.at)
+    }
+
+    /// The same, for serde.
     pub(crate) fn raw(&mut self) -> Option<&'a RawValue> {
         self.peek()?;
         let mut from = serde_json::Deserializer::from_str(self.text.get(self.at..)?);

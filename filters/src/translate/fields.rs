@@ -78,8 +78,7 @@ pub(super) fn refuse_choices(conversation: &Conversation<'_>) -> Result<(), Faul
 
 /// A string, or a list of strings.
 pub(super) fn texts<'a>(top: &Object<'a>, name: &str) -> Result<Vec<Text<'a>>, Fault> {
-    let Some(raw) = top.get(name) else { return Ok(Vec::new()) };
-    if let Some(text) = Text::read(raw) {
+    if let Some(text) = top.maybe_text(name) {
         return Ok(vec![text]);
     }
     let wrong = || Fault::new(name, "must be a string or a list of strings");
@@ -93,8 +92,10 @@ pub(super) fn content<'a>(
     name: &str,
     read: impl Fn(&Object<'a>) -> Result<Part<'a>, Fault>,
 ) -> Result<(Vec<Part<'a>>, bool), Fault> {
-    let Some(raw) = of.get(name) else { return Ok((Vec::new(), true)) };
-    if let Some(text) = Text::read(raw) {
+    if !of.has(name) {
+        return Ok((Vec::new(), true));
+    }
+    if let Some(text) = of.maybe_text(name) {
         return Ok((vec![Kind::Text(text).into()], true));
     }
     let wrong = |_| Fault::new(name, "must be a string or a list of parts");
@@ -253,7 +254,7 @@ pub(super) fn object_schema(schema: Option<&RawValue>) -> String {
     super::out::object(&mut out, |schema| {
         schema.word("type", "object");
         for (name, value) in fields.fields().filter(|(name, _)| *name != "type") {
-            schema.raw(Text::of(name).escaped(), value);
+            schema.json(Text::of(name).escaped(), value);
         }
     });
     String::from_utf8(out).unwrap_or_default()

@@ -11,6 +11,9 @@ pub(super) struct Frames {
     events: Events,
 }
 
+/// What the frame of a word or two takes, with room to spare: the vector need not grow on the way.
+const USUAL_BYTES: usize = 384;
+
 /// An event was longer than what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooLong;
@@ -77,6 +80,7 @@ fn read(event: &[u8], each: &mut impl FnMut(&[u8], &[u8])) {
 
 /// Writes a frame: a name where the format has names, and the data that `write` writes.
 pub(super) fn frame(out: &mut Vec<u8>, name: Option<&str>, write: impl FnOnce(&mut Vec<u8>)) {
+    out.reserve(USUAL_BYTES);
     if let Some(name) = name {
         out.extend_from_slice(b"event: ");
         out.extend_from_slice(name.as_bytes());

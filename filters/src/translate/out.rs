@@ -92,7 +92,7 @@ impl Fields<'_> {
     }
 
     pub(crate) fn number(&mut self, name: &str, number: u64) {
-        self.field(name).json(&number.to_string());
+        self.field(name).json(itoa::Buffer::new().format(number));
     }
 
     pub(crate) fn flag(&mut self, name: &str, flag: bool) {
@@ -126,7 +126,7 @@ impl Fields<'_> {
     /// Every field of `object`.
     pub(crate) fn copy(&mut self, object: &Object<'_>) {
         for (name, value) in object.fields() {
-            self.raw(Text::of(name).escaped(), value);
+            self.json(Text::of(name).escaped(), value);
         }
     }
 

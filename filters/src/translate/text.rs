@@ -16,7 +16,12 @@ pub struct Text<'a>(Cow<'a, str>);
 impl<'a> Text<'a> {
     /// The text of a string value; `None` for any other type.
     pub fn read(raw: &'a RawValue) -> Option<Self> {
-        let inside = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+        Self::of_string(raw.get())
+    }
+
+    /// The text of a value that was cut out, if it is a string.
+    pub(super) fn of_string(value: &'a str) -> Option<Self> {
+        let inside = value.strip_prefix('"')?.strip_suffix('"')?;
         Some(Self(Cow::Borrowed(inside)))
     }
 

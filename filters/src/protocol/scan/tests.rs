@@ -241,13 +241,13 @@ fn a_value_is_cut_out_where_it_ends() {
     let mut scan = Scan::of(r#"{"a": {"b":[1, 2]} ,"c":12}"#);
     let mut cut = Vec::new();
     let walked = scan.object(|scan, _| {
-        cut.push(scan.raw()?.get());
+        cut.push(if cut.is_empty() { scan.raw()?.get() } else { scan.value()? });
         Some(())
     });
     assert!(walked.is_some() && scan.end().is_some());
     assert_eq!(cut, [r#"{"b":[1, 2]}"#, "12"]);
     for odd in ["", "x", "{\"a\":}", "\"a"] {
-        assert!(Scan::of(odd).raw().is_none(), "{odd}");
+        assert!(Scan::of(odd).raw().is_none() && Scan::of(odd).value().is_none(), "{odd}");
     }
 }
 

@@ -23,10 +23,10 @@ const THOUGHTS: [&str; 5] =
 /// When the document is none, or says that the provider failed.
 pub fn read_answer<'a>(body: &'a [u8], provider: &str) -> Result<Answer<'a>, Failure> {
     let top = Object::document(body).map_err(|fault| Failure::new(&fault.to_string()))?;
-    if let Some(failure) = read_error(body).filter(|_| top.get("choices").is_none()) {
+    if let Some(failure) = read_error(body).filter(|_| !top.has("choices")) {
         return Err(failure);
     }
-    if ["id", "choices", "model"].into_iter().all(|name| top.get(name).is_none()) {
+    if ["id", "choices", "model"].into_iter().all(|name| !top.has(name)) {
         return Err(Failure::new("The provider's answer has neither id, choices nor model"));
     }
     let choices = top.maybe_objects("choices");

@@ -211,7 +211,7 @@ fn part<'a>(part: &Object<'a>) -> Result<Part<'a>, Fault> {
         "text" => Kind::Text(part.needs_text("text")?),
         "refusal" => Kind::Refusal(part.needs_text("refusal")?),
         "image_url" => image(part)?,
-        "file" if part.get("file").is_some() => file(part)?,
+        "file" if part.has("file") => file(part)?,
         _ => Kind::Opaque(part.clone()),
     };
     Ok(Part { kind, cache: part.get("cache_control") })

@@ -123,7 +123,7 @@ impl StreamReader {
             (Some(_), _) => self.calls.iter().position(|known| known.index == index),
             (None, Some(id)) => self.calls.iter().position(|known| known.id == id.escaped()),
             // More of the last one, or a whole one that has no name of its own.
-            (None, None) if function.get("name").is_some() => None,
+            (None, None) if function.has("name") => None,
             (None, None) => self.calls.len().checked_sub(1),
         };
         let number = known.unwrap_or(self.calls.len());
@@ -155,7 +155,7 @@ impl StreamReader {
 
 /// Whether a chunk has nothing that chunks have.
 fn is_bare(chunk: &Object<'_>) -> bool {
-    ["choices", "usage", "x_groq"].into_iter().all(|name| chunk.get(name).is_none())
+    ["choices", "usage", "x_groq"].into_iter().all(|name| !chunk.has(name))
 }
 
 /// Writes the chunks of a stream.

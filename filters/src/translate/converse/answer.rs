@@ -17,7 +17,7 @@ pub fn read_answer(body: &[u8]) -> Result<Answer<'_>, Failure> {
     if let Some(failure) = read_error(body) {
         return Err(failure);
     }
-    if top.get("output").is_none() {
+    if !top.has("output") {
         return Err(Failure::new("The provider's answer has no output"));
     }
     let blocks = top.maybe_object("output").maybe_object("message").maybe_objects("content");
@@ -39,7 +39,7 @@ pub fn read_answer(body: &[u8]) -> Result<Answer<'_>, Failure> {
 /// Reads a body that reports an error. What kind of error stands in a header.
 pub fn read_error(body: &[u8]) -> Option<Failure> {
     let top = Object::document(body).ok()?;
-    if top.get("output").is_some() {
+    if top.has("output") {
         return None;
     }
     let own = ["message", "Message"].into_iter().find_map(|name| top.maybe_text(name));
@@ -57,11 +57,11 @@ fn read_block<'a>(block: &Object<'a>, parts: &mut Vec<Part<'a>>) {
     if let Some(text) = block.maybe_text("text") {
         parts.push(Kind::Text(text).into());
     }
-    if let Some(thought) = block.get("reasoningContent").and_then(Object::read) {
+    if let Some(thought) = block.inner("reasoningContent") {
         if let Some(data) = thought.maybe_text("redactedContent") {
             parts.push(Kind::Redacted(seal(data)).into());
         }
-        if let Some(told) = thought.get("reasoningText").and_then(Object::read) {
+        if let Some(told) = thought.inner("reasoningText") {
             let signature = told.maybe_text("signature").filter(|text| !text.is_empty());
             let text = told.maybe_text("text").unwrap_or_default();
             parts.push(Kind::Thinking(text, signature.map(seal)).into());
@@ -70,7 +70,7 @@ fn read_block<'a>(block: &Object<'a>, parts: &mut Vec<Part<'a>>) {
     for cited in block.maybe_object("citationsContent").maybe_objects("content") {
         parts.extend(cited.maybe_text("text").map(|text| Kind::Text(text).into()));
     }
-    let Some(call) = block.get("toolUse").and_then(Object::read).filter(is_ours) else { return };
+    let Some(call) = block.inner("toolUse").filter(is_ours) else { return };
     let name = call.maybe_text("name").unwrap_or_default();
     let input = call.get("input");
     let id = call.maybe_text("toolUseId").filter(|id| !id.is_empty());
@@ -89,7 +89,7 @@ fn read_block<'a>(block: &Object<'a>, parts: &mut Vec<Part<'a>>) {
 
 /// Whether the caller is to answer the call: some tools are the provider's own.
 pub(super) fn is_ours(call: &Object<'_>) -> bool {
-    call.get("type").is_none()
+    !call.has("type")
 }
 
 pub(super) fn seal(value: Text<'_>) -> Seal<'_> {
@@ -110,7 +110,7 @@ pub(super) fn stop(reason: &Text<'_>, has_calls: bool) -> Stop<'static> {
 
 /// The counts of `top`: input does not include what was read from the cache or written to it.
 pub(super) fn usage(top: &Object<'_>) -> Option<Usage> {
-    let usage = top.get("usage").and_then(Object::read)?;
+    let usage = top.inner("usage")?;
     let count = |name: &str| usage.count(name).unwrap_or(0);
     let details = usage.maybe_objects("cacheDetails");
     let hour = details.iter().filter(|one| one.maybe_text("ttl").is_some_and(|ttl| ttl.is("1h")));

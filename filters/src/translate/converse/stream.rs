@@ -75,7 +75,7 @@ impl StreamReader {
 
     fn begin(&mut self, event: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
         let start = event.maybe_object("start");
-        let call = start.get("toolUse").and_then(Object::read);
+        let call = start.inner("toolUse");
         let block = match call.filter(is_ours) {
             None => Block::Other,
             Some(call) => {

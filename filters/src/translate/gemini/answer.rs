@@ -19,12 +19,13 @@ pub fn read_answer(body: &[u8]) -> Result<Answer<'_>, Failure> {
     if let Some(failure) = read_error(body) {
         return Err(failure);
     }
-    if ["candidates", "promptFeedback"].into_iter().all(|name| top.get(name).is_none()) {
+    if !top.has("candidates") && !top.has("promptFeedback") {
         return Err(Failure::new("The provider's answer has neither candidates nor a reason"));
     }
     let id = top.maybe_text("responseId").filter(|id| !id.is_empty() && is_repeatable(id));
     let (mut parts, mut calls) = (Vec::new(), 0);
-    for part in first(&top).maybe_object("content").maybe_objects("parts") {
+    let candidate = first(&top);
+    for part in candidate.maybe_object("content").maybe_objects("parts") {
         read_part(&part, id.as_ref(), &mut calls, &mut parts);
     }
     Ok(Answer {
@@ -32,7 +33,7 @@ pub fn read_answer(body: &[u8]) -> Result<Answer<'_>, Failure> {
         model: top.maybe_text("modelVersion"),
         created: None,
         parts,
-        stop: stop(&top, calls > 0).unwrap_or_default(),
+        stop: stop(&top, &candidate, calls > 0).unwrap_or_default(),
         usage: usage(&top),
         is_null_without_text: true,
     })
@@ -64,7 +65,7 @@ fn read_part<'a>(
     calls: &mut u32,
     parts: &mut Vec<Part<'a>>,
 ) {
-    if let Some(call) = part.get("functionCall").and_then(Object::read) {
+    if let Some(call) = part.inner("functionCall") {
         parts.push(Kind::ToolCall(tool_call(part, &call, id, *calls)).into());
         *calls = calls.saturating_add(1);
         return;
@@ -105,11 +106,11 @@ fn tool_call<'a>(
 }
 
 /// Why the answer ended; `None` while it has not.
-fn stop(top: &Object<'_>, has_calls: bool) -> Option<Stop<'static>> {
-    if top.maybe_object("promptFeedback").get("blockReason").is_some() {
+fn stop(top: &Object<'_>, candidate: &Object<'_>, has_calls: bool) -> Option<Stop<'static>> {
+    if top.maybe_object("promptFeedback").has("blockReason") {
         return Some(Stop::Filter);
     }
-    let reason = first(top).maybe_text("finishReason")?;
+    let reason = candidate.maybe_text("finishReason")?;
     Some(match reason.escaped() {
         "MAX_TOKENS" => Stop::MaxTokens,
         "SAFETY"
@@ -127,7 +128,7 @@ fn stop(top: &Object<'_>, has_calls: bool) -> Option<Stop<'static>> {
 
 /// Thoughts are counted apart there, and are output.
 fn usage(top: &Object<'_>) -> Option<Usage> {
-    let usage = top.get("usageMetadata").and_then(Object::read)?;
+    let usage = top.inner("usageMetadata")?;
     let count = |name: &str| usage.count(name).unwrap_or(0);
     let prompt = count("promptTokenCount");
     let cache_read = count("cachedContentTokenCount").min(prompt);
@@ -169,7 +170,8 @@ impl StreamReader {
             each(Event::Start { id: id.clone(), model, created: None });
         }
         let mut parts = Vec::new();
-        for part in first(&top).maybe_object("content").maybe_objects("parts") {
+        let candidate = first(&top);
+        for part in candidate.maybe_object("content").maybe_objects("parts") {
             let number = self.calls;
             read_part(&part, id.as_ref(), &mut self.calls, &mut parts);
             parts.drain(..).for_each(|part| said(part.kind, number, each));
@@ -182,7 +184,7 @@ impl StreamReader {
         if let Some(usage) = usage(&top) {
             each(Event::Usage(usage));
         }
-        if let Some(stop) = stop(&top, self.calls > 0) {
+        if let Some(stop) = stop(&top, &candidate, self.calls > 0) {
             each(Event::Stop(stop));
         }
     }

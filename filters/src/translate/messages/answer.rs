@@ -17,10 +17,10 @@ use crate::prices::CacheCounting;
 /// When the document is none, or says that the provider failed.
 pub fn read_answer(body: &[u8]) -> Result<Answer<'_>, Failure> {
     let top = Object::document(body).map_err(|fault| Failure::new(&fault.to_string()))?;
-    if let Some(failure) = read_error(body).filter(|_| top.get("content").is_none()) {
+    if let Some(failure) = read_error(body).filter(|_| !top.has("content")) {
         return Err(failure);
     }
-    if ["id", "content", "model"].into_iter().all(|name| top.get(name).is_none()) {
+    if ["id", "content", "model"].into_iter().all(|name| !top.has(name)) {
         return Err(Failure::new("The provider's answer has neither id, content nor model"));
     }
     let blocks = top.maybe_objects("content");

@@ -76,7 +76,7 @@ impl StreamReader {
     }
 
     fn report(&mut self, of: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
-        if of.get("usage").is_some() {
+        if of.has("usage") {
             read_usage(&mut self.usage, of, CacheCounting::Additive);
             if let Some(seen) = &self.usage {
                 each(Event::Usage(seen.usage()));

@@ -17,7 +17,7 @@ pub fn read_answer(body: &[u8]) -> Result<Answer<'_>, Failure> {
     if let Some(failure) = read_error(body) {
         return Err(failure);
     }
-    if top.get("message").is_none() {
+    if !top.has("message") {
         return Err(Failure::new("The provider's answer has no message"));
     }
     let message = top.maybe_object("message");

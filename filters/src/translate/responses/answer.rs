@@ -25,7 +25,7 @@ pub fn read_answer(body: &[u8]) -> Result<Answer<'_>, Failure> {
     if let Some(failure) = read_error(body) {
         return Err(failure);
     }
-    if ["id", "output", "model"].into_iter().all(|name| top.get(name).is_none()) {
+    if ["id", "output", "model"].into_iter().all(|name| !top.has(name)) {
         return Err(Failure::new("The provider's answer has neither id, output nor model"));
     }
     let mut parts: Vec<Part<'_>> = Vec::new();

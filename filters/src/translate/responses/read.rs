@@ -59,7 +59,7 @@ pub fn read_request(body: &[u8]) -> Result<Conversation<'_>, Rejection> {
 }
 
 fn conversation<'a>(top: &Object<'a>) -> Result<Conversation<'a>, Fault> {
-    if let Some(name) = STATEFUL.into_iter().find(|name| top.get(name).is_some()) {
+    if let Some(name) = STATEFUL.into_iter().find(|name| top.has(name)) {
         let advice = "is not available with this model: its provider keeps nothing between calls. \
                       Send the whole conversation in `input`";
         return Err(Fault::new(name, advice));
@@ -381,7 +381,7 @@ fn output<'a>(top: &Object<'a>, text: &Object<'a>) -> Result<Option<Output<'a>>,
         "json_object" => Ok(Some(Output::Json)),
         "json_schema" => {
             let below = format.maybe_object("json_schema");
-            let format = if format.get("schema").is_some() { &format } else { &below };
+            let format = if format.has("schema") { &format } else { &below };
             let missing = || within(Fault::new("schema", "is required: an object"));
             Ok(Some(Output::Schema {
                 name: format.maybe_text("name"),

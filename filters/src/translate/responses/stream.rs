@@ -84,7 +84,7 @@ impl StreamReader {
                 each(Event::Error(failure(&event.maybe_object("response"))));
             }
             b"error" => each(Event::Error(failure(&event))),
-            _ if event.get("error").is_some() => each(Event::Error(failure(&event))),
+            _ if event.has("error") => each(Event::Error(failure(&event))),
             _ => {}
         }
     }
@@ -156,7 +156,7 @@ impl StreamReader {
     fn end(&mut self, event: &Object<'_>, each: &mut dyn FnMut(Event<'_>)) {
         self.start(event, each);
         let response = event.maybe_object("response");
-        if response.get("usage").is_some() {
+        if response.has("usage") {
             read_usage(&mut self.usage, &response, CacheCounting::Inclusive);
         }
         if let Some(seen) = &self.usage {

@@ -14,7 +14,7 @@ use super::super::text::Text;
 /// When the document is none, or says that the provider failed.
 pub fn read_answer(body: &[u8]) -> Result<Answer<'_>, Failure> {
     let top = document(body).ok_or_else(|| Failure::new("The body is not a JSON object"))?;
-    if top.get("choices").is_some() {
+    if top.has("choices") {
         return chat::read_answer(body, "sagemaker");
     }
     if let Some(text) = ["generated_text", "outputs", "content"]
@@ -32,7 +32,7 @@ pub fn read_answer(body: &[u8]) -> Result<Answer<'_>, Failure> {
 pub fn read_error(body: &[u8]) -> Option<Failure> {
     let top = document(body)?;
     let is_answer = ["choices", "generated_text", "outputs", "content"];
-    if is_answer.iter().any(|name| top.get(name).is_some()) {
+    if is_answer.iter().any(|name| top.has(name)) {
         return None;
     }
     failure(&top)

@@ -118,9 +118,9 @@ impl StreamReader {
             let problem = "A part of the provider's stream is not a JSON object";
             return note(Event::Error(Failure::new(problem)));
         };
-        if top.get("choices").is_some() {
+        if top.has("choices") {
             let choices = top.maybe_objects("choices");
-            if choices.first().is_some_and(|choice| choice.get("message").is_some()) {
+            if choices.first().is_some_and(|choice| choice.has("message")) {
                 return whole(data, &mut note);
             }
             return self.chat.read(b"", data, &mut note);
