@@ -105,7 +105,10 @@ fn open_writer(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn open_reader(path: &Path) -> Result<Connection, StoreError> {
-    configure(path, OpenFlags::SQLITE_OPEN_READ_ONLY, |_| Ok(()))
+    // A question about all rows of a busy day may sort more than there is memory.
+    configure(path, OpenFlags::SQLITE_OPEN_READ_ONLY, |connection| {
+        connection.execute_batch("PRAGMA temp_store = FILE")
+    })
 }
 
 fn configure(
@@ -441,7 +444,17 @@ impl Store for Sqlite {
     }
 
     async fn usage_condense(&self, closed: Timestamp) -> Result<Condensed, StoreError> {
-        self.write(move |db| rollups::usage_condense(db, closed.into())).await
+        let Some(claim) = self.write(move |db| rollups::claim(db, closed.into())).await? else {
+            return self.write(move |db| rollups::usage_condense_finer(db, closed.into())).await;
+        };
+        let (mut sums, mut from) = (rollups::Sums::default(), claim.hour);
+        while from < claim.end() {
+            let (slice, next) = self.read(move |db| rollups::slice(db, from, claim.end())).await?;
+            sums.add(slice);
+            from = next;
+        }
+        self.write(move |db| rollups::finish(db, &claim, &sums)).await?;
+        Ok(Condensed::One)
     }
 
     async fn usage_expire(

@@ -5,6 +5,9 @@ use super::plan::Grain;
 use super::sql::{COLUMNS, Dialect, joined};
 use crate::store::values::Instant;
 
+/// What is known of each key of a dimension.
+pub(in crate::store) const GROUP_COLUMNS: [&str; 4] = ["row_count", "requests", "cost", "tokens"];
+
 /// Before all rows: 1 January of the year 1.
 pub(in crate::store) const EVER: Instant = Instant(-62_135_596_800_000_000);
 
@@ -35,7 +38,41 @@ pub(in crate::store) fn forget_hour(dialect: &Dialect) -> [String; 3] {
     ]
 }
 
-/// Sums up the rows from parameter 1 until parameter 2, an hour.
+/// The sums of the rows from parameter 1 until parameter 2: [`COLUMNS`] of all of them, and [`GROUP_COLUMNS`] by dimension
+/// and key.
+pub(in crate::store) fn sums_of_rows(dialect: &Dialect) -> [String; 2] {
+    let (from, until) = (dialect.instant(1), dialect.instant(2));
+    let within = format!("l.timestamp >= {from} AND l.timestamp < {until}");
+    let split = dialect.split(&Dimension::ALL, None, "usage_logs l", &within);
+    let of_groups = GROUP_COLUMNS.map(|column| format!("g.{column}")).join(", ");
+    [
+        format!("-- usage_condense\nSELECT {} FROM usage_logs l WHERE {within}", dialect.of_rows()),
+        format!("-- usage_condense\nSELECT g.dimension, g.key, {of_groups} FROM ({split}) g"),
+    ]
+}
+
+/// Writes sums of an hour: its beginning, then what [`sums_of_rows`] finds.
+pub(in crate::store) fn insert_hour(dialect: &Dialect) -> [String; 2] {
+    let marks = |count: usize| {
+        let marks = (1..=count).map(|number| format!("{}{number}", dialect.mark));
+        marks.collect::<Vec<_>>().join(", ")
+    };
+    [
+        format!(
+            "-- usage_condense\nINSERT INTO usage_rollups (grain, bucket, {}) VALUES ('hour', {})",
+            COLUMNS.join(", "),
+            marks(1 + COLUMNS.len())
+        ),
+        format!(
+            "-- usage_condense
+            INSERT INTO usage_rollup_groups (grain, bucket, dimension, key, {}) VALUES ('hour', {})",
+            GROUP_COLUMNS.join(", "),
+            marks(3 + GROUP_COLUMNS.len())
+        ),
+    ]
+}
+
+/// Sums up the rows from parameter 1 until parameter 2, an hour, and writes what they come to.
 pub(in crate::store) fn sum_hour(dialect: &Dialect) -> [String; 2] {
     let (from, until) = (dialect.instant(1), dialect.instant(2));
     let within = format!("l.timestamp >= {from} AND l.timestamp < {until}");

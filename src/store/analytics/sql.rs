@@ -40,7 +40,7 @@ pub(super) const MOST: &str = "1000000000000";
 const WRITTEN_OUT: usize = 8;
 
 /// Columns of `usage_rollups`, in the order in which all texts here name them.
-pub(super) const COLUMNS: [&str; 15] = [
+pub(in crate::store) const COLUMNS: [&str; 15] = [
     "row_count",
     "requests",
     "errors",
