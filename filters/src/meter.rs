@@ -233,21 +233,13 @@ impl Seen {
 ///
 /// Looks for the fields' names instead of parsing: an event is looked at for a tenth of what parsing it costs, and the
 /// count is only used where the provider reports none.
-fn delta_chars<const N: usize>(data: &[u8], keys: &[&[u8]; N]) -> u64 {
+fn delta_chars(data: &[u8], keys: &[Finder<'_>]) -> u64 {
     let Some(delta) = DELTA[0].find(data) else { return 0 };
     let data = &data[delta..];
-    // Every key ends with a quote, and an event has few. No two of one key overlap: where the last one ended.
-    let (mut ends, mut chars) = ([0; N], 0);
-    for quote in memchr::memchr_iter(b'"', data) {
-        let letter = data[quote.saturating_sub(1)];
-        for (key, end) in keys.iter().zip(&mut ends) {
-            if key[key.len() - 2] == letter && data[*end..=quote].ends_with(key) {
-                *end = quote + 1;
-                chars += string_chars(&data[quote + 1..]);
-            }
-        }
-    }
-    chars
+    keys.iter()
+        .flat_map(|key| key.find_iter(data).map(move |at| at + key.needle().len()))
+        .map(|behind_key| string_chars(&data[behind_key..]))
+        .sum()
 }
 
 /// Characters of the string value that follows a key; 0 for any other value.

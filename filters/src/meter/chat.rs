@@ -1,15 +1,19 @@
 //! What the chunks of a chat completion say.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::usage::{Lenient, WireUsage};
 use super::{Seen, delta_chars};
-use crate::protocol::json::{ERROR, USAGE, mentions, mentions_any};
+use crate::protocol::json::{ERROR, Needles, USAGE, mentions, mentions_any};
 use crate::protocol::sse;
 
 /// Fields of generated text: `content"` also ends `reasoning_content"`.
-const TEXTS: [&[u8]; 4] = [b"content\"", b"arguments\"", b"reasoning\"", b"refusal\""];
+static TEXTS: Needles<4> =
+    LazyLock::new(|| ["content\"", "arguments\"", "reasoning\"", "refusal\""].map(Finder::new));
 
 #[derive(Deserialize)]
 struct WireChunk {
@@ -38,7 +42,7 @@ pub(super) fn read_data(data: &[u8], seen: &mut Seen) {
         seen.is_done = true;
         return;
     }
-    seen.output_chars += delta_chars(data, &TEXTS);
+    seen.output_chars += delta_chars(data, &*TEXTS);
     // Groq tells its usage within `x_groq`, perhaps behind one that is null.
     if !mentions_any(data, &USAGE) && !mentions(data, &ERROR) {
         return;

@@ -3,12 +3,9 @@
 use serde::Deserialize;
 
 use super::usage::{Lenient, WireUsage};
-use super::{Seen, delta_chars};
+use super::{DELTA, Seen, delta_chars};
 use crate::protocol::json::{ERROR, USAGE, mentions};
 use crate::protocol::sse;
-
-/// The field of generated text.
-const TEXTS: [&[u8]; 1] = [b"\"delta\""];
 
 #[derive(Deserialize)]
 struct WireEvent {
@@ -43,7 +40,7 @@ pub(super) fn read_data(data: &[u8], seen: &mut Seen) {
         b"error" => (seen.is_error, seen.has_failed) = (true, true),
         // Base64.
         b"response.audio.delta" => {}
-        kind if kind.ends_with(b".delta") => seen.output_chars += delta_chars(data, &TEXTS),
+        kind if kind.ends_with(b".delta") => seen.output_chars += delta_chars(data, &*DELTA),
         b"" if mentions(data, &ERROR) => (seen.is_error, seen.has_failed) = (true, true),
         // Those of the response itself, which some providers report usage in.
         b"response.created" | b"response.in_progress" if mentions(data, &USAGE) => {

@@ -360,34 +360,3 @@ fn a_hidden_error_is_seen_and_does_not_leave_whatever_the_pieces() {
     stream.feed(Bytes::from_static(failed.as_bytes()), &mut out);
     assert_eq!(out.concat(), failed.as_bytes(), "an event of the answer like any other");
 }
-
-/// The same, one key after the other.
-fn delta_chars_by_key(data: &[u8], keys: &[&[u8]]) -> u64 {
-    let Some(delta) = memchr::memmem::find(data, b"\"delta\"") else { return 0 };
-    let data = &data[delta..];
-    let behind = keys.iter().flat_map(|key| {
-        memchr::memmem::find_iter(data, *key).map(move |at| &data[at + key.len()..])
-    });
-    behind.map(string_chars).sum()
-}
-
-proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig { cases: 4096, failure_persistence: None, ..Default::default() })]
-
-    #[test]
-    fn the_text_of_a_delta_is_found_by_all_its_names_at_once(
-        words in proptest::collection::vec(
-            proptest::sample::select(vec![
-                "\"delta\"", "content\"", "arguments\"", "\"text\"", "text\"", "\"thinking\"", ":", " ", "\"", "\\\"", "\\u00e9", "é",
-                "word", "{", "}", ",", "refusal\"", "null",
-            ]),
-            0..40,
-        ),
-    ) {
-        const CHAT: [&[u8]; 4] = [b"content\"", b"arguments\"", b"reasoning\"", b"refusal\""];
-        const MESSAGES: [&[u8]; 3] = [b"\"text\"", b"\"thinking\"", b"\"delta\""];
-        let data = words.concat().into_bytes();
-        proptest::prop_assert_eq!(delta_chars(&data, &CHAT), delta_chars_by_key(&data, &CHAT));
-        proptest::prop_assert_eq!(delta_chars(&data, &MESSAGES), delta_chars_by_key(&data, &MESSAGES));
-    }
-}
