@@ -68,9 +68,31 @@ fn the_bounds_hold() {
     assert_eq!(code(&long), Some(Code::HeadersTooLarge));
 }
 
+fn wrong<T>(what: &str) -> Result<T, String> {
+    Err(format!("Malformed HTTP request: {what}"))
+}
+
+/// The name of a field, in small letters, and its value.
+fn parts(line: &[u8]) -> Result<(String, &[u8]), String> {
+    if matches!(line[0], b' ' | b'\t') {
+        return wrong("a header is folded over several lines");
+    }
+    let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+        return wrong("a header has no colon");
+    };
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    if colon == 0 || !line[..colon].iter().all(is_token) {
+        return wrong("the name of a header has a character that no name may have");
+    }
+    let value = trim(&line[colon + 1..]);
+    if value.iter().any(|byte| *byte < 32 && *byte != 9 || *byte == 127) {
+        return wrong("a header has a control character");
+    }
+    Ok((String::from_utf8_lossy(&line[..colon]).to_ascii_lowercase(), value))
+}
+
 /// The rules as they are read, line by line and byte by byte.
 fn by_the_rules(raw: &[u8], bounds: Bounds) -> Result<(), String> {
-    let wrong = |what: &str| Err(format!("Malformed HTTP request: {what}"));
     let mut lines: Vec<&[u8]> = raw.split(|byte| *byte == b'\n').collect();
     // What follows the last line end is no line.
     lines.pop();
@@ -104,22 +126,8 @@ fn by_the_rules(raw: &[u8], bounds: Bounds) -> Result<(), String> {
         if number > bounds.max_fields {
             return Err(too_many(bounds).message.into());
         }
-        if matches!(line[0], b' ' | b'\t') {
-            return wrong("a header is folded over several lines");
-        }
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
-            return wrong("a header has no colon");
-        };
-        let is_token =
-            |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-        if colon == 0 || !line[..colon].iter().all(is_token) {
-            return wrong("the name of a header has a character that no name may have");
-        }
-        let value = trim(&line[colon + 1..]);
-        if value.iter().any(|byte| *byte < 32 && *byte != 9 || *byte == 127) {
-            return wrong("a header has a control character");
-        }
-        match String::from_utf8_lossy(&line[..colon]).to_ascii_lowercase().as_str() {
+        let (name, value) = parts(line)?;
+        match name.as_str() {
             "content-length" => {
                 lengths += 1;
                 if !(1..=18).contains(&value.len()) || !value.iter().all(u8::is_ascii_digit) {
@@ -128,7 +136,7 @@ fn by_the_rules(raw: &[u8], bounds: Bounds) -> Result<(), String> {
             }
             "transfer-encoding" => {
                 codings += 1;
-                if value.to_ascii_lowercase() != b"chunked" {
+                if !value.eq_ignore_ascii_case(b"chunked") {
                     return wrong("Transfer-Encoding is not 'chunked'");
                 }
             }
