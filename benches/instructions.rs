@@ -60,7 +60,7 @@ const BUDGETS: [Budget; 4] = [
         model: "gpt",
         stream: false,
         optimised: 240_000,
-        unoptimised: 0,
+        unoptimised: 1_400_000,
     },
     Budget {
         name: "stream of 100 events",
@@ -68,7 +68,7 @@ const BUDGETS: [Budget; 4] = [
         model: "gpt?chunks=97",
         stream: true,
         optimised: 0,
-        unoptimised: 0,
+        unoptimised: 3_500_000,
     },
     Budget {
         name: "chat, connected",
@@ -76,7 +76,7 @@ const BUDGETS: [Budget; 4] = [
         model: "gpt",
         stream: false,
         optimised: 256_000,
-        unoptimised: 0,
+        unoptimised: 1_500_000,
     },
     Budget {
         name: "stream of 100 events, connected",
@@ -84,7 +84,7 @@ const BUDGETS: [Budget; 4] = [
         model: "gpt?chunks=97",
         stream: true,
         optimised: 0,
-        unoptimised: 0,
+        unoptimised: 3_800_000,
     },
 ];
 
