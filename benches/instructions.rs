@@ -67,7 +67,7 @@ const BUDGETS: [Budget; 4] = [
         connected: false,
         model: "gpt?chunks=97",
         stream: true,
-        optimised: 0,
+        optimised: 635_000,
         unoptimised: 3_500_000,
     },
     Budget {
@@ -83,7 +83,7 @@ const BUDGETS: [Budget; 4] = [
         connected: true,
         model: "gpt?chunks=97",
         stream: true,
-        optimised: 0,
+        optimised: 715_000,
         unoptimised: 3_800_000,
     },
 ];

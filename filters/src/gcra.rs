@@ -5,6 +5,8 @@
 //! ahead of its demand (its *credit*) and knows what was left unclaimed (the *room*). Only credit is spent, so that the
 //! gateways together never let more pass than one would, whatever they have heard of each other; whoever has none waits
 //! for the next exchange. The exception is the first call after a silence, of which each gateway may have one.
+//!
+//! Without the row each gateway goes on with its part of what it last heard of, and tells afterwards what it let pass.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -107,6 +109,8 @@ pub enum Short {
 pub enum Source {
     /// This gateway's own bucket.
     Own(Rate),
+    /// One of so many parts of what gateways share.
+    Part(Rate),
     /// What gateways share.
     Shared(Rate),
 }
@@ -114,8 +118,10 @@ pub enum Source {
 /// One limit of one subject. Every number is in nanoseconds; no lock.
 #[derive(Debug)]
 pub struct Bucket {
-    /// Alone: when the bucket will be empty, the algorithm's theoretical arrival time.
+    /// Alone: when all of the bucket will be there again, the algorithm's theoretical arrival time.
     tat: AtomicI64,
+    /// Alone, among gateways that share: spent and not told yet.
+    alone: AtomicI64,
     /// Shared: taken ahead from the common bucket; below zero: spent and not told yet.
     credit: AtomicI64,
     /// Shared: what was unclaimed in the common bucket at `known_at`, less what was told of it since.
@@ -137,6 +143,7 @@ impl Default for Bucket {
     fn default() -> Self {
         Self {
             tat: AtomicI64::new(0),
+            alone: AtomicI64::new(0),
             credit: AtomicI64::new(0),
             room: AtomicI64::new(0),
             // Long ago: nothing is known.
@@ -157,6 +164,8 @@ pub struct Ask {
     pub burst_ns: i64,
     /// Spent beyond what was taken, and to be counted in any case; below zero: given back.
     pub spent_ns: i64,
+    /// Spent while nothing was heard of the common bucket, and to be counted too.
+    pub alone_ns: i64,
     /// Taken before, and kept.
     pub held_ns: i64,
     /// To be taken ahead, as far as it is there.
@@ -180,7 +189,7 @@ pub struct Granted {
 
 /// One exchange with the common bucket, whose theoretical arrival time is `tat`; returns the new one.
 pub fn serve(tat: i64, now: i64, ask: &Ask) -> (i64, Granted) {
-    let spent = tat.max(now).saturating_add(ask.spent_ns);
+    let spent = tat.max(now).saturating_add(ask.spent_ns).saturating_add(ask.alone_ns);
     // What is held is a part of the bucket: it is never full beside that.
     let held = ask.held_ns.clamp(0, LONGEST_NS);
     let base = spent.clamp(now.saturating_add(held), now.saturating_add(LONGEST_NS));
@@ -208,11 +217,43 @@ impl Bucket {
     /// # Errors
     /// The wait until there is enough.
     pub fn take(&self, rate: Rate, amount: u64, now: i64) -> Result<Left, Duration> {
+        self.take_after(i64::MIN, rate, amount, now)
+    }
+
+    /// Takes so much out of this gateway's part of a limit that it shares with others, of whom it hears nothing. `rate`:
+    /// the whole limit; `parts`: how many gateways there are.
+    ///
+    /// # Errors
+    /// The wait until there is enough.
+    pub fn take_part(
+        &self,
+        rate: Rate,
+        parts: u32,
+        amount: u64,
+        now: i64,
+    ) -> Result<(Source, Left), Duration> {
+        // What was missing from the common bucket is missing from every part of it.
+        let missing = rate.burst_ns - self.room.load(Ordering::Acquire).min(rate.burst_ns);
+        let full_at = self.known_at.load(Ordering::Acquire).saturating_add(missing);
+        let part = rate.part(parts);
+        let left = self.take_after(full_at, part, amount, now)?;
+        self.alone.fetch_add(rate.cost(amount), Ordering::AcqRel);
+        Ok((Source::Part(part), left))
+    }
+
+    /// Takes so much out of a bucket of which all is there at `full_at`, and not before.
+    fn take_after(
+        &self,
+        full_at: i64,
+        rate: Rate,
+        amount: u64,
+        now: i64,
+    ) -> Result<Left, Duration> {
         let cost = rate.cost(amount);
         let mut tat = self.tat.load(Ordering::Relaxed);
         loop {
-            let base = tat.max(now);
-            let missing = base - now + rate.needs(cost) - rate.burst_ns;
+            let base = tat.max(full_at).max(now);
+            let missing = (base - now).saturating_add(rate.needs(cost)) - rate.burst_ns;
             if missing > 0 {
                 return Err(wait(missing));
             }
@@ -282,12 +323,15 @@ impl Bucket {
 
     /// Corrects what was taken: `taken` was, `used` is right.
     pub fn correct(&self, source: Source, taken: u64, used: u64) {
-        let (number, sign, rate) = match source {
-            Source::Own(rate) => (&self.tat, 1, rate),
-            Source::Shared(rate) => (&self.credit, -1, rate),
+        let more = |rate: Rate| rate.cost(used) - rate.cost(taken);
+        match source {
+            Source::Own(rate) => self.tat.fetch_add(more(rate), Ordering::AcqRel),
+            Source::Part(rate) => {
+                self.tat.fetch_add(more(rate), Ordering::AcqRel);
+                self.alone.fetch_add(more(Rate { parts: 1, ..rate }), Ordering::AcqRel)
+            }
+            Source::Shared(rate) => self.credit.fetch_sub(more(rate), Ordering::AcqRel),
         };
-        let more = rate.cost(used) - rate.cost(taken);
-        number.fetch_add(sign * more, Ordering::AcqRel);
     }
 
     /// What is to be told and asked. Whoever calls it says [`Self::told`] or [`Self::not_told`] next. `parts`: how many
@@ -321,10 +365,14 @@ impl Bucket {
             }
         };
         self.room.fetch_sub(spent_ns.max(0), Ordering::AcqRel);
+        // What the part has brought back since is no debt: the common bucket has it too.
+        let owed = self.tat.load(Ordering::Acquire).saturating_sub(now).max(0);
+        let alone_ns = self.alone.swap(0, Ordering::AcqRel).min(owed / i64::from(parts.max(1)));
         let held_ns = (credit + spent_ns).max(0);
         Ask {
             burst_ns: rate.burst_ns,
             spent_ns,
+            alone_ns,
             held_ns,
             ahead_ns: (wanted - held_ns).clamp(0, rate.burst_ns),
             spare_ns: (spare - held_ns.max(wanted)).max(0),
@@ -353,6 +401,7 @@ impl Bucket {
         let spent = ask.spent_ns.max(0);
         self.credit.fetch_sub(spent, Ordering::AcqRel);
         self.room.fetch_add(spent, Ordering::AcqRel);
+        self.alone.fetch_add(ask.alone_ns, Ordering::AcqRel);
     }
 
     /// Whether it might as well be forgotten.
@@ -362,7 +411,8 @@ impl Bucket {
 
     /// Whether there is anything to tell or to ask.
     pub fn has_news(&self) -> bool {
-        self.wanted.load(Ordering::Relaxed) != 0 || self.credit.load(Ordering::Relaxed) != 0
+        let is_news = |number: &AtomicI64| number.load(Ordering::Relaxed) != 0;
+        is_news(&self.wanted) || is_news(&self.credit) || is_news(&self.alone)
     }
 }
 
@@ -372,6 +422,8 @@ fn wait(missing_ns: i64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     const S: i64 = 1_000_000_000;
@@ -425,6 +477,8 @@ mod tests {
         rate: Rate,
         gateways: [Bucket; 3],
         tat: i64,
+        /// The seconds in which nobody hears of the others.
+        silence: Range<i64>,
         called: i64,
         passed: [i64; 3],
         waited: i64,
@@ -433,17 +487,26 @@ mod tests {
     impl Together {
         fn new(rate: Rate) -> Self {
             let gateways = [Bucket::default(), Bucket::default(), Bucket::default()];
-            Self { rate, gateways, tat: 0, called: 0, passed: [0; 3], waited: 0 }
+            Self { rate, gateways, tat: 0, silence: 0..0, called: 0, passed: [0; 3], waited: 0 }
         }
 
         fn exchange(&mut self, at: usize, waits: bool, now: i64) {
             let ask = self.gateways[at].ask(self.rate, 3, true, waits, now);
+            if self.silence.contains(&(now / S)) {
+                self.gateways[at].not_told(&ask);
+                return;
+            }
             let (next, granted) = serve(self.tat, now, &ask);
             self.tat = next;
             self.gateways[at].told(granted, now);
         }
 
         fn call(&mut self, at: usize, now: i64) {
+            if self.silence.contains(&(now / S)) {
+                let passed = self.gateways[at].take_part(self.rate, 3, 1, now);
+                self.passed[at] += i64::from(passed.is_ok());
+                return;
+            }
             for tries in 0..8 {
                 match self.gateways[at].take_shared(self.rate, 1, now, 3) {
                     Ok(_) => {
@@ -505,6 +568,25 @@ mod tests {
             is_near(&shared(rate, 30, |_, at| if at == 0 { each * 2 } else { 0 }), expected);
             let moving = shared(rate, 30, |s, at| if s / 10 == at as i64 { each * 2 } else { 0 });
             is_near(&moving, expected);
+        }
+    }
+
+    #[test]
+    fn what_gateways_pass_without_hearing_of_each_other_is_a_part_of_what_one_would() {
+        let rate = rate(600, 6);
+        for silence in [0..1, 0..20, 3..4, 10..12, 5..25] {
+            // Everywhere too much, and at one gateway more than there is for all.
+            let loads: [fn(i64, usize) -> i64; 2] =
+                [|_, _| 12, |_, at| if at == 0 { 30 } else { 0 }];
+            for (which, load) in loads.into_iter().enumerate() {
+                let run = Together { silence: silence.clone(), ..Together::new(rate) };
+                let passed: i64 = run.run(30, load).passed.iter().sum();
+                let unused = if which == 0 { 0 } else { (silence.end - silence.start) * 20 / 3 };
+                let expected = 10 * (30 + 6);
+                assert!(passed * 50 <= expected * 51 + 150, "{silence:?}: {passed}");
+                // What the others' parts bring back is there again, as far as a burst goes.
+                assert!(passed >= expected * 49 / 50 - unused - 20, "{silence:?}: {passed}");
+            }
         }
     }
 

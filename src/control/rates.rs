@@ -36,7 +36,7 @@ const LATELY_NS: i64 = 10_000_000_000;
 /// When requests under way may try again: nobody knows when one ends.
 const A_MOMENT: Duration = Duration::from_secs(1);
 /// Longest that a request waits to hear from the other gateways; a fraction of what a model takes to answer.
-const HEAR_AT_MOST: Duration = Duration::from_millis(300);
+const HEAR_AT_MOST: Duration = Duration::from_secs(1);
 /// How often it asks: others may be quicker each time, but then there is hardly anything left.
 const ASK_AT_MOST: u32 = 8;
 
@@ -100,8 +100,10 @@ struct State {
 /// How limits are judged now.
 #[derive(Clone, Copy)]
 enum Mode<'a> {
-    /// By this gateway, which has one of so many parts.
-    Alone(u32),
+    /// By this gateway, which has all of it.
+    Alone,
+    /// By this gateway, which has one of so many parts: nothing is heard of the others.
+    Part(u32),
     /// By what the others let it take.
     Shared(&'a Sharing),
 }
@@ -206,7 +208,7 @@ impl Rates {
 
     /// Takes a request and its estimated tokens out of every limit that it falls under. `model`: where it goes, its
     /// provider first; `None`: nobody knows yet, and the limits that ask for it are judged later. Where gateways share
-    /// limits it may have to ask the others, for 0.3 seconds at most.
+    /// limits it may have to ask the others, for a second at most.
     ///
     /// # Errors
     /// `rate_limited`. Then `taken` is empty.
@@ -304,8 +306,8 @@ impl Rates {
     /// `is_unheard`: the others were asked, and have not answered in time.
     fn mode(&self, is_unheard: bool) -> Mode<'_> {
         match &self.sharing {
-            None => Mode::Alone(1),
-            Some(sharing) if is_unheard || sharing.is_away() => Mode::Alone(sharing.parts()),
+            None => Mode::Alone,
+            Some(sharing) if is_unheard || sharing.is_away() => Mode::Part(sharing.parts()),
             Some(sharing) => Mode::Shared(sharing),
         }
     }
@@ -423,10 +425,12 @@ fn spend(
     let is_tokens = what == What::Tokens;
     let bucket = state.bucket(is_tokens);
     match mode {
-        Mode::Alone(parts) => {
-            let part = rate.part(parts);
-            let left = bucket.take(part, amount, now).map_err(|wait| Denied::Over(what, wait))?;
-            Ok((Source::Own(part), left))
+        Mode::Alone => {
+            let left = bucket.take(rate, amount, now).map_err(|wait| Denied::Over(what, wait))?;
+            Ok((Source::Own(rate), left))
+        }
+        Mode::Part(parts) => {
+            bucket.take_part(rate, parts, amount, now).map_err(|wait| Denied::Over(what, wait))
         }
         Mode::Shared(sharing) => match bucket.take_shared(rate, amount, now, sharing.gateways()) {
             Ok(left) => Ok((Source::Shared(rate), left)),
@@ -447,7 +451,8 @@ impl State {
 
     fn enter(&self, limit: NonZeroU32, mode: Mode<'_>) -> Option<Entered> {
         let most = match mode {
-            Mode::Alone(parts) => limit.get().div_ceil(parts.max(1)),
+            Mode::Alone => limit.get(),
+            Mode::Part(parts) => limit.get().div_ceil(parts.max(1)),
             Mode::Shared(_) => self.allowed.load(Ordering::Relaxed),
         };
         self.under_way.enter(NonZeroU32::new(most)?)
