@@ -10,13 +10,18 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAcces
 use serde_json::value::RawValue;
 
 use super::Protocol;
-use super::json::{Edit, Needles, USAGE, mentions, mentions_any, range_of, removals, splice};
+use super::json::{
+    Edit, Needles, USAGE, mentions, mentions_any, place_of, removals, splice, write_text,
+};
+use super::scan::Scan;
 use super::sse::{self, Events, MAX_EVENT_BYTES, Mark};
 use super::top::Key;
 use crate::settle::Cost;
 
 /// The fields that are written, always together.
 const FIELDS: [&str; 2] = ["cost_usd", "pricing_source"];
+/// Few usages have more fields.
+const USUAL_FIELDS: usize = 8;
 /// So many events wait together for the cost; where more follow, the usage was not the last word.
 const MAX_HELD: usize = 4;
 /// What providers add behind the end of an answer is kept up to here; nobody reads it.
@@ -45,26 +50,58 @@ fn edits(document: &[u8], path: &[&str], cost: &Cost) -> Option<Vec<Edit>> {
     let (usage, fields) = object_at(document, path)?;
     let (ours, others): (Vec<_>, Vec<_>) =
         fields.0.into_iter().partition(|(name, _)| FIELDS.contains(&name.as_ref()));
-    let gone = ours.into_iter().map(|(_, value)| range_of(document, value)).collect();
+    let gone = ours.into_iter().map(|(_, value)| place_of(document, value)).collect();
     let mut edits = removals(document, gone);
-    let text = |text: &str| serde_json::to_string(text).unwrap_or_default();
-    let comma = if others.is_empty() { "" } else { "," };
-    let [name, source] = FIELDS;
-    let (amount, whose) = (text(&cost.cost_usd), text(&cost.pricing_source));
-    let with = format!(r#"{comma}"{name}":{amount},"{source}":{whose}"#);
-    let end = range_of(document, usage).end - 1;
+    let mut with = Vec::with_capacity(96);
+    for (name, text) in FIELDS.into_iter().zip([&cost.cost_usd, &cost.pricing_source]) {
+        if !(others.is_empty() && with.is_empty()) {
+            with.push(b',');
+        }
+        write_text(&mut with, name);
+        with.push(b':');
+        write_text(&mut with, text);
+    }
+    let end = place_of(document, usage).end - 1;
     edits.push(Edit { range: end..end, with: with.into() });
     Some(edits)
 }
 
 /// The object at `path`, and its fields; `None` when it is something else, or the document is no JSON.
-fn object_at<'a>(document: &'a [u8], path: &[&str]) -> Option<(&'a RawValue, Fields<'a>)> {
+fn object_at<'a>(document: &'a [u8], path: &[&str]) -> Option<(&'a str, Fields<'a>)> {
+    let text = std::str::from_utf8(document).ok();
+    text.and_then(|text| plainly_at(text, path)).or_else(|| serde_at(document, path))
+}
+
+/// The same of a document that is plainly written; anything else is for serde.
+fn plainly_at<'a>(document: &'a str, path: &[&str]) -> Option<(&'a str, Fields<'a>)> {
+    let mut object = document;
+    for wanted in path {
+        let (mut scan, mut found) = (Scan::of(object), None);
+        scan.object(|scan, name| {
+            if name != wanted.as_bytes() {
+                return scan.skip();
+            }
+            found = Some(scan.value()?);
+            Some(())
+        })?;
+        scan.end()?;
+        object = found?;
+    }
+    let (mut scan, mut fields) = (Scan::of(object), Vec::with_capacity(USUAL_FIELDS));
+    scan.object(|scan, name| {
+        fields.push((Cow::Borrowed(std::str::from_utf8(name).ok()?), scan.value()?));
+        Some(())
+    })?;
+    Some((object, Fields(fields)))
+}
+
+fn serde_at<'a>(document: &'a [u8], path: &[&str]) -> Option<(&'a str, Fields<'a>)> {
     let (first, rest) = path.split_first()?;
     let mut value = Field(first).of(document)?;
     for name in rest {
         value = Field(name).of(value.get().as_bytes())?;
     }
-    Some((value, serde_json::from_str(value.get()).ok()?))
+    Some((value.get(), serde_json::from_str(value.get()).ok()?))
 }
 
 /// The field of an object with this name, found in one pass that keeps nothing else. Of several the last, which is what
@@ -109,7 +146,8 @@ impl<'de> Visitor<'de> for Field<'_> {
 }
 
 /// The fields of an object, in their order.
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+#[derive(Debug, PartialEq)]
+struct Fields<'a>(Vec<(Cow<'a, str>, &'a str)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -121,8 +159,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
                 let mut fields = Vec::new();
-                while let Some((Key(name), value)) = map.next_entry()? {
-                    fields.push((name, value));
+                while let Some((Key(name), value)) = map.next_entry::<_, &RawValue>()? {
+                    fields.push((name, value.get()));
                 }
                 Ok(Fields(fields))
             }

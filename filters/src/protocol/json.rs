@@ -50,8 +50,13 @@ pub struct Edit {
 
 /// Where `value`, borrowed from `body`, stands in it.
 pub fn range_of(body: &[u8], value: &RawValue) -> Range<usize> {
-    let start = value.get().as_ptr() as usize - body.as_ptr() as usize;
-    start..start + value.get().len()
+    place_of(body, value.get())
+}
+
+/// The same of a value that was cut out.
+pub(crate) fn place_of(body: &[u8], value: &str) -> Range<usize> {
+    let start = value.as_ptr() as usize - body.as_ptr() as usize;
+    start..start + value.len()
 }
 
 /// The edits that remove top-level fields, their keys and one comma each, given the ranges of their values.

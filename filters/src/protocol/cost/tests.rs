@@ -310,3 +310,38 @@ proptest::proptest! {
         proptest::prop_assert_eq!(lf(out.concat()), lf(before));
     }
 }
+
+fn documents() -> Vec<Vec<u8>> {
+    [
+        r#"{"id":"c","usage":{"prompt_tokens":1.0e0,"x":{"usage":{}},"cost_usd":"1"}, "z":[ ]}"#,
+        r#"{"response":{"id":"r","tools":[{"usage":{}}],"usage":{ "input_tokens" : 5 }},"type":"é\u00e9"}"#,
+        r#"{"usage":1,"usage":{"a":null},"response":{"usage":{}},"response":{"usage":{"b":"\""}}}"#,
+    ]
+    .map(|document| document.as_bytes().to_vec())
+    .to_vec()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 4096, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn what_is_plainly_written_is_found_where_serde_finds_it(document in crate::protocol::scan::damaged(documents())) {
+        let text = std::str::from_utf8(&document).unwrap_or_default();
+        for path in [&["usage"][..], &["response", "usage"]] {
+            if let Some(plain) = plainly_at(text, path) {
+                proptest::prop_assert_eq!(Some(plain), serde_at(text.as_bytes(), path));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_providers_write_is_read_in_one_walk() {
+    for (document, path) in
+        documents().iter().zip([&["usage"][..], &["response", "usage"], &["usage"]])
+    {
+        let text = std::str::from_utf8(document).unwrap();
+        assert_eq!(plainly_at(text, path), serde_at(document, path));
+        assert!(plainly_at(text, path).is_some(), "{text}");
+    }
+}
