@@ -13,8 +13,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::support::gateway::{Builder, Gateway, MASTER};
-use crate::support::provider::Provider;
+use crate::support::gateway::{Builder, Gateway, MASTER, signal};
+use crate::support::provider::{Gate, Provider, Reply};
 use crate::support::tls::{Authority, Pair};
 use crate::support::{DEADLINE, ask, ask_streamed, eventually};
 
@@ -404,4 +404,67 @@ async fn the_master_key_is_nobodys_where_callers_are() {
     let manage = management(&gateway);
     let read = gateway.http().get(format!("http://{manage}/v1/pricing/p:m")).bearer_auth(MASTER);
     assert_eq!(read.send().await.expect("an answer").status(), 200, "where it is managed");
+}
+
+/// Reads on until there is such a word.
+async fn until(stream: &mut TlsStream<TcpStream>, heard: &mut String, word: &str) {
+    while !heard.contains(word) {
+        let mut piece = [0; 4096];
+        let n = stream.read(&mut piece).await.expect("a whole stream");
+        assert!(n > 0, "it ended before {word}: {heard}");
+        heard.push_str(&String::from_utf8_lossy(&piece[..n]));
+    }
+}
+
+/// A new process takes over both addresses, with the certificates and the authority that are there by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_takes_both_addresses_with_it() {
+    let (authority, operators) = (Authority::new(), Authority::new());
+    let [first, second] = [(); 2].map(|()| authority.pair("localhost", None));
+    let files = Shown::new(&first);
+    let ca = operators.file();
+    let ca = format!("management_client_ca_path: {}\n", ca.path().display());
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let provider =
+        Provider::start(move |request| Reply::chat(request, &["Hel", "lo"]).gated(1, &held));
+    let start = Gateway::start().provider("p", &provider).price("p:m", 1.0, 1.0);
+    let start = start.config(&files.config()).config(MANAGED).config(&ca);
+    let mut gateway = start.config("drain_s: 60\nreload_interval_s: 0").await;
+    let (to, manage, old) = (gateway.addr(), management(&gateway), gateway.pid());
+    let caller = authority.client(None);
+    let operator = authority.client(Some(&operators.pair("ops", None)));
+
+    let mut managed = connect(manage, &operator).await.unwrap();
+    let user = json!({"user_id": "u"}).to_string();
+    let made = exchange(&mut managed, &request("POST", "/v1/keys", MASTER, &user)).await.unwrap();
+    let made: serde_json::Value =
+        serde_json::from_str(made.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let body = ask_streamed().to_string();
+    let chat = request("POST", "/v1/chat/completions", made["key"].as_str().unwrap(), &body);
+    let (mut stream, mut heard) = (connect(to, &caller).await.unwrap(), String::new());
+    stream.write_all(chat.as_bytes()).await.unwrap();
+    until(&mut stream, &mut heard, "Hel").await;
+
+    files.put(&second);
+    gateway.upgrade().await;
+    assert_eq!(shown(&gateway, &caller).await, second.der, "the new process has read the files");
+    let users = ("GET", "/v1/users", MASTER, "");
+    assert_eq!(status(to, &caller, ("GET", "/health", "", "")).await.unwrap(), 200);
+    assert_eq!(status(to, &caller, users).await.unwrap(), 404, "management is nowhere else");
+    assert_eq!(status(manage, &operator, users).await.unwrap(), 200);
+    status(manage, &caller, users).await.expect_err("no certificate, no answer");
+    assert!(signal(old, "0"), "the old process still has its stream");
+
+    gate.open(100);
+    until(&mut stream, &mut heard, "data: [DONE]").await;
+    assert!(heard.contains("lo") && !heard.contains("error"), "{heard}");
+    assert!(gateway.ended().await.success());
+    eventually("its row", async || {
+        let mut managed = connect(manage, &operator).await.expect("a connection");
+        let asked = request("GET", "/v1/usage/count", MASTER, "");
+        let said = exchange(&mut managed, &asked).await.expect("an answer");
+        said.contains(r#""total":1"#).then_some(())
+    })
+    .await;
 }
