@@ -83,9 +83,12 @@ struct Arguments {
     /// Worker threads of the gateway and of the bare pass-through.
     #[arg(long)]
     threads: Option<usize>,
-    /// Only rows whose name contains this.
+    /// Only rows whose name contains this, or one of these.
     #[arg(long)]
-    only: Option<String>,
+    only: Vec<String>,
+    /// Another binary in the place of the one that was built with the bench.
+    #[arg(long)]
+    gateway: Option<PathBuf>,
     /// Where the report goes; left out: target/bench, and target/bench/smoke.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -156,8 +159,12 @@ fn plan(arguments: &Arguments) -> Plan {
 
 async fn measure(arguments: &Arguments) -> Outcome<()> {
     let plan = plan(arguments);
+    if let Some(binary) = &arguments.gateway {
+        gateway::is(std::path::absolute(binary)?);
+    }
+    let parts = &arguments.only;
     let is_wanted =
-        |kind: &&Kind| arguments.only.as_ref().is_none_or(|part| kind.id.contains(part.as_str()));
+        |kind: &&Kind| parts.is_empty() || parts.iter().any(|part| kind.id.contains(part.as_str()));
     let wanted: Vec<&Kind> = ROWS.iter().filter(is_wanted).collect();
     if wanted.is_empty() {
         let names = ROWS.map(|kind| kind.id).join(", ");

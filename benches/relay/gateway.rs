@@ -3,8 +3,9 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -173,10 +174,19 @@ pub(crate) async fn serve(
     Ok((watchdog, process))
 }
 
+/// The binary that is measured, where it is another than the one that was built with the bench.
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on this binary is measured. Counts once.
+pub(crate) fn is(binary: PathBuf) {
+    BINARY.get_or_init(|| binary);
+}
+
 fn spawn(folder: &Path, address: SocketAddr, env: &[(&str, &str)]) -> Outcome<(Watchdog, Process)> {
     let out = fs::File::create(folder.join(LOG))?;
     // Nothing of the caller's environment may reach it: `OTARI_*` would override the file.
-    let child = Command::new(env!("CARGO_BIN_EXE_otari"))
+    let built = || PathBuf::from(env!("CARGO_BIN_EXE_otari"));
+    let child = Command::new(BINARY.get().cloned().unwrap_or_else(built))
         .args(["serve".as_ref(), "--config".as_ref(), folder.join("otari.yml").as_os_str()])
         .current_dir(folder)
         .env_clear()

@@ -137,14 +137,17 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Our own children end when their stdin does; the gateway has none and is ended by its id.
-        if self.child.stdin.take().is_some() {
-            let deadline = Instant::now() + END;
-            while Instant::now() < deadline {
-                match self.child.try_wait() {
-                    Ok(None) => std::thread::sleep(Duration::from_millis(10)),
-                    _ => return,
-                }
+        // Our own children end when their stdin does; the gateway has none and is asked.
+        if self.child.stdin.take().is_none()
+            && let Some(id) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+        {
+            let _ = kill_process(id, Signal::TERM);
+        }
+        let deadline = Instant::now() + END;
+        while Instant::now() < deadline {
+            match self.child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+                _ => return,
             }
         }
         // It may have ended just now.
