@@ -13,6 +13,8 @@ use crate::audit::Audit;
 use crate::numbers::{machine, median};
 use crate::sample::Sample;
 
+/// MB of SQLite's write-ahead log: four times what it is cut to when nobody reads.
+const LOG_MB: f64 = 256.0;
 /// Minutes behind the warm-up below which neither memory nor times are judged.
 const JUDGED_MINUTES: f64 = 10.0;
 
@@ -137,6 +139,9 @@ impl Report {
         let (before, after) = pair(|s| s.queue);
         let text = format!("records that wait for the database: {before:.0}, {after:.0}");
         all.push(Verdict(Some(after <= before * 2.0 + 2.0 * self.setting.rate), text));
+        let log = self.measured().iter().map(|s| s.wal_mb).fold(0.0, f64::max);
+        let text = format!("write-ahead log of SQLite: {log:.0} MB at most");
+        all.push(Verdict(Some(log <= LOG_MB), text));
         let errors: u64 = self.errors().values().sum();
         all.push(Verdict(
             Some(errors == 0),

@@ -6,6 +6,7 @@
 //! after a crash the hour is due again, and whatever changes rows of the hour leaves the usual mark beside it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rusqlite::types::{ToSql, Value};
 use rusqlite::{Connection, params, params_from_iter};
@@ -18,7 +19,11 @@ use crate::store::analytics::{Condensed, condense};
 use crate::store::values::Instant;
 
 /// Rows of a slice, beyond which only those of the same microsecond are added.
-const SLICE: i64 = 20_000;
+const SLICE: i64 = 10_000;
+/// Between two slices. The writer begins its log anew where nobody reads at two commits in a row, and there are ten a second
+/// at least: read without a pause, an hour of millions of rows would let the log grow to gigabytes. Callers have the
+/// processor meanwhile.
+const PAUSE: Duration = Duration::from_millis(250);
 
 const FORGET_MARKS: &str =
     "-- usage_condense\nDELETE FROM usage_rollup_marks WHERE hour >= ?1 AND hour < ?2";
@@ -121,6 +126,13 @@ fn slice_of(
         sums.groups.insert((row.get(0)?, row.get(1)?), of_key);
     }
     Ok((sums, until))
+}
+
+/// Before the next slice, which begins at `from`, if there is one.
+pub(super) async fn pause(claim: &Claim, from: Instant) {
+    if from < claim.end() {
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// Writes the sums of a claimed hour, unless rows of it have changed meanwhile, or somebody else has taken it on.
