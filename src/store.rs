@@ -19,6 +19,8 @@ mod values;
 #[cfg(test)]
 mod contract;
 
+use std::sync::Arc;
+
 pub use analytics::UsageFilter;
 use analytics::{Condensed, Report, Reported};
 use async_trait::async_trait;
@@ -221,7 +223,11 @@ pub trait Store: FileStore + Batches + AuditLog + Send + Sync {
     /// scope still has the deadline that passed. A record older than the last reset counts into the period that is over,
     /// so the order of records around a reset is irrelevant.
     /// Keys and users that are gone are written as null.
-    async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError>;
+    async fn apply_all(&self, entries: Arc<[Entry]>) -> Result<Applied, StoreError>;
+    /// As [`Self::apply_all`], of entries that are kept elsewhere too.
+    async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError> {
+        self.apply_all(entries.into()).await
+    }
     /// Usage rows, newest first, ties by id.
     async fn usage_list(
         &self,

@@ -117,9 +117,11 @@ impl Writer {
             None => self.read(from).await?,
         };
         let mut fresh = kept;
-        for entries in batch.entries.chunks(BATCH) {
-            fresh += self.apply(entries).await?;
-            self.journal.count_applied(entries.len());
+        let mut entries = batch.entries.into_iter();
+        while entries.len() > 0 {
+            let count = entries.len().min(BATCH);
+            fresh += self.apply(entries.by_ref().take(count).collect()).await?;
+            self.journal.count_applied(count);
         }
         if batch.next != from {
             self.journal.advance(batch.next);
@@ -143,14 +145,15 @@ impl Writer {
         if entries.is_empty() {
             return Ok(0);
         }
-        let fresh = self.apply(&entries).await?;
-        self.journal.forget_refused(entries.len());
+        let count = entries.len();
+        let fresh = self.apply(entries.into()).await?;
+        self.journal.forget_refused(count);
         Ok(fresh)
     }
 
-    async fn apply(&self, entries: &[Entry]) -> Result<usize, StoreError> {
+    async fn apply(&self, entries: Arc<[Entry]>) -> Result<usize, StoreError> {
         let started = Instant::now();
-        match self.store.apply(entries).await {
+        match self.store.apply_all(entries.clone()).await {
             Ok(applied) => {
                 self.metrics.journal.flushed(entries.len(), started.elapsed(), true);
                 Ok(applied.fresh)
@@ -162,8 +165,8 @@ impl Writer {
             // One record that the store will never take must not hold up the others.
             Err(_) if entries.len() > 1 => {
                 let mut fresh = 0;
-                for entry in entries {
-                    fresh += Box::pin(self.apply(std::slice::from_ref(entry))).await?;
+                for entry in &*entries {
+                    fresh += Box::pin(self.apply([entry.clone()].into())).await?;
                 }
                 Ok(fresh)
             }

@@ -93,6 +93,7 @@ facts! {
     audit::what_is_noted_is_filtered_paged_and_removed,
     journal::an_entry_applied_twice_counts_once,
     journal::repeats_inside_one_batch_count_once,
+    journal::of_a_batch_that_is_there_in_part_the_rest_counts,
     journal::every_column_of_a_record_is_kept,
     journal::unknown_keys_and_users_are_written_as_null,
     journal::only_costs_that_count_are_added,

@@ -375,11 +375,11 @@ impl Store for Postgres {
         within(async { settings::setting_add(&self.pool.get().await?, setting).await }).await
     }
 
-    async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError> {
+    async fn apply_all(&self, entries: Arc<[Entry]>) -> Result<Applied, StoreError> {
         let apply = async {
             let mut db = self.pool.get().await?;
             let transaction = db.transaction().await?;
-            let applied = apply::apply(&transaction, self.gateway(), entries).await?;
+            let applied = apply::apply(&transaction, self.gateway(), &entries).await?;
             transaction.commit().await?;
             Ok(applied)
         };

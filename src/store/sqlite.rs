@@ -31,6 +31,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use otari_filters::settle::Entry;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use self::actor::Actor;
@@ -51,6 +52,11 @@ use super::{
 const READERS: usize = 2;
 /// How long a statement waits for another process (a backup, `otari migrate`) that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pages of the write-ahead log after which they are taken into the file: 16 MB instead of 4. A page that comes again and
+/// again, as the last ones of an index do, is written to the file once for all of them, and less often a disk is waited for.
+const CHECKPOINT_PAGES: u32 = 4000;
+/// It grows beyond while somebody reads for long, and is cut to this when it begins anew.
+const MAX_LOG_BYTES: u32 = 64 << 20;
 /// Texts per connection; there are about thirty.
 const STATEMENTS: usize = 64;
 
@@ -98,6 +104,8 @@ fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     configure(path, flags, |connection| {
         // NORMAL: after a power cut the last transactions may be missing, never half there; the journal replays them.
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        connection.pragma_update(None, "journal_size_limit", MAX_LOG_BYTES)?;
         // Whoever is going to write says so at once: an upgrade half-way fails without waiting.
         connection.set_transaction_behavior(TransactionBehavior::Immediate);
         Ok(())
@@ -131,6 +139,15 @@ fn configure(
     })
 }
 
+/// Whether triggers and foreign keys are looked after. They are for rows that go and for who writes by hand; of a row of
+/// usage they would cost more than half of what the row itself costs. All statements are prepared anew where it
+/// changes: so it stays as it is until other work wants it otherwise, and what is done ten times a second wants the same.
+fn look_after(connection: &Connection, is_on: bool) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, is_on)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, is_on)?;
+    Ok(())
+}
+
 impl Sqlite {
     /// Runs `work` in a write transaction; an error takes everything back.
     async fn write<T: Send + 'static>(
@@ -138,6 +155,7 @@ impl Sqlite {
         work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let run = move |connection: &mut Connection| {
+            look_after(connection, true)?;
             let transaction = connection.transaction()?;
             let answer = work(&transaction)?;
             transaction.commit()?;
@@ -184,7 +202,11 @@ impl Store for Sqlite {
     }
 
     async fn upgrade(&self) -> Result<Upgrade, StoreError> {
-        self.writer.run(upgrade_file).await
+        let run = |db: &mut Connection| {
+            look_after(db, true)?;
+            upgrade_file(db)
+        };
+        self.writer.run(run).await
     }
 
     async fn schema_check(&self) -> Result<(), StoreError> {
@@ -242,7 +264,13 @@ impl Store for Sqlite {
 
     async fn key_touch(&self, used: &[(String, Timestamp)]) -> Result<(), StoreError> {
         let used = used.to_vec();
-        self.write(move |db| keys::key_touch(db, &used)).await
+        let run = move |db: &mut Connection| {
+            look_after(db, false)?;
+            let transaction = db.transaction()?;
+            keys::key_touch(&transaction, &used)?;
+            Ok(transaction.commit()?)
+        };
+        self.writer.run(run).await
     }
 
     async fn user_create(&self, user: &UserRow) -> Result<UserRow, StoreError> {
@@ -414,10 +442,13 @@ impl Store for Sqlite {
         self.write(move |db| settings::setting_add(db, &setting)).await
     }
 
-    async fn apply(&self, entries: &[Entry]) -> Result<Applied, StoreError> {
-        let entries = entries.to_vec();
+    async fn apply_all(&self, entries: Arc<[Entry]>) -> Result<Applied, StoreError> {
         let gateway = self.gateway();
-        self.write(move |db| apply::apply(db, gateway.as_deref(), &entries)).await
+        let run = move |db: &mut Connection| {
+            look_after(db, false)?;
+            apply::apply(db, gateway.as_deref(), &entries)
+        };
+        self.writer.run(run).await
     }
 
     async fn usage_list(
@@ -452,6 +483,7 @@ impl Store for Sqlite {
             let (slice, next) = self.read(move |db| rollups::slice(db, from, claim.end())).await?;
             sums.add(slice);
             from = next;
+            rollups::pause(&claim, from).await;
         }
         self.write(move |db| rollups::finish(db, &claim, &sums)).await?;
         Ok(Condensed::One)

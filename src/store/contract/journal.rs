@@ -29,6 +29,24 @@ pub(super) async fn repeats_inside_one_batch_count_once(store: &dyn Store) {
     assert_eq!(spend(store, "u1").await, 6);
 }
 
+/// After a crash the journal begins somewhere in what was applied.
+pub(super) async fn of_a_batch_that_is_there_in_part_the_rest_counts(store: &dyn Store) {
+    with_period(store, "u1", 100).await;
+    let row = |n: i64| usage(&format!("r{n}"), "u1", 1, 50 + n);
+    let before: Vec<_> = (0..10).map(row).collect();
+    assert_eq!(store.apply(&before).await.unwrap(), Applied { fresh: 10, repeated: 0 });
+
+    // The first is new, so that something is written before what is there already; rows from 51 on come after the reset.
+    let rest = (60..61).chain(5..100);
+    let again: Vec<_> = rest.map(row).chain([reset("u1", 100, Some(200))]).collect();
+    assert_eq!(store.apply(&again).await.unwrap(), Applied { fresh: 91, repeated: 6 });
+    assert_eq!(spend(store, "u1").await, 49, "51 to 99 are of the new period");
+    let logs = store.budget_resets("b1", all()).await.unwrap();
+    let spent: Vec<_> = logs.iter().map(|log| log.previous_spend).collect();
+    assert_eq!(spent, [MicroUsd(51)], "one reset, of 0 to 50");
+    assert_eq!(store.usage_count(&UsageFilter::default()).await.unwrap(), 100);
+}
+
 /// The row of the full record below.
 fn kept() -> UsageRow {
     UsageRow {

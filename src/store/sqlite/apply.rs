@@ -5,25 +5,56 @@ use std::collections::{BTreeSet, HashMap};
 
 use otari_filters::control::Scope;
 use otari_filters::settle::{BudgetReset, Entry, UsageRecord};
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Statement, params};
 
 use super::leases;
 use crate::store::analytics::plan::Grain;
-use crate::store::values::{Instant, MAX_AMOUNT, Usage, clean};
+use crate::store::values::{Instant, MAX_AMOUNT, Usage, amount, clean};
 use crate::store::{Applied, StoreError};
 
 /// Ids that are gone become null; the caller holds the write lock, so they cannot go in between.
 const KEY_IS_THERE: &str = "-- apply\nSELECT 1 FROM api_keys WHERE id = ?1";
 const USER_IS_THERE: &str = "-- apply\nSELECT 1 FROM users WHERE user_id = ?1";
 
-const INSERT: &str = "-- apply
-    INSERT INTO usage_logs (id, api_key_id, user_id, timestamp, model, provider, endpoint, prompt_tokens,
-        completion_tokens, total_tokens, cost, status, error_message, cache_read_tokens, status_code, latency_ms,
-        attempt_position, attempt_count, request_group_id, counts_toward_budget, cache_write_tokens,
-        cache_write_1h_tokens, policy_name, selection_reason)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)
-    ON CONFLICT (id) DO NOTHING";
+/// Rows of one statement, at most. More of them bring little more.
+const ROWS: usize = 8;
+
+/// Columns of a row, and values that a statement takes for it.
+const COLUMNS: usize = 24;
+
+/// As many rows as there are arguments. What opens, looks for and closes the table and its indexes is done once for all
+/// of them, which is a third of what a row costs alone.
+macro_rules! insert {
+    ($verb:literal $first:literal $($more:literal)*) => {
+        concat!(
+            "-- apply\n",
+            $verb,
+            " INTO usage_logs (id, api_key_id, user_id, timestamp, model, provider, endpoint,
+                prompt_tokens, completion_tokens, total_tokens, cost, status, error_message, cache_read_tokens,
+                status_code, latency_ms, attempt_position, attempt_count, request_group_id, counts_toward_budget,
+                cache_write_tokens, cache_write_1h_tokens, policy_name, selection_reason)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            $(insert!(@ $more),)*
+            " ON CONFLICT (id) DO NOTHING"
+        )
+    };
+    (@ $more:literal) => {
+        ", (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    };
+}
+/// For one row, for two, and so on. `OR FAIL`: whatever goes wrong takes the transaction back; for the usual `ABORT` SQLite
+/// would keep a copy of each page that several rows change. Not for one, which may be written with triggers on: a trigger
+/// takes over what its statement says, and the one on new rows passes over marks that are there.
+const INSERT: [&str; ROWS] = [
+    insert!("INSERT" 1),
+    insert!("INSERT OR FAIL" 1 2),
+    insert!("INSERT OR FAIL" 1 2 3),
+    insert!("INSERT OR FAIL" 1 2 3 4),
+    insert!("INSERT OR FAIL" 1 2 3 4 5),
+    insert!("INSERT OR FAIL" 1 2 3 4 5 6),
+    insert!("INSERT OR FAIL" 1 2 3 4 5 6 7),
+    insert!("INSERT OR FAIL" 1 2 3 4 5 6 7 8),
+];
 
 /// What the trigger on new rows does, once for a batch.
 const MARK: &str = "-- apply\nINSERT OR IGNORE INTO usage_rollup_marks (hour) VALUES (?1)";
@@ -102,15 +133,41 @@ impl<'a> Ids<'a> {
     }
 }
 
-/// Costs of a batch and their times, by scope: one update per scope instead of one per row.
-type Spent = HashMap<Scope, Vec<(Instant, i64)>>;
-
-/// `gateway`: whose leases become smaller, where there are any.
+/// Wants a transaction of its own. `gateway`: whose leases become smaller, where there are any.
 pub(super) fn apply(
-    db: &Connection,
+    db: &mut Connection,
     gateway: Option<&str>,
     entries: &[Entry],
 ) -> Result<Applied, StoreError> {
+    // Where several rows are written at once nobody says which of them were there. Rows come twice after a crash and at
+    // no other time: then all is taken back and done row by row.
+    for rows in [ROWS, 1] {
+        let transaction = db.transaction()?;
+        if let Some(fresh) = write(&transaction, gateway, entries, rows)? {
+            transaction.commit()?;
+            return Ok(Applied { fresh, repeated: entries.len() - fresh });
+        }
+    }
+    Err(StoreError::Refused { message: "a single row was written and was not".into() })
+}
+
+/// The same of one record, in a transaction that is more than that.
+pub(super) fn apply_one(
+    db: &Connection,
+    gateway: Option<&str>,
+    record: UsageRecord,
+) -> Result<(), StoreError> {
+    write(db, gateway, &[Entry::Usage(record)], 1)?;
+    Ok(())
+}
+
+/// How many entries are new; `None` when that is not known.
+fn write(
+    db: &Connection,
+    gateway: Option<&str>,
+    entries: &[Entry],
+    rows: usize,
+) -> Result<Option<usize>, StoreError> {
     let mut fresh = 0;
     // Resets first: they look for what was spent since among the rows that are there.
     for entry in entries {
@@ -118,111 +175,102 @@ pub(super) fn apply(
             fresh += usize::from(budget_reset(db, reset)?);
         }
     }
-    let (mut spent, mut hours) = (Spent::new(), BTreeSet::new());
-    let mut known = Known::default();
-    let mut drawn = HashMap::new();
-    without_triggers(db, || {
-        for entry in entries {
-            if let Entry::Usage(record) = entry
-                && usage(db, record, &mut known, &mut spent)?
-            {
-                fresh += 1;
-                if gateway.is_some() {
-                    draw(record, &mut drawn);
-                }
-                hours.insert(Instant::journalled(record.timestamp_us).start_of(Grain::Hour));
-            }
+    let records: Vec<&UsageRecord> = entries
+        .iter()
+        .filter_map(|entry| match entry {
+            Entry::Usage(record) => Some(record),
+            Entry::Reset(_) | Entry::Report(_) | Entry::Reported(_) => None,
+        })
+        .collect();
+    let mut batch = Batch::default();
+    for records in records.chunks(rows) {
+        let inserted = insert(db, records, &mut batch.known)?;
+        if inserted == records.len() {
+            records.iter().for_each(|record| batch.add(record, gateway.is_some()));
+        } else if records.len() > 1 {
+            return Ok(None);
         }
-        Ok(())
-    })?;
-    for hour in hours {
+        fresh += inserted;
+    }
+    for hour in batch.hours {
         db.prepare_cached(MARK)?.execute([hour])?;
     }
-    for (scope, costs) in spent {
+    for (scope, costs) in batch.spent {
         add(db, &scope, &costs)?;
     }
     if let Some(gateway) = gateway {
-        drawn.iter().try_for_each(|(scope, cost)| leases::draw(db, gateway, scope, *cost))?;
+        batch.drawn.iter().try_for_each(|(scope, cost)| leases::draw(db, gateway, scope, *cost))?;
     }
-    Ok(Applied { fresh, repeated: entries.len() - fresh })
+    Ok(Some(fresh))
 }
 
-/// Adds what a record takes out of leases.
-fn draw(record: &UsageRecord, drawn: &mut HashMap<Scope, i64>) {
-    let usage = Usage::from(record);
-    let Some(cost) = usage.cost.filter(|_| usage.counts_toward_budget) else { return };
-    let user = record.user_id.iter().filter(|_| record.leased).map(|id| Scope::User(id.clone()));
-    let ceilings = record.ceilings.iter().filter(|charge| charge.leased);
-    for scope in user.chain(ceilings.map(|charge| Scope::Ceiling(charge.id.clone()))) {
-        let sum = drawn.entry(scope).or_default();
-        *sum = sum.saturating_add(cost);
-    }
+/// What the new rows of a batch change elsewhere.
+#[derive(Default)]
+struct Batch<'a> {
+    known: Known<'a>,
+    /// One update per scope instead of one per row.
+    spent: HashMap<Scope, Vec<(Instant, i64)>>,
+    drawn: HashMap<Scope, i64>,
+    hours: BTreeSet<Instant>,
 }
 
-/// A trigger per row costs more than half of what the row itself costs, and to look for its key and user again a part.
-/// Triggers are for who writes rows by hand; that keys and users are there is known here.
-fn without_triggers<T>(
-    db: &Connection,
-    work: impl FnOnce() -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    let switch = |is_on| -> Result<(), StoreError> {
-        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, is_on)?;
-        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, is_on)?;
-        Ok(())
-    };
-    switch(false)?;
-    let result = work();
-    switch(true)?;
-    result
-}
-
-/// Whether the row is new.
-fn usage<'a>(
-    db: &Connection,
-    record: &'a UsageRecord,
-    known: &mut Known<'a>,
-    spent: &mut Spent,
-) -> Result<bool, StoreError> {
-    let mut usage = Usage::from(record);
-    usage.api_key_id = known.keys.if_there(db, KEY_IS_THERE, usage.api_key_id)?;
-    usage.user_id = known.users.if_there(db, USER_IS_THERE, usage.user_id)?;
-    let inserted = db.prepare_cached(INSERT)?.execute(params![
-        usage.id,
-        usage.api_key_id,
-        usage.user_id,
-        usage.timestamp,
-        usage.model,
-        usage.provider,
-        usage.endpoint,
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.total_tokens,
-        usage.cost,
-        usage.status,
-        usage.error_message,
-        usage.cache_read_tokens,
-        usage.status_code,
-        usage.latency_ms,
-        usage.attempt_position,
-        usage.attempt_count,
-        usage.request_group_id,
-        usage.counts_toward_budget,
-        usage.cache_write_tokens,
-        usage.cache_write_1h_tokens,
-        usage.policy_name,
-        usage.selection_reason,
-    ])?;
-    if inserted == 0 {
-        return Ok(false);
-    }
-    if let Some(cost) = usage.cost.filter(|_| usage.counts_toward_budget) {
-        let user = record.user_id.iter().map(|id| Scope::User(id.clone()));
-        let ceilings = record.ceilings.iter().map(|charge| Scope::Ceiling(charge.id.clone()));
-        for scope in user.chain(ceilings) {
-            spent.entry(scope).or_default().push((usage.timestamp, cost));
+impl Batch<'_> {
+    fn add(&mut self, record: &UsageRecord, has_leases: bool) {
+        let at = Instant::journalled(record.timestamp_us);
+        self.hours.insert(at.start_of(Grain::Hour));
+        let Some(cost) = record.cost.map(amount).filter(|_| record.counts_toward_budget) else {
+            return;
+        };
+        let user = record.user_id.iter().map(|id| (Scope::User(id.clone()), record.leased));
+        let ceilings = record.ceilings.iter();
+        let ceilings = ceilings.map(|charge| (Scope::Ceiling(charge.id.clone()), charge.leased));
+        for (scope, leased) in user.chain(ceilings) {
+            if has_leases && leased {
+                let sum = self.drawn.entry(scope.clone()).or_default();
+                *sum = sum.saturating_add(cost);
+            }
+            self.spent.entry(scope).or_default().push((at, cost));
         }
     }
-    Ok(true)
+}
+
+/// How many rows are new.
+fn insert<'a>(
+    db: &Connection,
+    records: &[&'a UsageRecord],
+    known: &mut Known<'a>,
+) -> Result<usize, StoreError> {
+    let Some(sql) = records.len().checked_sub(1).and_then(|last| INSERT.get(last)) else {
+        return Ok(0);
+    };
+    let mut rows = Vec::with_capacity(records.len());
+    for record in records {
+        let mut usage = Usage::from(*record);
+        usage.api_key_id = known.keys.if_there(db, KEY_IS_THERE, usage.api_key_id)?;
+        usage.user_id = known.users.if_there(db, USER_IS_THERE, usage.user_id)?;
+        rows.push(usage);
+    }
+    let mut statement = db.prepare_cached(sql)?;
+    for (n, row) in rows.iter().enumerate() {
+        bind(&mut statement, n * COLUMNS, row)?;
+    }
+    Ok(statement.raw_execute()?)
+}
+
+/// Gives a statement the values of a row: those that come after `before` others.
+fn bind(statement: &mut Statement<'_>, before: usize, usage: &Usage<'_>) -> rusqlite::Result<()> {
+    let mut place = before;
+    macro_rules! bind {
+        ($($field:ident)*) => {$(
+            place += 1;
+            statement.raw_bind_parameter(place, &usage.$field)?;
+        )*};
+    }
+    bind!(id api_key_id user_id timestamp model provider endpoint prompt_tokens completion_tokens total_tokens cost
+        status error_message cache_read_tokens status_code latency_ms attempt_position attempt_count request_group_id
+        counts_toward_budget cache_write_tokens cache_write_1h_tokens policy_name selection_reason);
+    debug_assert_eq!(place, before + COLUMNS);
+    Ok(())
 }
 
 /// Adds costs to a scope's spend, or to the log of the period they belong to.
@@ -263,4 +311,36 @@ fn budget_reset(db: &Connection, reset: &BudgetReset) -> Result<bool, StoreError
         Scope::Ceiling(id) => (clean(id), CEILING_RESET),
     };
     Ok(db.prepare_cached(sql)?.execute(params![id, due, at, next])? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use otari_filters::settle::Status;
+    use rusqlite::StatementStatus;
+
+    use super::*;
+    use crate::store::{Store, sqlite};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn rows_are_written_by_a_statement_that_is_prepared_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = sqlite::open(&folder.path().join("otari.db")).await.unwrap();
+        store.migrate().await.unwrap();
+        for round in 0..3 {
+            let record = |n| {
+                let id = format!("r{round}-{n}").into();
+                UsageRecord::new(id, 0, "/v1/chat/completions", "m".into(), Status::Success)
+            };
+            let entries: Vec<_> = (0..2 * ROWS).map(|n| Entry::Usage(record(n))).collect();
+            assert_eq!(store.apply(&entries).await.unwrap().fresh, 2 * ROWS);
+            store.key_touch(&[("k".into(), Timestamp::UNIX_EPOCH)]).await.unwrap();
+        }
+        let ask = |db: &mut Connection| {
+            let insert = db.prepare_cached(INSERT[ROWS - 1])?;
+            let count = |what| insert.get_status(what);
+            Ok((count(StatementStatus::Run), count(StatementStatus::RePrepare)))
+        };
+        assert_eq!(store.writer.run(ask).await.unwrap(), (6, 0), "runs, and prepared anew");
+    }
 }

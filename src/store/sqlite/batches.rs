@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use otari_filters::money::MicroUsd;
-use otari_filters::settle::{Entry, UsageRecord};
+use otari_filters::settle::UsageRecord;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::codec::{Read, json};
@@ -209,7 +209,7 @@ fn account(
     if marked == 0 {
         return Ok(None);
     }
-    apply::apply(db, gateway, &[Entry::Usage(record.clone())])?;
+    apply::apply_one(db, gateway, record.clone())?;
     batch_holds::charge(db, gateway, (provider, id), record).map(Some)
 }
 
