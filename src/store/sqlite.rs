@@ -62,6 +62,7 @@ const STATEMENTS: usize = 64;
 
 /// An open SQLite file.
 pub struct Sqlite {
+    file: Arc<Path>,
     label: Arc<str>,
     /// Dropped first: the writer closes last and folds the write-ahead log into the file.
     readers: Arc<Actor>,
@@ -84,7 +85,8 @@ pub async fn open(path: &Path) -> Result<Sqlite, StoreError> {
     let file = path.to_owned();
     let readers = Actor::start("sqlite-reader", READERS, move || open_reader(&file)).await?;
     let (readers, writer) = (Arc::new(readers), Arc::new(writer));
-    Ok(Sqlite { label: label.into(), readers, writer, author: None, beside: Arc::default() })
+    let file = path.into();
+    Ok(Sqlite { file, label: label.into(), readers, writer, author: None, beside: Arc::default() })
 }
 
 fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -478,13 +480,9 @@ impl Store for Sqlite {
         let Some(claim) = self.write(move |db| rollups::claim(db, closed.into())).await? else {
             return self.write(move |db| rollups::usage_condense_finer(db, closed.into())).await;
         };
-        let (mut sums, mut from) = (rollups::Sums::default(), claim.hour);
-        while from < claim.end() {
-            let (slice, next) = self.read(move |db| rollups::slice(db, from, claim.end())).await?;
-            sums.add(slice);
-            from = next;
-            rollups::pause(&claim, from).await;
-        }
+        let file = self.file.clone();
+        let reader = Actor::start("sqlite-sums", 1, move || open_reader(&file)).await?;
+        let sums = rollups::sum(reader, claim).await?;
         self.write(move |db| rollups::finish(db, &claim, &sums)).await?;
         Ok(Condensed::One)
     }

@@ -259,6 +259,7 @@ impl AuditLog for Sqlite {
             label: self.label.clone(),
             readers: self.readers.clone(),
             writer: self.writer.clone(),
+            file: self.file.clone(),
             author: Some(author.into()),
             beside: self.beside.clone(),
         })

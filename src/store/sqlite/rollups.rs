@@ -11,6 +11,7 @@ use std::time::Duration;
 use rusqlite::types::{ToSql, Value};
 use rusqlite::{Connection, params, params_from_iter};
 
+use super::actor::Actor;
 use super::usage::known;
 use crate::store::StoreError;
 use crate::store::analytics::plan::Grain;
@@ -90,16 +91,24 @@ pub(super) fn claim(db: &Connection, closed: Instant) -> Result<Option<Claim>, S
     Ok(Some(claim))
 }
 
-/// The sums of a slice of rows from `from` on and before `end`, and where the next one begins.
-pub(super) fn slice(
-    db: &Connection,
-    from: Instant,
-    end: Instant,
-) -> Result<(Sums, Instant), StoreError> {
-    slice_of(db, from, end, SLICE)
+/// The sums of a claimed hour. `reader` is used for nothing else and ended behind it: a connection that stays would keep
+/// the megabytes that SQLite has sorted in.
+pub(super) async fn sum(reader: Actor, claim: Claim) -> Result<Sums, StoreError> {
+    let (mut sums, mut from, end) = (Sums::default(), claim.hour, claim.end());
+    loop {
+        let read = move |db: &mut Connection| slice(&*db.transaction()?, from, end, SLICE);
+        let (slice, next) = reader.run(read).await?;
+        sums.add(slice);
+        if next >= end {
+            return Ok(sums);
+        }
+        from = next;
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
-fn slice_of(
+/// The sums of a slice of rows from `from` on and before `end`, and where the next one begins.
+fn slice(
     db: &Connection,
     from: Instant,
     end: Instant,
@@ -126,13 +135,6 @@ fn slice_of(
         sums.groups.insert((row.get(0)?, row.get(1)?), of_key);
     }
     Ok((sums, until))
-}
-
-/// Before the next slice, which begins at `from`, if there is one.
-pub(super) async fn pause(claim: &Claim, from: Instant) {
-    if from < claim.end() {
-        tokio::time::sleep(PAUSE).await;
-    }
 }
 
 /// Writes the sums of a claimed hour, unless rows of it have changed meanwhile, or somebody else has taken it on.
@@ -219,7 +221,7 @@ mod tests {
     async fn sums(store: &Sqlite, claim: Claim, rows: i64) -> (Sums, usize) {
         let (mut sums, mut from, mut slices) = (Sums::default(), claim.hour, 0);
         while from < claim.end() {
-            let read = move |db: &Connection| slice_of(db, from, claim.end(), rows);
+            let read = move |db: &Connection| slice(db, from, claim.end(), rows);
             let (slice, next) = store.read(move |db| read(db)).await.unwrap();
             sums.add(slice);
             (from, slices) = (next, slices + 1);

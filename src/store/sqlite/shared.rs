@@ -43,6 +43,7 @@ impl Shared for Sqlite {
     fn heir_of(&self, id: &str) -> Arc<dyn Store> {
         let gateway = Mutex::new(Some(id.into()));
         Arc::new(Self {
+            file: self.file.clone(),
             label: self.label.clone(),
             readers: self.readers.clone(),
             writer: self.writer.clone(),
