@@ -35,8 +35,9 @@ const PRUNE_EVERY: u64 = 1000;
 const LATELY_NS: i64 = 10_000_000_000;
 /// When requests under way may try again: nobody knows when one ends.
 const A_MOMENT: Duration = Duration::from_secs(1);
-/// Longest that a request waits to hear from the other gateways; a fraction of what a model takes to answer.
-const HEAR_AT_MOST: Duration = Duration::from_secs(1);
+/// Longest that a request waits to hear from the other gateways: an exchange that has begun and its own, of a second each
+/// at most. One that fails or takes longer is over too, and says that the database is away.
+const HEAR_AT_MOST: Duration = Duration::from_millis(2500);
 /// How often it asks: others may be quicker each time, but then there is hardly anything left.
 const ASK_AT_MOST: u32 = 8;
 
@@ -208,7 +209,7 @@ impl Rates {
 
     /// Takes a request and its estimated tokens out of every limit that it falls under. `model`: where it goes, its
     /// provider first; `None`: nobody knows yet, and the limits that ask for it are judged later. Where gateways share
-    /// limits it may have to ask the others, for a second at most.
+    /// limits it may have to ask the others, for 2.5 seconds at most.
     ///
     /// # Errors
     /// `rate_limited`. Then `taken` is empty.
