@@ -36,7 +36,9 @@ use listen::Listener;
 pub use notify::Notify;
 use notify::Watchdog;
 use rustls::server::danger::ClientCertVerifier;
+use shutdown::Ending;
 use successor::Successor;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use upgrade::{Handed, Upgrade};
 
@@ -61,13 +63,17 @@ pub struct Given {
     pub program: Result<Program, String>,
 }
 
-/// Serves until a signal ends the process, or another one takes its place; returns only when it cannot start.
+/// Serves until a signal ends the process, or another one takes its place; returns only when it does not come to serve:
+/// because it cannot, or because it was told to end before.
 ///
 /// # Errors
 /// Says what to do.
 pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     let Given { config, written, reread, supervisor, program } = given;
     let notify = Notify::new(&supervisor);
+    let runtime = store_runtime()?;
+    // Before anybody can come by: who has been answered may also end it.
+    let mut ending = Ending::heard_on(&runtime)?;
     let meeting = config.pingora.upgrade_sock.clone();
     let meeting = meeting.unwrap_or_else(|| config.journal_dir.join("handover").join("socket"));
     let Opened { public, management, mut successor, sockets } =
@@ -77,13 +83,6 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     let conf = server_conf(&config);
     let access = AccessLog::new(config.log_format, logs::has_lines(config.log_level));
     let access = Arc::new(access);
-    // The store's connections live on this runtime; it outlives every service.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("store")
-        .enable_all()
-        .build()
-        .map_err(|error| StartError::Other(format!("cannot start a runtime: {error}")))?;
     // The demo ends with its terminal, and is made anew by each start.
     let (hangup, program) = match beside.demo {
         Some(_) => (None, Err("a demo has no other that could take its place".to_owned())),
@@ -92,12 +91,12 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     let upgrade = heard(&runtime, SignalKind::user_defined2())?;
     let mock_address = mock.as_ref().map(|(address, _)| *address);
     let starting = App::start(config, access.clone(), &conf, mock_address, successor.is_some());
-    let app = Arc::new(runtime.block_on(starting)?);
-    let log = access.clone();
-    std::thread::Builder::new()
-        .name("access-log".into())
-        .spawn(move || log.run())
-        .map_err(|error| StartError::Other(format!("cannot start a thread: {error}")))?;
+    let Some(app) = runtime.block_on(ending.unless_wished(starting)) else {
+        tracing::info!("told to end before it served");
+        return Ok(());
+    };
+    let app = Arc::new(app?);
+    write_log(access)?;
 
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
@@ -132,10 +131,12 @@ pub fn run(given: Given, beside: Beside) -> Result<(), StartError> {
     server.add_service(background_service("announce", announcer));
     let upgrade = Upgrade::new(&app, program, &leaving, meeting, upgrade);
     server.add_service(background_service("upgrade", upgrade));
-    let drain = shutdown::Drain { app: app.clone(), leaving: leaving.clone() };
+    let ending = Arc::new(tokio::sync::Mutex::new(ending));
+    let drain =
+        shutdown::Drain { app: app.clone(), ending: ending.clone(), leaving: leaving.clone() };
     server.add_service(background_service("drain", drain));
     let lame_duck = app.config.limits.lame_duck;
-    let signals = shutdown::Signals { life: app.life.clone(), lame_duck, leaving };
+    let signals = shutdown::Signals { ending, life: app.life.clone(), lame_duck, leaving };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
     drop(runtime);
     Ok(())
@@ -194,10 +195,27 @@ impl Opened {
     }
 }
 
+/// The store's connections live on this runtime; it outlives every service.
+fn store_runtime() -> Result<Runtime, StartError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("store")
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::Other(format!("cannot start a runtime: {error}")))
+}
+
 /// From here on such a signal is no reason to die.
-fn heard(runtime: &tokio::runtime::Runtime, kind: SignalKind) -> Result<Signal, StartError> {
+fn heard(runtime: &Runtime, kind: SignalKind) -> Result<Signal, StartError> {
     let _here = runtime.enter();
     signal(kind).map_err(|error| StartError::Other(format!("no signals: {error}")))
+}
+
+/// The access log is written by a thread of its own.
+fn write_log(log: Arc<AccessLog>) -> Result<(), StartError> {
+    let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || log.run());
+    thread.map_err(|error| StartError::Other(format!("cannot start a thread: {error}")))?;
+    Ok(())
 }
 
 /// What answers callers, and managers where they have an address of their own.

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use pingora_core::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora_core::services::background::BackgroundService;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind};
+use tokio::sync::Mutex;
 
-use super::Leaving;
-use crate::app::{App, Mode};
+use super::{Leaving, heard};
+use crate::app::{App, Mode, StartError};
 use crate::life::Life;
 use crate::proxy::door::LAST_REQUESTS;
 
@@ -22,8 +24,35 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(10);
 
-/// TERM, INT and QUIT all end gracefully, and so does a process whose place another one has taken.
+/// TERM, INT and QUIT: somebody wants this process to end. None is lost that comes after these are heard.
+pub(super) struct Ending([Signal; 3]);
+
+impl Ending {
+    /// Hears them from here on.
+    pub(super) fn heard_on(runtime: &Runtime) -> Result<Self, StartError> {
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
+        let [term, int, quit] = kinds.map(|kind| heard(runtime, kind));
+        Ok(Self([term?, int?, quit?]))
+    }
+
+    /// What becomes of `work`; nothing, and it is dropped, if one of them comes first.
+    pub(super) async fn unless_wished<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.wish() => None,
+        }
+    }
+
+    /// The next of them.
+    pub(super) async fn wish(&mut self) {
+        let any = self.0.iter_mut().map(|signal| Box::pin(signal.recv()));
+        futures_util::future::select_all(any).await;
+    }
+}
+
+/// All of them end gracefully, and so does a process whose place another one has taken.
 pub(super) struct Signals {
+    pub(super) ending: Arc<Mutex<Ending>>,
     pub(super) life: Arc<Life>,
     pub(super) lame_duck: Duration,
     pub(super) leaving: Leaving,
@@ -32,8 +61,9 @@ pub(super) struct Signals {
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
+        let mut ending = self.ending.lock().await;
         tokio::select! {
-            () = any_signal() => {
+            () = ending.wish() => {
                 self.leaving.notify.stopping("open calls may end");
                 // Balancers see 503 and turn away while the port still answers.
                 self.life.start_draining();
@@ -51,18 +81,12 @@ impl ShutdownSignalWatch for Signals {
     }
 }
 
-async fn any_signal() {
-    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
-    let mut signals: Vec<Signal> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
-    futures_util::future::select_all(signals.iter_mut().map(|signal| Box::pin(signal.recv())))
-        .await;
-}
-
 /// Waits for open requests, then for the journal, then ends the process.
 ///
 /// Pingora by itself sleeps its whole grace period and then drops what is left, records included.
 pub(super) struct Drain {
     pub(super) app: Arc<App>,
+    pub(super) ending: Arc<Mutex<Ending>>,
     pub(super) leaving: Leaving,
 }
 
@@ -77,12 +101,13 @@ impl BackgroundService for Drain {
         let limits = app.live().limits.clone();
         let open = app.life.in_flight();
         tracing::info!(requests = open, up_to_s = limits.drain.as_secs(), "draining");
+        let mut ending = self.ending.lock().await;
         let second = async {
-            any_signal().await;
+            ending.wish().await;
             if self.leaving.handed.is_done() {
                 // It was the first, and meant for the whole service: this process is leaving already.
                 tracing::info!("a signal: open requests have as long as they had");
-                any_signal().await;
+                ending.wish().await;
             }
         };
         tokio::pin!(second);

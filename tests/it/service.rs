@@ -1,14 +1,15 @@
 //! As a service: what systemd is told, and the files that go with it.
 
+use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, signal};
 use crate::support::provider::{Provider, Reply};
 use crate::support::{DEADLINE, ask, eventually, priced};
 
@@ -260,4 +261,35 @@ async fn the_scrape_example_and_its_alerts_fit_the_metrics() {
             .unwrap();
         assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     }
+}
+
+#[tokio::test]
+async fn who_is_told_to_end_before_it_serves_ends_well() {
+    let folder = tempfile::tempdir().unwrap();
+    // A database that takes the connection and says nothing: the start waits for it.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = format!(
+        "host: 127.0.0.1\nport: 0\nmaster_key: mk-told-to-end\njournal_dir: {}\n\
+         database_url: postgresql://otari:otari@{}/otari\n",
+        folder.path().join("journal").display(),
+        silent.local_addr().unwrap(),
+    );
+    let file = folder.path().join("otari.yml");
+    std::fs::write(&file, config).unwrap();
+    let gateway = Command::new(env!("CARGO_BIN_EXE_otari"))
+        .args(["serve", "--config", file.to_str().unwrap()])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (asked, _) = silent.accept().unwrap();
+    assert!(signal(gateway.id(), "TERM"));
+    let ended = gateway.wait_with_output().unwrap();
+    drop(asked);
+    let log = [ended.stdout, ended.stderr].concat();
+    let log = String::from_utf8_lossy(&log);
+    assert!(ended.status.success(), "{}: {log}", ended.status);
+    assert!(log.contains("told to end before it served"), "{log}");
 }
