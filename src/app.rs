@@ -66,8 +66,8 @@ pub struct App {
     pub connector: Connector,
     /// Connections to providers over HTTP/1 that wait for the next call.
     pub idle: Idle,
-    /// Addresses of providers.
-    pub addresses: Addresses,
+    /// Addresses of providers and of the platform.
+    pub addresses: Arc<Addresses>,
     /// Providers that fail.
     pub breakers: Breakers,
     /// Short-lived credentials of providers.
@@ -157,9 +157,11 @@ impl App {
         let calls = Arc::new(Calls::default());
         let credentials = Credentials::new(config.ambient.clone());
         let outbound = Outbound::new(credentials.clone());
+        let addresses = Arc::<Addresses>::default();
         let (control, mode, settings): (Arc<dyn ControlPlane>, _, _) = match &config.platform {
             Some(platform) => {
-                let connected = connected::start(&config, platform, &metrics, server, beside)?;
+                let connected =
+                    connected::start(&config, platform, &metrics, server, &addresses, beside)?;
                 let settings = Arc::new(ArcSwap::from_pointee(Settings::new(&config, &[])));
                 (connected.clone(), Mode::Connected(connected), settings)
             }
@@ -201,7 +203,7 @@ impl App {
             access,
             connector: Connector::new(Some(ConnectorOptions::from_server_conf(server))),
             idle: Idle::new(server),
-            addresses: Addresses::default(),
+            addresses,
             breakers: Breakers::new(config.circuit_breaker),
             credentials,
             outbound,

@@ -7,6 +7,7 @@ use pingora_core::server::configuration::ServerConf;
 use super::{StartError, open_journal};
 use crate::config::{Config, PlatformConfig};
 use crate::control::platform::{Connected, Wires};
+use crate::proxy::addresses::Addresses;
 use crate::proxy::link::Link;
 use crate::telemetry::metrics::Metrics;
 
@@ -19,6 +20,7 @@ pub(super) fn start(
     platform: &PlatformConfig,
     metrics: &Arc<Metrics>,
     server: &ServerConf,
+    addresses: &Arc<Addresses>,
     beside: bool,
 ) -> Result<Arc<Connected>, StartError> {
     // Apart from the usage of standalone mode: whoever changes the mode loses neither.
@@ -26,7 +28,7 @@ pub(super) fn start(
     // Names of the configured policies, which cannot be called in this mode.
     let policies = config.policies.iter().map(|policy| policy.name.clone()).collect();
     let link = || {
-        let link = Link::new(&platform.base_url, config.limits.connect_timeout, server);
+        let link = Link::new(&platform.base_url, config.limits.connect_timeout, server, addresses);
         link.map(Arc::new).map_err(StartError::Other)
     };
     let wires = Wires { asking: link()?, telling: link()? };

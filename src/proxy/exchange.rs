@@ -70,7 +70,7 @@ pub(super) async fn run(
     ctx: &mut RequestContext,
     call: &mut Call,
     watch: &mut Watch,
-) -> Result<Answer, Stop> {
+) -> Result<Box<Answer>, Stop> {
     let refused = match walk(app, s, watch, call, ctx).await {
         Ok(answer) => return Ok(answer),
         Err(Failed::Attempt(failed)) => {
@@ -106,7 +106,7 @@ async fn walk(
     watch: &mut Watch,
     call: &mut Call,
     ctx: &mut RequestContext,
-) -> Result<Answer, Failed> {
+) -> Result<Box<Answer>, Failed> {
     // Where every one of them is passed over, the best is tried all the same: a caller is better served by its error
     // than by ours.
     call.at = next(app, call, 0).unwrap_or(0);
@@ -171,7 +171,7 @@ async fn repeat(
     call: &mut Call,
     ctx: &mut RequestContext,
     waited: &mut Duration,
-) -> Result<Answer, Failed> {
+) -> Result<Box<Answer>, Failed> {
     let attempt = call.attempt().clone();
     let upstream = &attempt.upstream;
     // Boxed, and only where there is something to do: every open stream would carry its state.
@@ -299,14 +299,14 @@ async fn try_once(
     call: &mut Call,
     attempt: &Attempt,
     outgoing: &Outgoing,
-) -> Result<Answer, Failed> {
+) -> Result<Box<Answer>, Failed> {
     let upstream = &*attempt.upstream;
     let proof = authorize(app, s, watch, upstream).await?;
     let (connect_timeout, idle_timeout) = {
         let limits = &app.live().limits;
         (limits.connect_timeout, limits.idle_timeout)
     };
-    let known = app.addresses.find(upstream, connect_timeout, Instant::now()).await?;
+    let known = app.addresses.find(upstream, connect_timeout).await?;
     let (mut up, peer, reused) = connect::connect(app, s, watch, &known.peers).await?;
     up.set_read_timeout(None);
     up.set_write_timeout(Some(idle_timeout));
@@ -327,7 +327,10 @@ async fn try_once(
     match received {
         Ok(receive::Head::Answer { first, whole, is_stream, incoming }) => {
             let idle_timeout = upstream.idle_timeout;
-            Ok(Answer { up, peer, incoming, is_stream, first, whole, idle_timeout, is_early })
+            // Boxed: it is handed from one to the next, and each would have room for it twice.
+            let answer =
+                Answer { up, peer, incoming, is_stream, first, whole, idle_timeout, is_early };
+            Ok(Box::new(answer))
         }
         Ok(receive::Head::Error { refusal, complete }) => {
             if refusal.status == 401 && !matches!(proof, Proof::Known) {

@@ -161,7 +161,7 @@ async fn pass_gates(
     request: Request,
     body: Bytes,
     no_router: bool,
-) -> Result<Call, Rejection> {
+) -> Result<Box<Call>, Rejection> {
     let asks = Asks {
         model: &request.model,
         user: request.user.as_deref(),
@@ -178,7 +178,7 @@ async fn pass_gates(
         false => None,
     };
     let asked = Asked::Generation(request);
-    Ok(Call { asked, body, attachments, keeps_user, plan, at: 0, open })
+    Ok(Box::new(Call { asked, body, attachments, keeps_user, plan, at: 0, open }))
 }
 
 fn estimate(app: &App, request: &Request) -> Estimate {

@@ -53,8 +53,13 @@ impl Idle {
 
     /// The connection to this peer that was used last, if it is still open.
     pub fn take(&self, peer: &HttpPeer) -> Option<HttpSession> {
+        Some(HttpSession::new_with_options(self.take_stream(peer)?, peer))
+    }
+
+    /// The same without a session.
+    pub fn take_stream(&self, peer: &HttpPeer) -> Option<Stream> {
         let (key, now) = (peer.reuse_hash(), Instant::now());
-        let stream = self.shelves_from_own().enumerate().find_map(|(at, shelf)| {
+        self.shelves_from_own().enumerate().find_map(|(at, shelf)| {
             // Whoever works on their own shelf is not to wait for somebody who looks.
             let mut shelf = if at == 0 { shelf.lock() } else { shelf.try_lock()? };
             while let Some(mut kept) = shelf.pop(key) {
@@ -64,14 +69,19 @@ impl Idle {
                 }
             }
             None
-        })?;
-        Some(HttpSession::new_with_options(stream, peer))
+        })
     }
 
     /// Keeps a connection whose last answer was read to its end; closes it where it is of no more use.
     pub async fn keep(&self, mut session: HttpSession, peer: &HttpPeer) {
         session.respect_keepalive();
-        let Some(mut stream) = session.reuse().await else { return };
+        if let Some(stream) = session.reuse().await {
+            self.keep_stream(stream, peer);
+        }
+    }
+
+    /// The same of one that is known to carry another call.
+    pub fn keep_stream(&self, mut stream: Stream, peer: &HttpPeer) {
         if self.max == 0 || !is_open(&mut stream) {
             return;
         }

@@ -1,7 +1,10 @@
 //! The wire to the platform, over Pingora's connectors. It knows neither tokens nor what is said.
 
+mod answer;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use std::{fmt, io};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -14,7 +17,6 @@ use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::protocols::http::v1;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
@@ -31,7 +33,7 @@ pub struct Link {
     fixed: Box<[u8]>,
     /// Path of the base URL, without a slash behind it.
     base_path: Box<str>,
-    addresses: Addresses,
+    addresses: Arc<Addresses>,
     connect_timeout: ArcSwap<Duration>,
     connector: Connector,
     /// Connections over HTTP/1 that wait for the next call.
@@ -47,6 +49,7 @@ impl Link {
         base_url: &str,
         connect_timeout: Duration,
         server: &ServerConf,
+        addresses: &Arc<Addresses>,
     ) -> Result<Self, String> {
         let platform = Upstream::new(&Draft {
             instance: "platform",
@@ -69,7 +72,7 @@ impl Link {
             platform,
             fixed: fixed.into(),
             base_path: uri.path().trim_end_matches('/').into(),
-            addresses: Addresses::default(),
+            addresses: addresses.clone(),
             connect_timeout: ArcSwap::from_pointee(connect_timeout),
             connector: Connector::new(Some(options)),
             idle: Idle::new(server),
@@ -80,10 +83,63 @@ impl Link {
         let connect_timeout = **self.connect_timeout.load();
         let known = self
             .addresses
-            .find(&self.platform, connect_timeout, Instant::now())
+            .find(&self.platform, connect_timeout)
             .await
             .map_err(|_| "the platform's name has no address".to_owned())?;
-        let (mut session, peer) = self.send(&known.peers, call).await?;
+        let mut why = "it has no address".to_owned();
+        for peer in &known.peers {
+            // An answer that does not come is no reason to ask again.
+            match self.connection(peer).await {
+                Ok(Connection::Plain(stream)) => return self.ask(stream, peer, call).await,
+                Ok(Connection::Frames(session)) => {
+                    return Box::pin(self.ask_in_frames(session, peer, call)).await;
+                }
+                Err(reason) => why = reason,
+            }
+        }
+        Err(format!("cannot connect to the platform: {why}"))
+    }
+
+    async fn connection(&self, peer: &Arc<HttpPeer>) -> Result<Connection, String> {
+        if let Some(stream) = self.idle.take_stream(peer) {
+            return Ok(Connection::Plain(stream));
+        }
+        // Boxed: connecting takes kilobytes of state, which every call would carry.
+        let opened = Box::pin(self.connector.get_http_session(&**peer)).await;
+        match opened.map_err(|error| error.etype().as_str().to_owned())?.0 {
+            HttpSession::H1(session) => Ok(Connection::Plain(session.into_inner())),
+            session => Ok(Connection::Frames(Box::new(session))),
+        }
+    }
+
+    /// Header and body in one write, where Pingora makes two of it.
+    async fn ask(
+        &self,
+        mut stream: Stream,
+        peer: &HttpPeer,
+        call: &Call,
+    ) -> Result<Answer, String> {
+        let bytes = self.request(call)?;
+        let sent = async {
+            stream.write_all(&bytes).await?;
+            stream.flush().await
+        };
+        sent.await.map_err(|error: io::Error| broke(&error.kind()))?;
+        let (answer, is_kept) = answer::read(&mut stream).await.map_err(|why| broke(&why))?;
+        if is_kept {
+            self.idle.keep_stream(stream, peer);
+        }
+        Ok(answer)
+    }
+
+    async fn ask_in_frames(
+        &self,
+        mut session: Box<HttpSession>,
+        peer: &HttpPeer,
+        call: &Call,
+    ) -> Result<Answer, String> {
+        let broke = |error: Box<pingora_core::Error>| broke(&error.etype().as_str());
+        self.write_frames(&mut session, call).await?.map_err(broke)?;
         session.set_read_timeout(None);
         session.read_response_header().await.map_err(broke)?;
         // 1xx answers come one by one before the real one.
@@ -97,64 +153,19 @@ impl Link {
         let head = session.response_header().ok_or("the platform sent no header")?;
         let retry_after = head.headers.get(RETRY_AFTER).cloned();
         let answer = Answer { status: head.status.as_u16(), retry_after, body: body.whole() };
-        self.give_back(session, &peer).await;
+        let idle = peer.options.idle_timeout;
+        self.connector.release_http_session(*session, peer, idle).await;
         Ok(answer)
     }
 
-    /// Sends the call over a connection to the first of the addresses that takes one.
-    async fn send(
+    /// The outer error is our own.
+    async fn write_frames(
         &self,
-        peers: &[Arc<HttpPeer>],
+        session: &mut HttpSession,
         call: &Call,
-    ) -> Result<(HttpSession, Arc<HttpPeer>), String> {
-        let mut why = "it has no address".to_owned();
-        for peer in peers {
-            match self.send_to(peer, call).await {
-                Ok(session) => return Ok((session, peer.clone())),
-                Err(Unsent::NotConnected(reason)) => why = reason,
-                Err(Unsent::Broken(reason)) => return Err(reason),
-            }
-        }
-        Err(format!("cannot connect to the platform: {why}"))
-    }
-
-    async fn send_to(&self, peer: &Arc<HttpPeer>, call: &Call) -> Result<HttpSession, Unsent> {
-        let session = match self.idle.take(peer) {
-            Some(session) => HttpSession::H1(session),
-            None => {
-                // Boxed: connecting takes kilobytes of state, which every call would carry.
-                let opened = Box::pin(self.connector.get_http_session(&**peer)).await;
-                opened.map_err(Unsent::connecting)?.0
-            }
-        };
-        match session {
-            HttpSession::H1(session) => {
-                let mut stream = session.into_inner();
-                self.write_at_once(&mut stream, call).await?;
-                Ok(HttpSession::H1(v1::client::HttpSession::new_with_options(stream, &**peer)))
-            }
-            mut session => {
-                Box::pin(self.write_frames(&mut session, call)).await?;
-                Ok(session)
-            }
-        }
-    }
-
-    /// Header and body in one write, where Pingora makes two of it.
-    async fn write_at_once(&self, stream: &mut Stream, call: &Call) -> Result<(), Unsent> {
-        let bytes = self.request(call).map_err(Unsent::Broken)?;
-        let written = async {
-            stream.write_all(&bytes).await?;
-            stream.flush().await
-        };
-        written.await.map_err(|error| {
-            Unsent::Broken(format!("the call to the platform broke: {}", error.kind()))
-        })
-    }
-
-    async fn write_frames(&self, session: &mut HttpSession, call: &Call) -> Result<(), Unsent> {
+    ) -> Result<pingora_core::Result<()>, String> {
         session.set_write_timeout(None);
-        let header = self.header(call).map_err(Unsent::Broken)?;
+        let header = self.header(call)?;
         let written = async {
             session.write_request_header(Box::new(header)).await?;
             if !call.body.is_empty() {
@@ -162,7 +173,7 @@ impl Link {
             }
             session.finish_request_body().await
         };
-        written.await.map_err(|error| Unsent::Broken(broke(error)))
+        Ok(written.await)
     }
 
     /// A whole request of HTTP/1. Every call makes two of them, so it is written as it goes over the wire.
@@ -196,16 +207,6 @@ impl Link {
         parts.uri = uri.map_err(|_| "the path of the call is none".to_owned())?;
         Ok(parts.into())
     }
-
-    async fn give_back(&self, session: HttpSession, peer: &Arc<HttpPeer>) {
-        match session {
-            HttpSession::H1(session) => self.idle.keep(session, peer).await,
-            session => {
-                let idle = peer.options.idle_timeout;
-                self.connector.release_http_session(session, &**peer, idle).await;
-            }
-        }
-    }
 }
 
 #[async_trait]
@@ -234,24 +235,14 @@ fn field(bytes: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
     }
 }
 
-/// Why a call was not sent.
-enum Unsent {
-    /// Another address may do.
-    NotConnected(String),
-    /// Something of it may have arrived.
-    Broken(String),
+/// To one of the platform's addresses.
+enum Connection {
+    Plain(Stream),
+    Frames(Box<HttpSession>),
 }
 
-impl Unsent {
-    #[expect(clippy::boxed_local, reason = "Pingora's errors are boxed")]
-    fn connecting(error: Box<pingora_core::Error>) -> Self {
-        Self::NotConnected(error.etype().as_str().to_owned())
-    }
-}
-
-#[expect(clippy::boxed_local, reason = "Pingora's errors are boxed")]
-fn broke(error: Box<pingora_core::Error>) -> String {
-    format!("the call to the platform broke: {}", error.etype().as_str())
+fn broke(why: &impl fmt::Display) -> String {
+    format!("the call to the platform broke: {why}")
 }
 
 /// An answer's body as it comes: nearly always one piece, which needs no copy.

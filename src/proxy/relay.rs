@@ -42,7 +42,7 @@ pub(super) struct Relay<'a> {
 
 impl Relay<'_> {
     /// Passes the answer on.
-    pub(super) async fn run(mut self, answer: Answer) -> Result<(), Stop> {
+    pub(super) async fn run(mut self, answer: Box<Answer>) -> Result<(), Stop> {
         self.begin(&answer);
         if answer.is_stream {
             stream::run(&mut self, answer).await
@@ -52,7 +52,11 @@ impl Relay<'_> {
     }
 
     /// Asks on until the answer is the caller's, and passes it on.
-    pub(super) async fn run_rounds(mut self, answer: Answer, tools: &Tools) -> Result<(), Stop> {
+    pub(super) async fn run_rounds(
+        mut self,
+        answer: Box<Answer>,
+        tools: &Tools,
+    ) -> Result<(), Stop> {
         self.begin(&answer);
         self.call.lock_in();
         if answer.is_stream {
@@ -95,12 +99,12 @@ impl Relay<'_> {
     }
 
     /// Asks the attempt that has answered once more.
-    async fn ask(&mut self) -> Result<Answer, Stop> {
+    async fn ask(&mut self) -> Result<Box<Answer>, Stop> {
         exchange::run(self.app, self.s, self.ctx, self.call, self.watch).await
     }
 
     /// Gives the provider's connection back; `is_whole`: its answer has been read to the end.
-    async fn give_back(&self, answer: Answer, is_whole: bool) {
+    async fn give_back(&self, answer: Box<Answer>, is_whole: bool) {
         let is_whole = is_whole && !answer.is_early;
         exchange::give_back(self.app, answer.up, &answer.peer, is_whole).await;
     }

@@ -137,12 +137,13 @@ async fn serve(app: &Arc<App>, s: &mut Session, ctx: &mut RequestContext) -> Res
     }
     match route.handler {
         Handler::Generate(protocol) => generate::serve(app, s, ctx, protocol).await,
-        Handler::Operation(kind) => operations::serve(app, s, ctx, kind).await,
-        Handler::Batches(verb) => batches::serve(app, s, ctx, verb, id).await,
+        // Boxed: every open stream would carry their state.
+        Handler::Operation(kind) => Box::pin(operations::serve(app, s, ctx, kind)).await,
+        Handler::Batches(verb) => Box::pin(batches::serve(app, s, ctx, verb, id)).await,
         Handler::CountTokens => generate::count_tokens(app, s, ctx).await,
-        Handler::Search => search::serve(app, s, ctx, id).await,
+        Handler::Search => Box::pin(search::serve(app, s, ctx, id)).await,
         Handler::ResponsesSocket => Err(no_socket(s).into()),
-        Handler::FileUpload => files::upload(app, s, ctx).await,
+        Handler::FileUpload => Box::pin(files::upload(app, s, ctx)).await,
         Handler::FileContent => files::content(app, s, ctx, id).await,
         _ => manage(app, s, ctx, route, id).await,
     }

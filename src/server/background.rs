@@ -21,7 +21,7 @@ use crate::mock::platform::Platform;
 use crate::proxy::inner::InnerCalls;
 use crate::reload::Reloader;
 
-/// How often idle connections are looked at.
+/// How often idle connections and names are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Takes the journal to the store for as long as the process lives.
@@ -124,12 +124,12 @@ impl BackgroundService for CredentialsService {
     }
 }
 
-/// Closes idle connections to providers and to the platform that are of no more use, for as long as the process lives.
+/// Looks after the ways to providers and to the platform for as long as the process lives: closes idle connections that
+/// are of no more use, and asks for their names again.
 pub(super) struct IdleService(pub(super) Arc<App>);
 
-#[async_trait]
-impl BackgroundService for IdleService {
-    async fn start(&self, _: ShutdownWatch) {
+impl IdleService {
+    async fn sweep(&self) {
         loop {
             tokio::time::sleep(SWEEP_EVERY).await;
             self.0.idle.sweep();
@@ -137,6 +137,21 @@ impl BackgroundService for IdleService {
                 mode.sweep();
             }
         }
+    }
+
+    async fn refresh(&self) {
+        loop {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            self.0.addresses.refresh().await;
+        }
+    }
+}
+
+#[async_trait]
+impl BackgroundService for IdleService {
+    async fn start(&self, _: ShutdownWatch) {
+        // A slow name server is no reason not to sweep.
+        tokio::join!(self.sweep(), self.refresh());
     }
 }
 

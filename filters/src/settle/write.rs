@@ -2,7 +2,7 @@
 
 use itoa::{Buffer, Integer};
 
-use super::{Charge, Entry, UsageRecord};
+use super::{Charge, Entry, KeptReport, Report, ReportStatus, ReportUsage, UsageRecord};
 use crate::money::MicroUsd;
 use crate::protocol::json::write_text;
 
@@ -23,10 +23,15 @@ impl Entry {
                 out.push(b'}');
                 Ok(())
             }
-            // Once in a budget's period, or where a platform waits for the answer anyway.
-            Self::Reset(_) | Self::Report(_) | Self::Reported(_) => {
-                serde_json::to_writer(out, self)
+            Self::Report(kept) => {
+                out.reserve(USUAL_BYTES);
+                out.extend_from_slice(br#"{"report":"#);
+                kept.write_json(out);
+                out.push(b'}');
+                Ok(())
             }
+            // Once in a budget's period, or where the platform was not there.
+            Self::Reset(_) | Self::Reported(_) => serde_json::to_writer(out, self),
         }
     }
 }
@@ -94,6 +99,54 @@ impl UsageRecord {
         to.charges(ceilings);
         to.maybe_text(r#","policy_name":"#, policy_name.as_deref());
         to.maybe_text(r#","selection_reason":"#, selection_reason.as_deref());
+        to.plain("}");
+    }
+}
+
+impl KeptReport {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        let Self { id, made_at_us, report } = self;
+        let mut to = Writer { out, digits: Buffer::new() };
+        to.text(r#"{"id":"#, id);
+        to.number(r#","made_at_us":"#, *made_at_us);
+        to.plain(r#","report":"#);
+        report.write_json(to.out);
+        to.plain("}");
+    }
+}
+
+impl Report {
+    /// Appends the report as JSON: what serde would write, byte for byte.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        let Self { correlation_id, status, is_final_attempt, session_label, usage, error_class } =
+            self;
+        let mut to = Writer { out, digits: Buffer::new() };
+        to.text(r#"{"correlation_id":"#, correlation_id);
+        to.plain(match status {
+            ReportStatus::Success => r#","status":"success""#,
+            ReportStatus::Error => r#","status":"error""#,
+        });
+        to.plain(match is_final_attempt {
+            true => r#","is_final_attempt":true"#,
+            false => r#","is_final_attempt":false"#,
+        });
+        to.maybe_text(r#","session_label":"#, session_label.as_deref());
+        if let Some(usage) = usage {
+            let ReportUsage {
+                prompt_tokens,
+                completion_tokens,
+                total_tokens,
+                cache_read_tokens,
+                cache_write_tokens,
+            } = *usage;
+            to.number(r#","usage":{"prompt_tokens":"#, prompt_tokens);
+            to.number(r#","completion_tokens":"#, completion_tokens);
+            to.number(r#","total_tokens":"#, total_tokens);
+            to.number(r#","cache_read_tokens":"#, cache_read_tokens);
+            to.number(r#","cache_write_tokens":"#, cache_write_tokens);
+            to.plain("}");
+        }
+        to.maybe_text(r#","error_class":"#, error_class.as_deref());
         to.plain("}");
     }
 }
@@ -171,7 +224,7 @@ mod tests {
 
     use super::*;
     use crate::control::Scope;
-    use crate::settle::{BudgetReset, KeptReport, Report, ReportStatus, Status};
+    use crate::settle::{BudgetReset, Status};
 
     fn text() -> impl Strategy<Value = String> {
         prop_oneof!["[a-z0-9:/-]{0,40}", "(\\PC|[\"\\\\\\x00-\\x1f]){0,12}"]
@@ -220,6 +273,27 @@ mod tests {
         )
     }
 
+    fn reports() -> impl Strategy<Value = Report> {
+        let texts = (text(), option::of(text()), option::of(text()));
+        let usage = option::of(prop::array::uniform5(any::<u64>()));
+        (texts, usage, any::<bool>(), any::<bool>()).prop_map(
+            |(texts, usage, is_success, is_final_attempt)| Report {
+                correlation_id: texts.0.into(),
+                status: if is_success { ReportStatus::Success } else { ReportStatus::Error },
+                is_final_attempt,
+                session_label: texts.1.map(Into::into),
+                usage: usage.map(|tokens| ReportUsage {
+                    prompt_tokens: tokens[0],
+                    completion_tokens: tokens[1],
+                    total_tokens: tokens[2],
+                    cache_read_tokens: tokens[3],
+                    cache_write_tokens: tokens[4],
+                }),
+                error_class: texts.2.map(Into::into),
+            },
+        )
+    }
+
     fn written(entry: &Entry) -> String {
         let mut out = b"before ".to_vec();
         entry.write_json(&mut out).unwrap();
@@ -235,6 +309,18 @@ mod tests {
             let by_serde = serde_json::to_string(&entry).unwrap();
             prop_assert_eq!(written(&entry), format!("before {by_serde}"));
         }
+
+        #[test]
+        fn a_report_is_written_as_serde_writes_it(
+            id in text(), made_at_us in any::<i64>(), report in reports(),
+        ) {
+            let mut alone = Vec::new();
+            report.write_json(&mut alone);
+            prop_assert_eq!(&alone, &serde_json::to_vec(&report).unwrap());
+            let entry = Entry::Report(KeptReport { id: id.into(), made_at_us, report });
+            let by_serde = serde_json::to_string(&entry).unwrap();
+            prop_assert_eq!(written(&entry), format!("before {by_serde}"));
+        }
     }
 
     #[test]
@@ -243,16 +329,7 @@ mod tests {
         let scope = Scope::User("u".into());
         let reset =
             BudgetReset { scope, budget_id, due_at_us: 1, reset_at_us: 2, next_reset_at_us: None };
-        let report = Report {
-            correlation_id: "c".into(),
-            status: ReportStatus::Success,
-            is_final_attempt: true,
-            session_label: None,
-            usage: None,
-            error_class: None,
-        };
-        let kept = KeptReport { id: id.clone(), made_at_us: 3, report };
-        for entry in [Entry::Reset(reset), Entry::Report(kept), Entry::Reported(id)] {
+        for entry in [Entry::Reset(reset), Entry::Reported(id)] {
             let by_serde = serde_json::to_string(&entry).unwrap();
             assert_eq!(written(&entry), format!("before {by_serde}"));
         }

@@ -194,7 +194,7 @@ impl Reporter {
             complain(&entry, &error);
         }
         let Entry::Report(kept) = entry else { return None };
-        let hand = Hand::new(kept, at)?;
+        let hand = Hand::new(kept, at);
         Some(Box::pin(Live::new(self.clone(), hand)))
     }
 

@@ -184,7 +184,9 @@ pub(in crate::proxy) async fn give_back(
     match up {
         HttpSession::H1(session) if complete => app.idle.keep(session, peer).await,
         up if is_h2 => {
-            app.connector.release_http_session(up, &**peer, peer.options.idle_timeout).await;
+            // Boxed, like connecting.
+            let idle = peer.options.idle_timeout;
+            Box::pin(app.connector.release_http_session(up, &**peer, idle)).await;
         }
         _ => {}
     }

@@ -61,25 +61,30 @@ pub(super) async fn send(
     let Ok(header) = connect::header(s, &up, upstream, outgoing, proof, length) else {
         return (up, Err(Failure::Connect.into()));
     };
-    match (up, &outgoing.payload, upload) {
-        (HttpSession::H1(session), Payload::Pieces(body), _)
-            if length.is_some_and(|length| length <= AT_ONCE_BYTES) =>
-        {
+    let is_short = length.is_some_and(|length| length <= AT_ONCE_BYTES);
+    // What is not a short request is boxed: every call would carry its state.
+    let mut up = match (&outgoing.payload, up) {
+        (Payload::Pieces(body), HttpSession::H1(session)) if is_short => {
             let mut stream = session.into_inner();
             let sent = send_at_once(s, watch, &mut stream, upstream, &header, body).await;
-            (HttpSession::H1(v1::client::HttpSession::new_with_options(stream, peer)), sent)
+            return (
+                HttpSession::H1(v1::client::HttpSession::new_with_options(stream, peer)),
+                sent,
+            );
         }
-        (mut up, Payload::Pieces(pieces), _) => {
-            let sent = send_pieces(s, watch, &mut up, header, pieces).await;
-            (up, sent)
+        (_, up) => up,
+    };
+    let sent = match (&outgoing.payload, upload) {
+        (Payload::Pieces(pieces), _) => {
+            Box::pin(send_pieces(s, watch, &mut up, header, pieces)).await
         }
-        (mut up, Payload::Form { head, frame }, Some(upload)) => {
+        (Payload::Form { head, frame }, Some(upload)) => {
             let form = Form { head, frame, promised: length, upload };
-            let sent = send_form(s, watch, &mut up, header, form).await;
-            (up, sent)
+            Box::pin(send_form(s, watch, &mut up, header, form)).await
         }
-        (up, Payload::Form { .. }, None) => (up, Err(Failure::Connect.into())),
-    }
+        (Payload::Form { .. }, None) => Err(Failure::Connect.into()),
+    };
+    (up, sent)
 }
 
 /// Sends a short request over HTTP/1 with one write.

@@ -25,7 +25,7 @@ pub(super) use rounds::run as run_rounds;
 /// Of longer ones, so much is kept to read the usage from.
 const KEEP_BELOW: usize = 64 << 20;
 
-pub(super) async fn run(relay: &mut Relay<'_>, mut answer: Answer) -> Result<(), Stop> {
+pub(super) async fn run(relay: &mut Relay<'_>, mut answer: Box<Answer>) -> Result<(), Stop> {
     let document = join(&std::mem::take(&mut answer.first));
     if let Some(told) = answer.whole {
         relay.call.open.observe_whole(told, answer.incoming.is_uncounted());
@@ -60,7 +60,11 @@ pub(super) async fn run(relay: &mut Relay<'_>, mut answer: Answer) -> Result<(),
 }
 
 /// A document that is here: recorded, and sent.
-async fn pass_whole(relay: &mut Relay<'_>, answer: Answer, document: Bytes) -> Result<(), Stop> {
+async fn pass_whole(
+    relay: &mut Relay<'_>,
+    answer: Box<Answer>,
+    document: Bytes,
+) -> Result<(), Stop> {
     let Relay { app, s, ctx, call, .. } = relay;
     call.open.end(&Ending::Complete { streamed: false });
     let mut out = None;

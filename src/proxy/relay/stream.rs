@@ -153,7 +153,7 @@ impl Passing {
     }
 }
 
-pub(super) async fn run(relay: &mut Relay<'_>, mut answer: Answer) -> Result<(), Stop> {
+pub(super) async fn run(relay: &mut Relay<'_>, mut answer: Box<Answer>) -> Result<(), Stop> {
     let head = super::header(&answer, relay.ctx, relay.call, None);
     let mut stream = Passing::new(relay.app, relay.call, relay.call.asked.hides_usage());
     let end = match begin(relay, head).await {
@@ -377,7 +377,7 @@ fn ours(failed: exchange::Failed) -> End {
 /// Settles, tells the caller, and gives the connections back.
 async fn finish(
     relay: &mut Relay<'_>,
-    answer: Option<Answer>,
+    answer: Option<Box<Answer>>,
     end: End,
     inside_event: bool,
 ) -> Result<(), Stop> {

@@ -16,6 +16,9 @@ use crate::control::platform::client::Client;
 use crate::control::platform::wire::Answer;
 use crate::telemetry::metrics::Metrics;
 
+/// What the report of a small call takes, with room to spare.
+const USUAL_BYTES: usize = 384;
+
 /// One report, ready to be sent as often as need be.
 pub(super) struct Hand {
     /// Ours.
@@ -33,17 +36,18 @@ pub(super) struct Hand {
 }
 
 impl Hand {
-    pub(super) fn new(kept: KeptReport, at: Option<Position>) -> Option<Self> {
-        let body = serde_json::to_vec(&kept.report).ok()?.into();
-        Some(Self {
+    pub(super) fn new(kept: KeptReport, at: Option<Position>) -> Self {
+        let mut body = Vec::with_capacity(USUAL_BYTES);
+        kept.report.write_json(&mut body);
+        Self {
             id: kept.id,
             has_cost: kept.report.status == ReportStatus::Success,
             correlation_id: kept.report.correlation_id,
             made_at_us: kept.made_at_us,
-            body,
+            body: body.into(),
             at,
             rounds: 0,
-        })
+        }
     }
 
     /// As it was journalled.

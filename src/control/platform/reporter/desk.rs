@@ -230,11 +230,7 @@ impl<'a> Desk<'a> {
     }
 
     fn take(&mut self, kept: KeptReport, at: Option<Position>) {
-        let id = kept.id.clone();
-        match Hand::new(kept, at) {
-            Some(hand) => self.ready.push_back(hand),
-            None => self.done(at, id),
-        }
+        self.ready.push_back(Hand::new(kept, at));
         let nudge = self.pace().nudge;
         if let Health::Down { probe_at, since, .. } = &mut self.health {
             *probe_at = (*probe_at).min(*since + nudge);

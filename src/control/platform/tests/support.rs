@@ -21,6 +21,7 @@ use pingora_core::server::configuration::ServerConf;
 
 use crate::control::platform::reporter::{Pace, Reporter};
 use crate::control::platform::{Connected, Wires};
+use crate::proxy::addresses::Addresses;
 use crate::proxy::link::Link;
 use crate::telemetry::metrics::Metrics;
 
@@ -248,7 +249,10 @@ pub(super) fn with_tls() {
 /// As the gateway makes them.
 pub(super) fn wires(config: &PlatformConfig) -> Wires {
     let second = Duration::from_secs(1);
-    let link = || Arc::new(Link::new(&config.base_url, second, &ServerConf::default()).unwrap());
+    let link = || {
+        let (server, addresses) = (ServerConf::default(), Arc::<Addresses>::default());
+        Arc::new(Link::new(&config.base_url, second, &server, &addresses).unwrap())
+    };
     Wires { asking: link(), telling: link() }
 }
 

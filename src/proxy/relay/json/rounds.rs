@@ -22,7 +22,7 @@ const MAX_ANSWER_BYTES: usize = 32 << 20;
 
 pub(in crate::proxy::relay) async fn run(
     relay: &mut Relay<'_>,
-    mut answer: Answer,
+    mut answer: Box<Answer>,
     tools: &Tools,
 ) -> Result<(), Stop> {
     let protocol = relay.call.asked.protocol();

@@ -33,7 +33,7 @@ struct Course<'a> {
 
 pub(in crate::proxy::relay) async fn run(
     relay: &mut Relay<'_>,
-    answer: Answer,
+    answer: Box<Answer>,
     tools: &Tools,
 ) -> Result<(), Stop> {
     let head = super::super::header(&answer, relay.ctx, relay.call, None);
@@ -58,7 +58,7 @@ pub(in crate::proxy::relay) async fn run(
 }
 
 impl Course<'_> {
-    async fn run(&mut self, relay: &mut Relay<'_>, current: &mut Option<Answer>) -> End {
+    async fn run(&mut self, relay: &mut Relay<'_>, current: &mut Option<Box<Answer>>) -> End {
         for round in 1.. {
             let Some(answer) = current.as_mut() else { break };
             let mut out = Vec::new();
@@ -111,7 +111,7 @@ impl Course<'_> {
     }
 
     /// The next round's answer.
-    async fn ask(&mut self, relay: &mut Relay<'_>) -> Result<Answer, End> {
+    async fn ask(&mut self, relay: &mut Relay<'_>) -> Result<Box<Answer>, End> {
         relay.watch.alive = self.stream.alive(relay.app);
         let answer = relay.ask().await.map_err(|stop| match stop {
             Stop::Broken(error) => End::CallerGone(error),
