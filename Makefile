@@ -147,10 +147,11 @@ deny:
 demo: deps-build
 	cargo run --release --locked -- demo
 
-# Built twice: the second time with a profile of the first one under load. Build scripts and macros are not a part of it,
-# because of --target. The profile fits this compiler and these sources only: it is never kept.
+# Built twice: the second time with a profile of the first one under load, code that ran beside code that ran. Build scripts
+# and macros are not a part of it, because of --target. The profile fits this compiler and these sources only: it is never kept.
 PGO  := $(CURDIR)/target/pgo
 HOST  = $(shell rustc -vV | sed -n 's/^host: //p')
+ORDERED := -Clink-arg=-Wl,-z,keep-text-section-prefix
 pgo-build = RUSTFLAGS="$(1)" cargo build --locked --release --bin otari --target $(HOST) --target-dir $(PGO)/$(2)
 
 release: deps-build deps-postgres
@@ -160,7 +161,7 @@ release: deps-build deps-postgres
 	cargo bench --locked --bench relay -- $(foreach row,chat streams translated,--only $(row)) --rounds 1 --secs 3 \
 		--gateway $(PGO)/first/$(HOST)/release/otari --out $(PGO)/load
 	"$$(rustc --print target-libdir)"/../bin/llvm-profdata merge --output $(PGO)/otari.profdata $(PGO)/raw
-	$(call pgo-build,-Cprofile-use=$(PGO)/otari.profdata,second)
+	$(call pgo-build,-Cprofile-use=$(PGO)/otari.profdata $(ORDERED),second)
 	install $(PGO)/second/$(HOST)/release/otari target/release/otari
 	@echo "release: target/release/otari"
 

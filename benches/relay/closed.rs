@@ -10,6 +10,7 @@ use crate::call::Call;
 use crate::load::Load;
 use crate::numbers::median;
 use crate::plan::Plan;
+use crate::process::own_cpu;
 use crate::report::{Figure, Plot, Row, Table, number};
 use crate::target::{Rows, Target};
 
@@ -31,6 +32,8 @@ pub(crate) struct Sample {
     pub(crate) p99_us: f64,
     /// CPU of the target's process per request, until the last answer.
     pub(crate) cpu_us: f64,
+    /// CPU of this process per request: what it takes to make one.
+    pub(crate) client_cpu_us: f64,
     /// Of its database server.
     pub(crate) database_cpu_us: Option<f64>,
     /// From the last answer until the last row was there.
@@ -86,9 +89,10 @@ impl Loop {
         let tried = load.try_once(call.mark()).await?;
         let warmed = load.run(self.warm_up).await?;
         let database = target.database.map(|database| database.cpu()).transpose()?;
-        let before = target.process.cpu()?;
+        let (before, own) = (target.process.cpu()?, own_cpu()?);
         let run = load.run(self.time).await?;
         let used = target.process.cpu()?.since(&before);
+        let own = own_cpu()?.since(&own);
         let rss_mb = target.process.memory()?.rss_mb;
         let answered = Instant::now();
         let expected = tried.requests() + warmed.requests() + run.requests();
@@ -108,6 +112,7 @@ impl Loop {
             p50_us: run.latency.quantile_us(0.5),
             p99_us: run.latency.quantile_us(0.99),
             cpu_us: per_request(used),
+            client_cpu_us: per_request(own),
             database_cpu_us,
             rows_after_ms,
             rss_mb,

@@ -135,6 +135,11 @@ impl Process {
     }
 }
 
+/// CPU of this process.
+pub(crate) fn own_cpu() -> Outcome<Cpu> {
+    Cpu::of("self")
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // Our own children end when their stdin does; the gateway has none and is asked.

@@ -8,7 +8,7 @@ use crate::database::Postgres;
 use crate::gateway::{ANTHROPIC, GEMINI, Gateway, OPENAI, Setup};
 use crate::plan::Plan;
 use crate::report::{Aim, Figure, Row};
-use crate::target::{BARE, OTARI, Scene, Target};
+use crate::target::{BARE, DIRECT, OTARI, Scene, Target};
 
 const POSTGRES: &str = "otari, PostgreSQL";
 const TO_MESSAGES: &str = "otari, to messages";
@@ -38,6 +38,9 @@ pub(crate) async fn run(plan: &Plan, row: &mut Row) -> Outcome<()> {
     ];
     let cells = targets.map(|target| Cell { target, call: CHAT });
     let samples = Loop::of(plan).run(&cells).await?;
+    // A caller that keeps nothing and parses next to nothing: what the two calls to the platform cost anybody.
+    let (calls, own) = (samples.each(DIRECT, |s| 2.0 * s.client_cpu_us), samples.each(OTARI, CPU));
+    let floor = calls.iter().zip(own).map(|(calls, own)| calls / own).collect();
     let of =
         |what: &str, target, other, by| Figure::new(what, "", samples.ratio(target, other, by));
     let figures = vec![
@@ -50,6 +53,7 @@ pub(crate) async fn run(plan: &Plan, row: &mut Row) -> Outcome<()> {
         Figure::new("RSS after the load", "MB", samples.each(OTARI, |s| s.rss_mb))
             .aim(Aim::AtMost(RSS_MB)),
         of("CPU of a call in connected mode, of standalone", CONNECTED, OTARI, CPU),
+        Figure::new("CPU of two calls of the bench's own client, of standalone", "", floor),
     ];
     row.notes.push(format!(
         "{} connections. CPU is that of the gateway's process; its database server and its platform have their own.",
