@@ -162,8 +162,8 @@ release: deps-build deps-postgres
 		--gateway $(PGO)/first/$(HOST)/release/otari --out $(PGO)/load
 	"$$(rustc --print target-libdir)"/../bin/llvm-profdata merge --output $(PGO)/otari.profdata $(PGO)/raw
 	$(call pgo-build,-Cprofile-use=$(PGO)/otari.profdata $(ORDERED),second)
-	install $(PGO)/second/$(HOST)/release/otari target/release/otari
-	@echo "release: target/release/otari"
+	install $(PGO)/second/$(HOST)/release/otari $(PGO)/otari
+	@echo "release: target/pgo/otari"
 
 # BENCH="--only latency --rounds 7": see `cargo bench --bench relay -- --help`.
 bench: deps-build deps-postgres
