@@ -12,6 +12,7 @@ use crate::gateway::{Caller, Gateway, OPENAI, Setup};
 use crate::plan::Plan;
 use crate::process::Process;
 
+pub(crate) const CONNECTED: &str = "otari, connected";
 pub(crate) const DIRECT: &str = "direct";
 pub(crate) const BARE: &str = "bare Pingora";
 pub(crate) const OTARI: &str = "otari";

@@ -8,12 +8,11 @@ use crate::database::Postgres;
 use crate::gateway::{ANTHROPIC, GEMINI, Gateway, OPENAI, Setup};
 use crate::plan::Plan;
 use crate::report::{Aim, Figure, Row};
-use crate::target::{BARE, DIRECT, OTARI, Scene, Target};
+use crate::target::{BARE, CONNECTED, DIRECT, OTARI, Scene, Target};
 
 const POSTGRES: &str = "otari, PostgreSQL";
 const TO_MESSAGES: &str = "otari, to messages";
 const TO_GEMINI: &str = "otari, to gemini";
-const CONNECTED: &str = "otari, connected";
 
 /// Most resident memory after the load, and CPU of a call: half of what the next gateway takes.
 const RSS_MB: f64 = 25.0;

@@ -4,11 +4,12 @@ use serde::Serialize;
 
 use crate::Outcome;
 use crate::call::CHAT;
+use crate::connected::Connected;
 use crate::load::Histogram;
 use crate::plan::Plan;
 use crate::probe::Probe;
 use crate::report::{Aim, Figure, Plot, Row, Table};
-use crate::target::{BARE, DIRECT, OTARI, Scene, Target};
+use crate::target::{BARE, CONNECTED, DIRECT, OTARI, Scene, Target};
 
 /// Less than this is no difference: a ratio to it would mean nothing.
 const NOTHING_US: f64 = 1.0;
@@ -29,7 +30,9 @@ type Of = fn(&Sample) -> f64;
 
 pub(crate) async fn run(plan: &Plan, row: &mut Row) -> Outcome<()> {
     let scene = Scene::start(plan).await?;
-    let mut targets = [scene.direct(), scene.bare(), scene.otari()];
+    let connected = Connected::start(scene.mock.address, plan.threads).await?;
+    let connected = Target::connected(CONNECTED, &connected);
+    let mut targets = [scene.direct(), scene.bare(), scene.otari(), connected];
     let names = targets.map(|target| target.name);
     let mut all = names.map(|name| (name, Histogram::new()));
     let mut samples = Vec::new();
@@ -49,6 +52,9 @@ pub(crate) async fn run(plan: &Plan, row: &mut Row) -> Outcome<()> {
     let added = |name, of| -> Vec<f64> {
         each(name, of).iter().zip(each(DIRECT, of)).map(|(mine, direct)| mine - direct).collect()
     };
+    let more = |of| -> Vec<f64> {
+        each(CONNECTED, of).iter().zip(each(OTARI, of)).map(|(mine, own)| mine - own).collect()
+    };
     let (p50, p99): (Of, Of) = (|s| s.p50_us, |s| s.p99_us);
     let of_bare = added(OTARI, p99).into_iter().zip(added(BARE, p99));
     let of_bare = of_bare.map(|(mine, bare)| mine / bare.max(NOTHING_US)).collect();
@@ -58,6 +64,9 @@ pub(crate) async fn run(plan: &Plan, row: &mut Row) -> Outcome<()> {
         Figure::new("added p99, of bare Pingora's", "", of_bare).aim(Aim::AtMost(1.3)),
         Figure::new("bare Pingora's added p50", "µs", added(BARE, p50)),
         Figure::new("bare Pingora's added p99", "µs", added(BARE, p99)),
+        Figure::new("connected, more than standalone: p50", "µs", more(p50)),
+        Figure::new("connected, more than standalone: p99", "µs", more(p99)),
+        Figure::new("a round trip: a direct call's p50", "µs", each(DIRECT, p50)),
     ];
     let mut table = Table::new(&["all rounds", "calls", "p50 µs", "p90", "p99", "p99.9"]);
     for (name, wait) in &all {

@@ -48,8 +48,7 @@ enum Length {
 }
 
 impl Head {
-    /// How long the first head in these bytes is, and what it says; `None`: it is not the last one. `None` also for both
-    /// while it is not whole.
+    /// How many bytes the first head takes, and what it says: nothing where it is a 1xx. `None` while it is not whole.
     fn find(bytes: &[u8]) -> Result<Option<(usize, Option<Self>)>, String> {
         let mut fields = [EMPTY_HEADER; MAX_FIELDS];
         let mut response = Response::new(&mut fields);
